@@ -1,0 +1,46 @@
+"""The chapters of the runbook, one file each, under one slug everywhere.
+
+A chapter's module gives `Parameters` (a pydantic model), `Facts` (what it must know), `findings(facts)` and its tables and plots: pure functions,
+no input or output. What reads the facts stands in `opslib.facts` under the same name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from opslib.errors import InputError
+from opslib.messages import Message, _
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """One chapter: its section in the runbook, its slug, its title."""
+
+    section: str
+    slug: str
+    title: Message
+
+    @property
+    def notebook(self) -> str:
+        """File name of its notebook."""
+        return f"{self.section}_{self.slug}.ipynb"
+
+
+CHAPTERS = (
+    Chapter("3.1", "monitoring", _("Monitoring check")),
+    Chapter("4.1", "pods", _("Pod failures")),
+)
+
+
+def find(name: str) -> Chapter:
+    """The chapter with that section ("4.1") or slug ("pods"); InputError names the nearest where there is none."""
+    for chapter in CHAPTERS:
+        if name in (chapter.section, chapter.slug):
+            return chapter
+    names = [word for chapter in CHAPTERS for word in (chapter.section, chapter.slug)]
+    near = difflib.get_close_matches(name, names, n=1)
+    what = _("There is no chapter {name}", name=name)
+    if near:
+        raise InputError(what, _("Did you mean {near}? All of them", near=near[0]), "opslib list")
+    raise InputError(what, _("All of them"), "opslib list")

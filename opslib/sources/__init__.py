@@ -1,0 +1,1 @@
+"""Readers of the outside world, one file a system, all over one transport."""
