@@ -1,7 +1,7 @@
 """What every chapter returns: findings, and the tables they rest on.
 
-A finding says what is wrong, with which object, why that is believed, and what to do next. It holds messages, not strings, so that it can be
-read in either language; data from outside (log lines, names) is kept as plain `str` and made printable where it is shown.
+A finding says what is wrong, with which object, why that is believed, and what to do next. It holds messages, not strings, so that it can
+be read in either language; data from outside (log lines, names) is kept as plain `str` and made printable where it is shown.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class Severity(enum.IntEnum):
-    """How bad it is, worst last. UNKNOWN (could not look) hides what might be there, so it outranks a warning but not a known critical one."""
+    """How bad it is, worst last.
+
+    UNKNOWN (could not look) hides what might be there, so it outranks a warning but not a known critical one.
+    """
 
     OK = 0
     INFO = 1
