@@ -346,6 +346,7 @@ class WorkloadStatus(Base):
     succeeded: int = 0
     failed: int = 0
     start_time: datetime | None = None
+    last_successful_time: datetime | None = None  # of a CronJob
     conditions: list[Condition] = []
 
 
@@ -392,11 +393,26 @@ class Node(Base):
     status: NodeStatus = msgspec.field(default_factory=NodeStatus)
 
 
+class ManagedField(Base):
+    """Who wrote to an object last, and when; which fields is not read."""
+
+    manager: str = ""
+    operation: str = ""
+    time: datetime | None = None
+    subresource: str = ""
+
+
+class ObjectMetadata(Metadata):
+    """Metadata with the times of the last writes, for objects that are read one by one."""
+
+    managed_fields: list[ManagedField] = []
+
+
 class Object(Base):
     """Any object, its metadata only: for existence, and for Secrets, whose content is never read."""
 
     kind: str = ""
-    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    metadata: ObjectMetadata = msgspec.field(default_factory=ObjectMetadata)
 
 
 class ConfigMap(Base):
