@@ -1,8 +1,4 @@
-"""Environments: parameters/*.yaml as typed, documented objects.
-
-One file an environment. Secrets are never in it: a field that ends in ``_env`` names the environment variable that holds one. A file with a
-field that is unknown, missing or wrong is refused with its line and the nearest valid name, before anything starts.
-"""
+"""Reading and checking environments' files: every fault with its file, its line, its field and what is expected there."""
 
 from __future__ import annotations
 
@@ -15,185 +11,14 @@ import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-from zoneinfo import ZoneInfo, available_timezones
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+import yaml
+from pydantic import BaseModel, ValidationError
 
+from opslib.environments.model import Environment, EnvironmentVariable, HttpAddress
 from opslib.errors import InputError
 from opslib.messages import Message, Text, _, _n, one_line, text_of
-
-if TYPE_CHECKING:
-    import yaml
-
-
-class Section(BaseModel):
-    """A part of an environment's file. Nothing in it can be changed once it is read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-# No user name in it: a password would come with it, and would be shown wherever the address is.
-HttpAddress = Annotated[str, Field(pattern=r"^https?://[^\s/@]+(/\S*)?$")]
-_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
-EnvironmentVariable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
-
-class Kubernetes(Section):
-    """The cluster, and what must be true of it before anything is believed or changed."""
-
-    kubeconfig: Path | None = Field(
-        None,
-        description=(
-            "Kubeconfig file, relative to this file; without it $KUBECONFIG, ~/.kube/config, or the service account of the pod that this "
-            "runs in."
-        ),
-    )
-    context: str | None = Field(None, description="Context in the kubeconfig; without it the current one.")
-    expected_server: HttpAddress | None = Field(
-        None, description="Address that the context must have: a mismatch stops everything in production."
-    )
-    expected_cluster_uid: str | None = Field(None, description="UID of the kube-system namespace, which identifies a cluster.")
-    deadline_seconds: float = Field(10, gt=0, le=600, description="Time for one question, retries included.")
-
-
-class HttpSystem(Section):
-    """A system with an HTTP interface."""
-
-    url: HttpAddress = Field(description="Base address, with any path prefix.")
-    ca_file: Path | None = Field(None, description="CA bundle (PEM) to trust, relative to this file; without it the system's.")
-    client_certificate: Path | None = Field(None, description="Client certificate (PEM).")
-    client_key: Path | None = Field(None, description="Key of the client certificate (PEM).")
-    username: str | None = Field(None, description="User name for basic authentication.")
-    password_env: EnvironmentVariable | None = Field(None, description="Environment variable that holds the password.")
-    token_env: EnvironmentVariable | None = Field(None, description="Environment variable that holds a bearer token.")
-    proxy: HttpAddress | None = Field(None, description="HTTP proxy to go through; without it $HTTPS_PROXY and $NO_PROXY.")
-    headers: dict[str, str] = Field(default_factory=dict, description="Further request headers, such as X-Scope-OrgID; no secrets.")
-    deadline_seconds: float = Field(10, gt=0, le=600, description="Time for one question, retries included.")
-
-    @field_validator("headers")
-    @classmethod
-    def _no_secret_headers(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name in headers:
-            if name.lower() in _SECRET_HEADERS:
-                raise ValueError(_("the header {name} holds a secret; use token_env, or username and password_env", name=name))
-        return headers
-
-    @model_validator(mode="after")
-    def _whole_credentials(self) -> typing.Self:
-        if (self.client_certificate is None) != (self.client_key is None):
-            raise ValueError(_("client_certificate and client_key belong together"))
-        if (self.username is None) != (self.password_env is None):
-            raise ValueError(_("username and password_env belong together"))
-        if self.username is not None and self.token_env is not None:
-            raise ValueError(_("either username and password_env, or token_env, not both"))
-        return self
-
-    def secret(self, variable: EnvironmentVariable | None) -> SecretStr | None:
-        """The value of the environment variable that the file names; InputError where it is named and not set."""
-        if variable is None:
-            return None
-        value = os.environ.get(variable)
-        if not value:
-            raise InputError(
-                _("The environment variable {name} is not set", name=variable), _("Set it, for example"), f"export {variable}=…"
-            )
-        return SecretStr(value)
-
-
-class Logs(HttpSystem):
-    """Elasticsearch or OpenSearch with the application logs, and what its fields are called."""
-
-    index: str = Field("logs-*", description="Index pattern of the application logs.")
-    time_field: str = Field("@timestamp", description="Field with the time of a log line.")
-    message_field: str = Field("message", description="Field with the text of a log line.")
-    level_field: str = Field("log.level", description="Field (keyword) with the level.")
-    error_levels: list[str] = Field(
-        ["error", "ERROR", "fatal", "FATAL", "critical", "CRITICAL"], description="Levels that count as errors."
-    )
-    service_field: str = Field("service.name", description="Field (keyword) with the service.")
-    namespace_field: str = Field("kubernetes.namespace", description="Field (keyword) with the namespace.")
-    pod_field: str = Field("kubernetes.pod.name", description="Field (keyword) with the pod.")
-
-
-class Metrics(HttpSystem):
-    """Prometheus, and what the application's own metrics are called."""
-
-    requests_metric: str = Field("http_requests_total", description="Counter of requests, a sample a service.")
-    service_label: str = Field("service", description="Label of that counter that names the service.")
-    status_label: str = Field("code", description="Label of that counter with the HTTP status.")
-    error_status: str = Field("5..", description="Statuses that are errors, as a regular expression.")
-    latency_metric: str = Field("http_request_duration_seconds", description="Histogram of latency in seconds, without _bucket.")
-
-
-class Links(Section):
-    """Pages for people; links open them at the right time range and query."""
-
-    grafana: HttpAddress | None = Field(None, description="Grafana's base address.")
-    grafana_datasource: str = Field("prometheus", description="UID of Grafana's Prometheus data source, for Explore links.")
-    kibana: HttpAddress | None = Field(None, description="Kibana's (or OpenSearch Dashboards') base address.")
-    aws_console: HttpAddress | None = Field(None, description="AWS console's address.")
-
-
-class Approval(Section):
-    """What needs an approval, and who may give it."""
-
-    required_for: list[
-        Literal["restart", "delete", "scale", "rollback", "drain", "backup", "restore", "patch", "terraform", "exec", "silence"]
-    ] = Field(default_factory=list, description="Actions that need an approval.")
-    approvers: list[str] = Field(default_factory=list, description="Who may approve.")
-    other_than_requester: bool = Field(True, description="Whether the approver must differ from the requester.")
-    valid_minutes: int = Field(60, gt=0, description="How long an approval holds.")
-
-    @model_validator(mode="after")
-    def _somebody_may_approve(self) -> typing.Self:
-        if self.required_for and not self.approvers:
-            raise ValueError(_("required_for is set, but approvers names nobody"))
-        if self.required_for and self.other_than_requester and len(set(self.approvers)) < 2:
-            raise ValueError(_("other_than_requester needs at least two approvers: one cannot approve their own request"))
-        return self
-
-
-class Environment(Section):
-    """One environment: dev, stg, prod, lab, or your own."""
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="Short name, the same as the file's.")
-    title: str = Field("", description="Name for people.")
-    production: bool = Field(False, description="Whether this is production: changes then need what `approval` says.")
-    language: Literal["ja", "en"] = Field("ja", description="Language of reports; --lang overrides it.")
-    timezone: str = Field("Asia/Tokyo", description="Zone in which times are shown.")
-    addresses_file: Path | None = Field(
-        None, description="File that a running lab writes with the addresses of its servers, relative to this file; it takes precedence."
-    )
-    kubernetes: Kubernetes = Field(default_factory=Kubernetes, description="The cluster.")
-    prometheus: Metrics | None = Field(None, description="Prometheus.")
-    alertmanager: HttpSystem | None = Field(None, description="Alertmanager.")
-    elasticsearch: Logs | None = Field(None, description="Elasticsearch or OpenSearch.")
-    links: Links = Field(default_factory=Links, description="Pages for people.")
-    approval: Approval = Field(default_factory=Approval, description="What needs an approval.")
-
-    _source: Path | None = PrivateAttr(None)
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_timezone(cls, name: str) -> str:
-        known = available_timezones()
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            if near:
-                raise ValueError(_("{value} is not a time zone; the nearest is {near}", value=one_line(name), near=near[0]))
-            raise ValueError(_("{value} is not a time zone, such as Asia/Tokyo", value=one_line(name)))
-        return name
-
-    @property
-    def zone(self) -> ZoneInfo:
-        """The zone in which times are shown."""
-        return ZoneInfo(self.timezone)
-
-    @property
-    def source(self) -> Path | None:
-        """The file that it was read from; None where it was made in memory."""
-        return self._source
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +94,20 @@ def load(name_or_path: str) -> Environment:
     return environment
 
 
+def load_file(path: Path) -> Environment:
+    """The environment in that file alone, without what a running lab would lay over it.
+
+    Raises
+    ------
+    InputError
+        The file has faults.
+    """
+    environment, faults = _checked(_read(path), path)
+    if faults or environment is None:
+        raise _refused(path, faults)
+    return environment
+
+
 def check(path: Path) -> list[Fault]:
     """Everything that is wrong with an environment's file, in its order; a lab need not be running."""
     return _checked(_read(path), path)[1]
@@ -280,6 +119,11 @@ def schema() -> dict[str, Any]:
     content["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     _describe(content)
     return content
+
+
+def schema_text() -> str:
+    """The same as the text of parameters/schema.json."""
+    return json.dumps(schema(), ensure_ascii=False, indent=2) + "\n"
 
 
 # --- finding and reading a file -------------------------------------------------------------------------------------------------------
@@ -322,8 +166,6 @@ def _absolute(file: Path, named: str) -> Path:
 
 
 def _read(path: Path) -> _File:
-    import yaml
-
     read = _File(path)
     try:
         text = path.read_text("utf-8-sig")
@@ -359,8 +201,6 @@ def _not_yaml(path: Path, error: Exception) -> Fault:
 
 def _note_places(read: _File, node: yaml.MappingNode, above: tuple[str, ...]) -> None:
     """Where every field stands; a field that is given twice is a fault, since YAML would drop one in silence."""
-    import yaml
-
     for key, value in node.value:
         name = str(key.value)
         place = (*above, name)
@@ -561,16 +401,15 @@ def _shown_path(path: Path) -> str:
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
-def _describe(content: Any) -> None:
-    if isinstance(content, dict):
-        words = content.get("description")
-        if isinstance(words, str):
-            content["description"] = "\n".join(dict.fromkeys(text_of(Message(words), language) for language in ("en", "ja")))
-        for value in content.values():
-            _describe(value)
-    elif isinstance(content, list):
-        for value in content:
-            _describe(value)
+def _describe(content: dict[str, Any]) -> None:
+    """Descriptions in both languages; pydantic's own titles (field names again) and the classes' docstrings are left out."""
+    for section in (content, *content.get("$defs", {}).values()):
+        section.pop("title", None)
+        section.pop("description", None)
+        for described in section["properties"].values():
+            described.pop("title", None)
+            words = Message(described["description"])
+            described["description"] = "\n".join(dict.fromkeys(text_of(words, language) for language in ("en", "ja")))
 
 
 def fields(environment: Environment) -> Iterator[tuple[str, str, str]]:

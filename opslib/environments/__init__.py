@@ -1,0 +1,31 @@
+"""Environments: parameters/*.yaml as typed, documented objects.
+
+One file an environment. Secrets are never in it: a field that ends in ``_env`` names the environment variable that holds one. A file with a
+field that is unknown, missing or wrong is refused with its line and the nearest valid name, before anything starts.
+"""
+
+from __future__ import annotations
+
+from opslib.environments.files import Fault, check, fields, folder, load, load_file, names, schema, schema_text
+from opslib.environments.model import Approval, Environment, HttpAddress, HttpSystem, Kubernetes, Links, Logs, Metrics, Section
+
+__all__ = [
+    "Approval",
+    "Environment",
+    "Fault",
+    "HttpAddress",
+    "HttpSystem",
+    "Kubernetes",
+    "Links",
+    "Logs",
+    "Metrics",
+    "Section",
+    "check",
+    "fields",
+    "folder",
+    "load",
+    "load_file",
+    "names",
+    "schema",
+    "schema_text",
+]
