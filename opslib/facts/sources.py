@@ -1,0 +1,114 @@
+"""The systems of one environment, each connected when it is first asked for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from opslib.environments import Environment
+from opslib.errors import OpsError, SourceError
+from opslib.messages import Message, _
+
+if TYPE_CHECKING:
+    from opslib.sources.alertmanager import Alertmanager
+    from opslib.sources.elasticsearch import Elasticsearch
+    from opslib.sources.kubernetes import Kubernetes
+    from opslib.sources.prometheus import Prometheus
+
+# The least that shows that a system answers and accepts the credentials.
+_PINGS: dict[str, Callable[[Any], object]] = {
+    "kubernetes": lambda source: source.version(),
+    "prometheus": lambda source: source.query("vector(1)"),
+    "alertmanager": lambda source: source.status(),
+    "elasticsearch": lambda source: source.health(),
+}
+SYSTEMS = ("kubernetes", "prometheus", "alertmanager", "elasticsearch")
+
+
+def name_of(system: str) -> Message | str:
+    """The system's name for a reader."""
+    return {"kubernetes": "Kubernetes", "prometheus": "Prometheus", "alertmanager": "Alertmanager", "elasticsearch": "Elasticsearch"}.get(
+        system, system
+    )
+
+
+class Sources:
+    """The systems of one environment. Reading an attribute connects; it may be read from several threads.
+
+    A system that the environment's file does not name raises SourceError, with the field to add, when it is asked for: a chapter's question
+    to it becomes a gap like any other.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self._locks = {system: threading.Lock() for system in SYSTEMS}
+        self._connected: dict[str, Any] = {}
+
+    @property
+    def kubernetes(self) -> Kubernetes:
+        """The cluster."""
+        from opslib.sources.kubernetes import Kubernetes
+
+        return self._source("kubernetes", Kubernetes)
+
+    @property
+    def prometheus(self) -> Prometheus:
+        """Prometheus."""
+        from opslib.sources.prometheus import Prometheus
+
+        return self._source("prometheus", Prometheus)
+
+    @property
+    def alertmanager(self) -> Alertmanager:
+        """Alertmanager."""
+        from opslib.sources.alertmanager import Alertmanager
+
+        return self._source("alertmanager", Alertmanager)
+
+    @property
+    def elasticsearch(self) -> Elasticsearch:
+        """Elasticsearch or OpenSearch."""
+        from opslib.sources.elasticsearch import Elasticsearch
+
+        return self._source("elasticsearch", Elasticsearch)
+
+    def _source(self, system: str, kind: Any) -> Any:
+        # One lock a system: a slow credential plugin of the cluster's must not hold up Prometheus.
+        with self._locks[system]:
+            if system not in self._connected:
+                if getattr(self.environment, system) is None:
+                    raise SourceError(
+                        system,
+                        _("The environment {environment} names no {system}", environment=self.environment.name, system=name_of(system)),
+                        _("Add the field {field} to its file", field=f"{system}.url"),
+                    )
+                self._connected[system] = kind.connect(self.environment)
+            return self._connected[system]
+
+    def ping(self, system: str) -> None:
+        """Ask `system` for the least that shows that it answers and accepts the credentials.
+
+        Raises
+        ------
+        OpsError
+            It does not answer, refuses, or is not configured.
+        """
+        source = getattr(self, system)
+        _PINGS[system](source)
+
+    def ping_all(self, systems: tuple[str, ...]) -> dict[str, OpsError | None]:
+        """Ping several at once: what went wrong, by system; None where it answered."""
+
+        def error_of(system: str) -> OpsError | None:
+            try:
+                self.ping(system)
+            except OpsError as error:
+                return error
+            return None
+
+        if not systems:
+            return {}
+        with ThreadPoolExecutor(len(systems), thread_name_prefix="ping") as executor:
+            return dict(zip(systems, executor.map(error_of, systems), strict=True))
