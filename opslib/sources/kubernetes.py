@@ -1,0 +1,431 @@
+"""Kubernetes, asked for as little as answers the question.
+
+Authentication and the address come from the official client's configuration (kubeconfig with exec plugins, client certificates and tokens,
+or a pod's service account; proxies; CA bundles); requests go through its connection pool raw, and what comes back is decoded straight into
+the few fields that are used (`opslib.sources.objects`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from urllib.parse import quote
+
+import msgspec
+
+from opslib.errors import Expired, Forbidden, InputError, NotFound, SourceError, Unauthenticated, Unreachable
+from opslib.findings import command
+from opslib.messages import Text, _, one_line
+from opslib.sources import objects
+from opslib.sources.kubeconfig import SYSTEM, authorization_of, configuration_of
+from opslib.sources.objects import Base, Object
+from opslib.sources.transport import HttpTransport, Request, Response, Transport
+
+if TYPE_CHECKING:
+    from opslib.environments import Environment
+    from opslib.sources.unhealthy import UnhealthyPods
+
+T = TypeVar("T")
+Many = list[T]  # since `Kubernetes.list` hides the name
+
+PAGE = 500
+PARALLEL = 8
+VERSIONS = {
+    "": "v1",
+    "apps": "v1",
+    "batch": "v1",
+    "autoscaling": "v2",
+    "policy": "v1",
+    "networking.k8s.io": "v1",
+    "discovery.k8s.io": "v1",
+    "storage.k8s.io": "v1",
+    "coordination.k8s.io": "v1",
+    "rbac.authorization.k8s.io": "v1",
+    "apiextensions.k8s.io": "v1",
+    "authentication.k8s.io": "v1",
+    "authorization.k8s.io": "v1",
+    "events.k8s.io": "v1",
+    "scheduling.k8s.io": "v1",
+    "metrics.k8s.io": "v1beta1",
+}  # the stable version of each built-in group; others are asked for
+_TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
+_METADATA = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
+
+
+class ListMetadata(Base):
+    resource_version: str = ""
+    continue_: str = msgspec.field(default="", name="continue")
+    remaining_item_count: int | None = None
+
+
+class Items(Base, Generic[T]):
+    metadata: ListMetadata = msgspec.field(default_factory=ListMetadata)
+    items: list[T] = []
+
+
+class ColumnDefinition(Base):
+    name: str = ""
+
+
+class TableRow(Base):
+    cells: list[Any] = []
+
+
+class Table(Base):
+    """What the server prints, without the objects."""
+
+    metadata: ListMetadata = msgspec.field(default_factory=ListMetadata)
+    column_definitions: list[ColumnDefinition] = []
+    rows: list[TableRow] = []
+
+
+class Status(Base):
+    """The API server's word on a request that failed."""
+
+    reason: str = ""
+    message: str = ""
+    code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """As whom the API server sees us."""
+
+    username: str
+    groups: tuple[str, ...]
+
+
+class Kubernetes:
+    """One cluster, read.
+
+    Parameters
+    ----------
+    transport
+        Where requests go.
+    context
+        Context's name in the kubeconfig, for the commands that are shown; empty where there is none.
+    """
+
+    def __init__(self, transport: Transport, context: str = "") -> None:
+        self._transport = transport
+        self.context = context
+        self._versions = dict(VERSIONS)
+
+    @classmethod
+    def connect(cls, environment: Environment) -> Kubernetes:
+        """The cluster of an environment. No request is sent yet, except what an exec plugin does to get a token.
+
+        Raises
+        ------
+        InputError
+            The kubeconfig is missing or not valid, the context is not in it, or it has another address than the environment expects.
+        Unauthenticated
+            The kubeconfig's exec plugin gave no credentials.
+        """
+        settings = environment.kubernetes
+        configuration, context = configuration_of(settings.kubeconfig, settings.context)
+        expected = settings.expected_server
+        if expected and configuration.host.rstrip("/") != expected.rstrip("/"):
+            raise InputError(
+                _(
+                    "The context {context} leads to {address}, but the environment {environment} is at {expected}",
+                    context=context or "-",
+                    address=configuration.host,
+                    environment=environment.name,
+                    expected=expected,
+                ),
+                _("Name the right context in kubernetes.context, or mend kubernetes.expected_server"),
+            )
+        from kubernetes.client.rest import RESTClientObject
+
+        configuration.connection_pool_maxsize = PARALLEL * 2
+        pool = RESTClientObject(configuration).pool_manager
+        return cls(HttpTransport(SYSTEM, configuration.host, pool, authorization_of(configuration), settings.deadline_seconds), context)
+
+    # --- one object, many objects ---
+
+    def get(self, kind: type[T], resource: str, name: str, namespace: str = "") -> T:
+        """One object in full.
+
+        Raises
+        ------
+        NotFound
+            There is none of that name.
+        """
+        path = f"{self._path(resource, namespace)}/{quote(name, safe='')}"
+        response = self._send(Request(path=path, what=_what(resource, namespace, name)), "get", resource, namespace)
+        return _decode(response.body, kind)
+
+    def metadata(self, resource: str, name: str, namespace: str = "") -> Object:
+        """The metadata of one object, without its content: this is how Secrets are looked at."""
+        path = f"{self._path(resource, namespace)}/{quote(name, safe='')}"
+        request = Request(path=path, headers={"accept": _METADATA}, what=_what(resource, namespace, name))
+        return _decode(self._send(request, "get", resource, namespace).body, Object)
+
+    def list(self, kind: type[T], resource: str, namespace: str = "", *, labels: str = "", fields: str = "") -> Many[T]:
+        """All objects of a resource ("pods", "deployments.apps"), page by page; of all namespaces where none is named."""
+        return [*self.iterate(kind, resource, namespace, labels=labels, fields=fields)]
+
+    def iterate(self, kind: type[T], resource: str, namespace: str = "", *, labels: str = "", fields: str = "") -> Iterator[T]:
+        """The same one after the other, a page in memory at a time."""
+        for page in self._pages(Items[kind], resource, namespace, "application/json", labels, fields):  # type: ignore[valid-type]
+            yield from page.items
+
+    def metadata_list(self, resource: str, namespace: str = "", *, labels: str = "", fields: str = "") -> Many[Object]:
+        """The metadata of all objects of a resource, without their content."""
+        pages = self._pages(Items[Object], resource, namespace, _METADATA_LIST, labels, fields)
+        return [item for page in pages for item in page.items]
+
+    def table(self, resource: str, namespace: str = "", *, labels: str = "", fields: str = "") -> Many[dict[str, Any]]:
+        """The rows that ``kubectl get -o wide`` prints, by column name in lower case, as the server makes them from its cache.
+
+        Rows carry no namespace; ask one namespace at a time where it matters.
+        """
+        table = self.print_table(resource, namespace, labels=labels, fields=fields)
+        names = [column.name.lower() for column in table.column_definitions]
+        return [dict(zip(names, row.cells, strict=False)) for row in table.rows]
+
+    def print_table(self, resource: str, namespace: str = "", *, labels: str = "", fields: str = "") -> Table:
+        """The same as the server sends it: columns and cells."""
+        query = [("includeObject", "None"), ("resourceVersion", "0"), *_selectors(labels, fields)]
+        request = Request(
+            path=self._path(resource, namespace), query=tuple(query), headers={"accept": _TABLE}, what=_what(resource, namespace)
+        )
+        return _decode(self._send(request, "list", resource, namespace).body, Table)
+
+    def _pages(self, kind: type[T], resource: str, namespace: str, accept: str, labels: str, fields: str) -> Iterator[T]:
+        """The pages of a list. Where a continue token has expired half-way (410), the server's fresh one goes on from the same place."""
+        token = ""
+        while True:
+            query = [("limit", str(PAGE)), *_selectors(labels, fields)]
+            if token:
+                query.append(("continue", token))
+            request = Request(
+                path=self._path(resource, namespace), query=tuple(query), headers={"accept": accept}, what=_what(resource, namespace)
+            )
+            try:
+                page = _decode(self._send(request, "list", resource, namespace).body, kind)
+            except _ExpiredToken as error:
+                token = error.token
+                continue
+            yield page
+            token = page.metadata.continue_  # type: ignore[attr-defined]
+            if not token:
+                return
+
+    # --- pods ---
+
+    def unhealthy_pods(self, namespace: str = "", *, labels: str = "", restarted_within_seconds: float = 3600) -> UnhealthyPods:
+        """Every pod that is not well, in full: see `opslib.sources.unhealthy.unhealthy_pods`."""
+        from opslib.sources.unhealthy import unhealthy_pods
+
+        return unhealthy_pods(self, namespace, labels=labels, restarted_within_seconds=restarted_within_seconds)
+
+    def logs(
+        self,
+        namespace: str,
+        pod: str,
+        container: str,
+        *,
+        previous: bool = False,
+        tail_lines: int = 100,
+        since_seconds: int | None = None,
+        limit_bytes: int = 1_000_000,
+    ) -> str:
+        """The last lines of a container's log; of the one before the last restart with `previous`.
+
+        Bytes that are not UTF-8 become replacement characters. What is longer than `limit_bytes` is cut off.
+
+        Raises
+        ------
+        NotFound
+            There is no such container, or no log of it (any more).
+        """
+        query = [("container", container), ("tailLines", str(tail_lines)), ("limitBytes", str(limit_bytes))]
+        if previous:
+            query.append(("previous", "true"))
+        if since_seconds is not None:
+            query.append(("sinceSeconds", str(since_seconds)))
+        request = Request(
+            path=f"{self._path('pods', namespace)}/{quote(pod, safe='')}/log",
+            query=tuple(query),
+            what=_("the log of {container} in {namespace}/{pod}", container=container, namespace=namespace, pod=pod),
+            limit_bytes=limit_bytes,
+            cut=True,
+        )
+        return self._send(request, "get", "pods/log", namespace).body.decode(errors="replace")
+
+    # --- the cluster and us ---
+
+    def version(self) -> str:
+        """The API server's version: "v1.36.3"."""
+        answer = self._send(Request(path="/version", what=_("the version")), "get", "/version", "")
+        return str(json.loads(answer.body).get("gitVersion", ""))
+
+    def cluster_uid(self) -> str:
+        """What identifies the cluster: the UID of its kube-system namespace."""
+        return self.metadata("namespaces", "kube-system").metadata.uid
+
+    def identity(self) -> Identity:
+        """As whom the API server sees us (SelfSubjectReview)."""
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        info = self._review("selfsubjectreviews.authentication.k8s.io", body)["status"]["userInfo"]
+        return Identity(str(info.get("username", "")), tuple(info.get("groups", ())))
+
+    def may(self, verb: str, resource: str, namespace: str = "") -> bool:
+        """Whether we may (SelfSubjectAccessReview). `resource` as elsewhere, with a subresource after a slash: "pods/log"."""
+        name, _slash, subresource = resource.partition("/")
+        name, _dot, group = name.partition(".")
+        attributes = {"verb": verb, "resource": name, "group": group, "subresource": subresource, "namespace": namespace}
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {key: value for key, value in attributes.items() if value}},
+        }
+        return bool(self._review("selfsubjectaccessreviews.authorization.k8s.io", body)["status"].get("allowed"))
+
+    def _review(self, resource: str, body: dict[str, Any]) -> dict[str, Any]:
+        request = Request(
+            method="POST",
+            path=self._path(resource, ""),
+            headers={"content-type": "application/json"},
+            body=json.dumps(body).encode(),
+            what=_("our permissions"),
+            safe=True,
+        )
+        answer: dict[str, Any] = json.loads(self._send(request, "create", resource, "").body)
+        return answer
+
+    # --- requests ---
+
+    def _path(self, resource: str, namespace: str) -> str:
+        name, _dot, group = resource.partition(".")
+        version = self._versions.get(group) or self._preferred_version(group)
+        root = f"/apis/{quote(group, safe='')}/{version}" if group else "/api/v1"
+        return f"{root}/namespaces/{quote(namespace, safe='')}/{name}" if namespace else f"{root}/{name}"
+
+    def _preferred_version(self, group: str) -> str:
+        answer = self._send(Request(path=f"/apis/{quote(group, safe='')}", what=group), "get", f"/apis/{group}", "")
+        version = str(json.loads(answer.body)["preferredVersion"]["version"])
+        self._versions[group] = version
+        return version
+
+    def _send(self, request: Request, verb: str, resource: str, namespace: str) -> Response:
+        response = self._transport.send(request)
+        if response.status < 400:
+            return response
+        status = _status(response)
+        what = request.what or resource
+        if response.status == 401:
+            raise Unauthenticated(
+                SYSTEM,
+                _("The cluster does not accept the credentials: {message}", message=one_line(status.message or "401")),
+                _("They are missing, wrong or expired: log in again"),
+                command("aws", "eks", "update-kubeconfig", "--name", "…") if "eks" in self.context else "",
+            )
+        if response.status == 403:
+            raise _forbidden(verb, resource, namespace, what, status)
+        if response.status == 404 or (response.status == 400 and resource == "pods/log"):
+            raise NotFound(SYSTEM, _("There is no {what}: {message}", what=what, message=one_line(status.message or "404")))
+        if response.status == 410:
+            token = _continue_token(response)
+            if token:
+                raise _ExpiredToken(token)
+            raise Expired(SYSTEM, _("The list of {what} has expired", what=what), _("Ask again"))
+        kind = Unreachable if response.status in (429, 502, 503, 504) else SourceError
+        message = one_line(status.message or response.body.decode(errors="replace"), 300)
+        raise kind(
+            SYSTEM,
+            _("The cluster answered {status} for {what}: {message}", status=response.status, what=what, message=message),
+            _("Try again; where it stays so, look at the API server"),
+        )
+
+
+class _ExpiredToken(Exception):
+    """A continue token that is too old; `token` goes on from the same place, from a newer state."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__()
+        self.token = token
+
+
+# --- requests and answers ---
+
+
+def _selectors(labels: str, fields: str) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in (("labelSelector", labels), ("fieldSelector", fields)) if value]
+
+
+def _what(resource: str, namespace: str, name: str = "") -> Text:
+    if name:
+        return f"{resource} {namespace}/{name}" if namespace else f"{resource} {name}"
+    return _("{resource} in {namespace}", resource=resource, namespace=namespace) if namespace else resource
+
+
+@functools.cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind, strict=False)
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    try:
+        answer: T = _decoder(cast(Hashable, kind)).decode(body)
+    except msgspec.ValidationError:
+        try:
+            answer = objects.convert(json.loads(body), kind)  # the slow way, which takes nulls
+        except (msgspec.ValidationError, ValueError) as error:
+            raise _not_understood(error) from error
+    except msgspec.DecodeError as error:
+        raise _not_understood(error) from error
+    return answer
+
+
+def _not_understood(error: Exception) -> SourceError:
+    return SourceError(
+        SYSTEM,
+        _("The answer is not what a Kubernetes API server sends ({reason})", reason=one_line(error)),
+        _("Check the address, and what stands between"),
+    )
+
+
+def _status(response: Response) -> Status:
+    try:
+        return msgspec.json.decode(response.body, type=Status, strict=False)
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        return Status()
+
+
+def _continue_token(response: Response) -> str:
+    try:
+        return msgspec.json.decode(response.body, type=Items[Object]).metadata.continue_
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        return ""
+
+
+def _forbidden(verb: str, resource: str, namespace: str, what: Text, status: Status) -> Forbidden:
+    if resource.startswith("/"):
+        return Forbidden(SYSTEM, _("Not allowed to read {what}: {message}", what=what, message=one_line(status.message)))
+    name, _dot, group = resource.partition(".")
+    rule = json.dumps({"apiGroups": [group], "resources": [name], "verbs": [verb]})
+    user = re.search(r'User "([^"]+)"', status.message)
+    values = {"user": user[1] if user else "-", "verb": verb, "resource": resource, "namespace": namespace}
+    problem = (
+        _("{user} may not {verb} {resource} in {namespace}", **values)
+        if namespace
+        else _("{user} may not {verb} {resource} in the whole cluster", **values)
+    )
+    kind = "role" if namespace else "clusterrole"
+    return Forbidden(
+        SYSTEM,
+        problem,
+        _("Have this rule added to a role of {user}: {rule}", user=values["user"], rule=rule),
+        command(
+            "kubectl", *(["-n", namespace] if namespace else []), "create", kind, f"opslib-{verb}-{name.replace('/', '-')}",
+            f"--verb={verb}", f"--resource={resource}",
+        ),
+    )  # fmt: skip
