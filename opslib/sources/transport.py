@@ -270,7 +270,7 @@ class HttpTransport:
             asked = _retry_after(answer.headers.get("retry-after", "")) if answer is not None else None
             return backoff(state) if asked is None else asked
 
-        backoff = tenacity.wait_exponential_jitter(initial=0.1, max=2, jitter=0.1)
+        backoff = tenacity.wait_random_exponential(multiplier=0.2, max=2)
         give_up = tenacity.stop_any(
             tenacity.stop_after_attempt(ATTEMPTS), tenacity.stop_before_delay(request.deadline_seconds or self._deadline_seconds)
         )
