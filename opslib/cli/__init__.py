@@ -70,7 +70,11 @@ def _group() -> click.Group:
         epilog=examples("opslib list", "opslib run 4.1 --env lab -p namespace=shop", "opslib run --all --env stg --lang en"),
         no_args_is_help=True,
     )
-    group.params.append(click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help=str(_("Show the version and exit."))))
+    group.params.append(
+        click.Option(
+            ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help=str(_("Show the version and exit."))
+        )
+    )
     for module in MODULES:
         for command in importlib.import_module(f"opslib.cli.{module}").commands():
             group.add_command(command)

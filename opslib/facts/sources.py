@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from opslib.environments import Environment
-from opslib.errors import OpsError, SourceError
+from opslib.errors import InputError, OpsError, SourceError
 from opslib.messages import Message, _
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from opslib.sources.elasticsearch import Elasticsearch
     from opslib.sources.kubernetes import Kubernetes
     from opslib.sources.prometheus import Prometheus
+
+T = TypeVar("T")
 
 # The least that shows that a system answers and accepts the credentials.
 _PINGS: dict[str, Callable[[Any], object]] = {
@@ -48,33 +50,39 @@ class Sources:
 
     @property
     def kubernetes(self) -> Kubernetes:
-        """The cluster."""
+        """The cluster.
+
+        Raises
+        ------
+        InputError
+            The kubeconfig cannot be used, or leads to another cluster than the environment's: nothing may be read then.
+        """
         from opslib.sources.kubernetes import Kubernetes
 
-        return self._source("kubernetes", Kubernetes)
+        return self._source("kubernetes", Kubernetes.connect)
 
     @property
     def prometheus(self) -> Prometheus:
         """Prometheus."""
         from opslib.sources.prometheus import Prometheus
 
-        return self._source("prometheus", Prometheus)
+        return self._source("prometheus", Prometheus.connect)
 
     @property
     def alertmanager(self) -> Alertmanager:
         """Alertmanager."""
         from opslib.sources.alertmanager import Alertmanager
 
-        return self._source("alertmanager", Alertmanager)
+        return self._source("alertmanager", Alertmanager.connect)
 
     @property
     def elasticsearch(self) -> Elasticsearch:
         """Elasticsearch or OpenSearch."""
         from opslib.sources.elasticsearch import Elasticsearch
 
-        return self._source("elasticsearch", Elasticsearch)
+        return self._source("elasticsearch", Elasticsearch.connect)
 
-    def _source(self, system: str, kind: Any) -> Any:
+    def _source(self, system: str, connect: Callable[[Environment], T]) -> T:
         # One lock a system: a slow credential plugin of the cluster's must not hold up Prometheus.
         with self._locks[system]:
             if system not in self._connected:
@@ -84,8 +92,15 @@ class Sources:
                         _("The environment {environment} names no {system}", environment=self.environment.name, system=name_of(system)),
                         _("Add the field {field} to its file", field=f"{system}.url"),
                     )
-                self._connected[system] = kind.connect(self.environment)
-            return self._connected[system]
+                try:
+                    self._connected[system] = connect(self.environment)
+                except InputError as error:
+                    if system == "kubernetes":
+                        raise
+                    # A password that is not set or a CA file that is not there is that system's trouble alone.
+                    raise SourceError(system, error.what, error.remedy, error.command) from error
+            source: T = self._connected[system]
+            return source
 
     def ping(self, system: str) -> None:
         """Ask `system` for the least that shows that it answers and accepts the credentials.

@@ -80,7 +80,7 @@ def shown_type(annotation: Any) -> Message | str:
     if _is_list(annotation):
         return _("values separated by commas")
     names: dict[Any, Message] = {int: _("a whole number"), float: _("a number"), bool: _("true or false"), str: _("text")}
-    return names.get(annotation) or getattr(annotation, "__name__", str(annotation))
+    return names.get(annotation) or str(getattr(annotation, "__name__", annotation))
 
 
 def _is_list(annotation: Any) -> bool:

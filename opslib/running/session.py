@@ -1,7 +1,7 @@
 """What a notebook talks to: ``ops = opslib.start("pods", environment=environment, ...)``.
 
-The same cells serve a person in JupyterLab and a scheduler through papermill. Everything that is shown goes out twice: as HTML for JupyterLab,
-and as data from which the report is made (`opslib.reporting.data`).
+The same cells serve a person in JupyterLab and a scheduler through papermill. Everything that is shown goes out twice: as HTML for
+JupyterLab, and as data from which the report is made (`opslib.reporting.data`).
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Session:
         self.chapter = chapter
         self.environment = environment
         self.language = language
-        # The chapter's plots and the errors take the language from the process: a kernel may run each cell in a context of its own, in which
-        # a context variable that was set in another cell is not seen.
+        # Plots and errors take the language from the process: a kernel may run each cell in a context of its own, in which a context
+        # variable that another cell has set is not seen.
         os.environ["OPSLIB_LANG"] = language
         self.parameters = checked(chapter, parameters)
         self.sources = Sources(environment)
@@ -126,8 +126,8 @@ class Session:
         Parameters
         ----------
         things
-            `Finding`, `Table`, `Link`, `Message`, a matplotlib `Figure`, a pandas `DataFrame`, plain str (data from outside), or sequences of
-            these.
+            `Finding`, `Table`, `Link`, `Message`, a matplotlib `Figure`, a pandas `DataFrame`, plain str (data from outside), or
+            sequences of these.
         """
         from opslib.reporting import display
 
@@ -137,10 +137,10 @@ class Session:
 
     def show_header(self) -> None:
         """Show where one is: chapter, environment, cluster, as whom, when."""
-        from opslib.reporting import display
+        from opslib.reporting import data, display
 
         server, identity = self._whereabouts()
-        header = display.Header(
+        header = data.Header(
             section=self.chapter.section,
             slug=self.chapter.slug,
             title=self.chapter.title,
@@ -163,7 +163,7 @@ class Session:
 
         findings = self.findings
         with use_language(self.language):
-            self._publish(display.verdict_bundle(findings, self.language, self.environment.zone))
+            self._publish(display.verdict_bundle(findings, self.language))
 
     def _whereabouts(self) -> tuple[str, str]:
         """The cluster's address and as whom we speak to it; empty where it does not answer: the facts' gaps say why."""
@@ -189,7 +189,11 @@ class Session:
                 progress.show(questions)
                 if time.monotonic() > give_up:
                     raise OpsError(
-                        _("Reading took longer than {seconds} seconds; still asking for {what}", seconds=DEADLINE_SECONDS, what=questions.open),
+                        _(
+                            "Reading took longer than {seconds} seconds; still asking for {what}",
+                            seconds=DEADLINE_SECONDS,
+                            what=questions.open,
+                        ),
                         _("Lower deadline_seconds in the environment's file, or narrow the parameters"),
                     )
             return reading.result()
@@ -207,7 +211,7 @@ class Session:
             if not self._shown_style:
                 bundle = {**bundle, "text/html": display.style() + bundle["text/html"]} if "text/html" in bundle else bundle
                 self._shown_style = True
-            publish_display_data(dict(bundle))
+            publish_display_data(dict(bundle))  # type: ignore[no-untyped-call]
 
 
 class WatchedQuestions(Questions):
@@ -263,7 +267,7 @@ class _Progress:
 
         content = {"text/plain": _progress_line(questions).text(self._language)}
         if self._handle is None:
-            self._handle = display(content, raw=True, display_id=True)
+            self._handle = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(content, raw=True)
 
@@ -275,7 +279,9 @@ class _Progress:
 
 def _progress_line(questions: WatchedQuestions) -> Message:
     still = questions.open
-    return _("Reading: {done} of {asked} answers; waiting for {what}", done=questions.asked - len(still), asked=questions.asked, what=still[:3])
+    return _(
+        "Reading: {done} of {asked} answers; waiting for {what}", done=questions.asked - len(still), asked=questions.asked, what=still[:3]
+    )
 
 
 def _in_kernel() -> bool:
@@ -288,7 +294,7 @@ def _show_errors_readably() -> None:
     """In a notebook an OpsError is one clear block, without a traceback; $OPSLIB_DEBUG brings the traceback back."""
     from IPython.core.getipython import get_ipython
 
-    shell: Any = get_ipython()  # type: ignore[no-untyped-call]
+    shell: Any = get_ipython()
     if shell is None or os.environ.get("OPSLIB_DEBUG"):
         return
 
