@@ -28,13 +28,20 @@ LOCALES = Path(__file__).parent / "locales"
 
 _language: ContextVar[str | None] = ContextVar("opslib_language", default=None)
 
-# Control characters, and the invisible ones that reorder text: a log line must not be able to move the cursor or hide what it says.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+# Control characters, and the invisible ones that reorder or break text: a log line must not be able to move the cursor or to hide what it
+# says. Variation selectors stay, since names in Japanese use them.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 def printable(value: object) -> str:
     """Text from outside, safe to show: control and direction-changing characters are written out as escapes; newline and tab stay."""
-    return _UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}" if ord(match[0]) < 256 else f"\\u{ord(match[0]):04x}", str(value))
+    return _UNPRINTABLE.sub(lambda match: _escape(ord(match[0])), str(value))
+
+
+def _escape(point: int) -> str:
+    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
 
 
 def one_line(value: object, width: int = 200) -> str:
@@ -150,4 +157,4 @@ def from_json(content: Any) -> Message | str:
 def _value_from_json(value: Any) -> object:
     if isinstance(value, Mapping):
         return from_json(value)
-    return [_value_from_json(item) for item in value] if isinstance(value, list) else value
+    return tuple(_value_from_json(item) for item in value) if isinstance(value, list) else value

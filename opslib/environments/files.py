@@ -291,7 +291,7 @@ def _what(where: tuple[str, ...], detail: Any) -> Text:
         return words if isinstance(words, Message) else one_line(words)
     if kind == "literal_error":
         allowed = _literals(where)
-        near = difflib.get_close_matches(str(value), allowed, n=1)
+        near = difflib.get_close_matches(str(value), allowed, n=1, cutoff=0.5)
         if near:
             return _("{value} is none of {allowed}; the nearest is {near}", value=one_line(value), allowed=allowed, near=near[0])
         return _("{value} is none of {allowed}", value=one_line(value), allowed=allowed)
