@@ -64,6 +64,8 @@ class Message:
 
     def text(self, language: str | None = None) -> str:
         """The text in `language` ("ja" or "en"; None: the current one)."""
+        if not self.id:
+            return ""  # gettext keeps a catalogue's header under the empty text
         language = language or current_language()
         catalogue = _catalogue(language)
         wording = catalogue.ngettext(self.id, self.plural, self.count) if self.plural else catalogue.gettext(self.id)
