@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gettext
 import importlib
+import importlib.util
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ import click
 
 import opslib
 from opslib.errors import InputError, OpsError
-from opslib.messages import LANGUAGES, LOCALES, Message, _, _n, current_language, one_line, use_language
+from opslib.messages import LANGUAGES, LOCALES, Message, _, _n, current_language, one_line, printable, use_language
 
 MODULES = ("run", "environment", "lab")
 
@@ -31,14 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OpsError as error:
             if debug:
                 raise
-            _say(str(error))
+            _say(printable(error))
             return error.exit_status
         except click.exceptions.Exit as error:
             return error.exit_code
         except click.ClickException as error:
             if debug:
                 raise
-            _say(_usage(error))
+            _say(one_line(_usage(error), 1000))
             return InputError.exit_status
         except (click.Abort, KeyboardInterrupt):
             _say(str(_("interrupted")))
@@ -76,6 +77,8 @@ def _group() -> click.Group:
         )
     )
     for module in MODULES:
+        if importlib.util.find_spec(f"opslib.cli.{module}") is None:
+            continue
         for command in importlib.import_module(f"opslib.cli.{module}").commands():
             group.add_command(command)
     for command in _every(group):
@@ -134,7 +137,7 @@ def _option(words: Sequence[str], name: str) -> str:
 
 
 def _say(line: str) -> None:
-    click.echo(f"opslib: {one_line(line, 2000)}", err=True)
+    click.echo(f"opslib: {line}", err=True)
 
 
 def _usage(error: click.ClickException) -> str:

@@ -102,6 +102,31 @@ class Sources:
             source: T = self._connected[system]
             return source
 
+    def check_cluster(self) -> None:
+        """Make sure that the kubeconfig leads to the environment's own cluster. One that does not answer is not a wrong one.
+
+        Raises
+        ------
+        InputError
+            The kubeconfig cannot be used, or the cluster is another one.
+        """
+        expected = self.environment.kubernetes.expected_cluster_uid
+        try:
+            kubernetes = self.kubernetes
+            found = kubernetes.cluster_uid() if expected else ""
+        except SourceError:
+            return
+        if expected and found != expected:
+            raise InputError(
+                _(
+                    "This is not the cluster of environment {environment}: its UID is {found}, expected is {expected}",
+                    environment=self.environment.name,
+                    found=found,
+                    expected=expected,
+                ),
+                _("Name the right context in kubernetes.context, or mend kubernetes.expected_cluster_uid"),
+            )
+
     def ping(self, system: str) -> None:
         """Ask `system` for the least that shows that it answers and accepts the credentials.
 

@@ -40,7 +40,7 @@ _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 
 
 def clean(html: str) -> Markup:
-    """`html` with nothing in it but what the allow-list has: no script, style, image, form, frame, event handler, or address but http(s)."""
+    """`html` with nothing in it but what the allow-list has: no script, style, image, form, frame, handler, or address but http(s)."""
     import nh3
 
     return Markup(  # noqa: S704 - what the cleaner lets through is what Markup means
@@ -70,7 +70,10 @@ def page(template: str, title: str, language: str, content: Mapping[str, Any], f
     """The page that `template` makes of `content`; every value in it that is not Markup is escaped."""
     style = _own("fragments.css") + _own("report.css")
     script = _own("report.js")
-    policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
     words = {"csv": _("Save as CSV"), "copy": _("Copy"), "copied": _("Copied")}
     return (
         _templates()

@@ -62,6 +62,7 @@ def start(
     which = chapters.find(chapter)
     loaded = environment if isinstance(environment, Environment) else environments.load(environment)
     session = Session(which, loaded, language or loaded.language, dict(parameters or {}))
+    session.sources.check_cluster()
     session.show_header()
     return session
 
@@ -169,13 +170,12 @@ class Session:
         """The cluster's address and as whom we speak to it; empty where it does not answer: the facts' gaps say why."""
         try:
             kubernetes = self.sources.kubernetes
-            server = kubernetes.server
-        except OpsError:
+        except SourceError:
             return "", ""
         try:
-            return server, str(kubernetes.identity())
+            return kubernetes.address, kubernetes.identity().username
         except SourceError:
-            return server, ""
+            return kubernetes.address, ""
 
     def _read(self) -> Any:
         reader = importlib.import_module(f"opslib.facts.{self.chapter.slug}")

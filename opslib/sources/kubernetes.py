@@ -109,11 +109,14 @@ class Kubernetes:
         Where requests go.
     context
         Context's name in the kubeconfig, for the commands that are shown; empty where there is none.
+    address
+        The API server's address, for the reader.
     """
 
-    def __init__(self, transport: Transport, context: str = "") -> None:
+    def __init__(self, transport: Transport, context: str = "", address: str = "") -> None:
         self._transport = transport
         self.context = context
+        self.address = address
         self._versions = dict(VERSIONS)
 
     @classmethod
@@ -145,7 +148,11 @@ class Kubernetes:
 
         configuration.connection_pool_maxsize = PARALLEL * 2
         pool = RESTClientObject(configuration).pool_manager
-        return cls(HttpTransport(SYSTEM, configuration.host, pool, authorization_of(configuration), settings.deadline_seconds), context)
+        return cls(
+            HttpTransport(SYSTEM, configuration.host, pool, authorization_of(configuration), settings.deadline_seconds),
+            context,
+            configuration.host,
+        )
 
     # --- one object, many objects ---
 

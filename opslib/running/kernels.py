@@ -1,0 +1,37 @@
+"""The kernel that notebooks run on: always the interpreter that opslib itself runs on.
+
+A kernelspec named python3 may belong to another environment, without opslib; none is looked up here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+
+
+def kernel_manager(variables: Mapping[str, str]) -> type[AsyncKernelManager]:
+    """A kernel manager class (nbclient takes a class) whose kernels get `variables` beside the environment of this process."""
+
+    class ThisInterpreter(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(
+                argv=[
+                    sys.executable,
+                    "-Xfrozen_modules=off",
+                    "-m",
+                    "ipykernel_launcher",
+                    "-f",
+                    "{connection_file}",
+                    # Runs beside each other must not wait for one history database.
+                    "--HistoryManager.enabled=False",
+                ],
+                display_name="opslib",
+                language="python",
+                env=dict(variables),
+            )
+
+    return ThisInterpreter
