@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Generic, TypeVar
 
-from opslib.errors import SourceError
+from opslib.errors import SourceError, Unauthenticated, Unreachable
 from opslib.findings import Finding, Subject
 from opslib.messages import Text
 
@@ -34,6 +34,7 @@ class Questions:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._lock = threading.Lock()
+        self._failures: dict[tuple[object, ...], tuple[SourceError, Subject | None, list[Text]]] = {}
         self._gaps: dict[str, Finding] = {}
 
     def ask(self, what: Text, question: Callable[[], T], subject: Subject | None = None) -> Answer[T]:
@@ -44,15 +45,35 @@ class Questions:
         try:
             return question()
         except SourceError as error:
-            self.gap(Finding.gap(error, what, subject))
+            self.failed(error, what, subject)
             return None
 
+    def failed(self, error: SourceError, what: Text, subject: Subject | None = None) -> None:
+        """Keep that `what` could not be read. Questions that failed for one reason become one gap, which names them all.
+
+        A system that does not answer, or does not accept the credentials, is one reason, whatever was asked; else the reason is the error's
+        own words.
+        """
+        as_a_whole = isinstance(error, Unreachable | Unauthenticated)
+        key = (error.system, subject, type(error) if as_a_whole else error.what)
+        with self._lock:
+            self._failures.setdefault(key, (error, subject, []))[2].append(what)
+
     def gap(self, finding: Finding) -> None:
-        """Keep a gap; one a check and subject, and one a system where the system as a whole does not answer."""
+        """Keep a gap that no failed question stands for; one a check, subject and title."""
         with self._lock:
             self._gaps.setdefault(f"{finding.fingerprint} {finding.title}", finding)
 
     @property
     def gaps(self) -> tuple[Finding, ...]:
         """What could not be looked at, so far."""
-        return tuple(self._gaps.values())
+        with self._lock:
+            failures = [(error, subject, list(dict.fromkeys(whats))) for error, subject, whats in self._failures.values()]
+            known = tuple(self._gaps.values())
+        return (*(_gap(error, subject, whats) for error, subject, whats in failures), *known)
+
+
+def _gap(error: SourceError, subject: Subject | None, whats: list[Text]) -> Finding:
+    from opslib.messages import _
+
+    return Finding.gap(error, whats[0] if len(whats) == 1 else _("{what}", what=sorted(whats, key=str)), subject)
