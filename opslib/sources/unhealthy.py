@@ -172,13 +172,16 @@ def _each(executor: ThreadPoolExecutor, function: Callable[[Any], T], items: Ite
     down: Unreachable | None = None
     try:
         for item, future in futures:
-            if down and future.cancel():
+            if down and future.cancelled():
                 yield item, down
                 continue
             try:
                 yield item, future.result()
             except SourceError as error:
-                down = error if isinstance(error, Unreachable) else down
+                if isinstance(error, Unreachable) and not down:
+                    down = error
+                    for _item, other in futures:
+                        other.cancel()
                 yield item, error
     except BaseException:
         for _item, future in futures:

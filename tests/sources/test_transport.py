@@ -6,85 +6,19 @@ import gzip
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from opslib.environments import HttpSystem
 from opslib.errors import InputError, Unreachable
-from opslib.sources.transport import HttpTransport, Request, TooLarge, http
-
-Answer = Callable[[BaseHTTPRequestHandler], None]
+from opslib.sources.transport import Request, TooLarge, http
 
 
-class Server:
-    """Answers the n-th request with the n-th function, the last one for all that follow; `seen` keeps what was asked."""
-
-    def __init__(self) -> None:
-        self.answers: list[Answer] = []
-        self.seen: list[tuple[str, str, dict[str, str]]] = []
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                length = int(self.headers.get("content-length", 0))
-                self.rfile.read(length)
-                server.seen.append((self.command, self.path, {name.lower(): value for name, value in self.headers.items()}))
-                server.answers[min(len(server.seen), len(server.answers)) - 1](self)
-
-            do_POST = do_GET
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        class Quiet(ThreadingHTTPServer):
-            def handle_error(self, request: object, client_address: object) -> None:
-                """A client that gave up is what several tests are about."""
-
-        self.http = Quiet(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-
-    def transport(self, deadline_seconds: float = 5, **settings: object) -> HttpTransport:
-        return http("prometheus", HttpSystem.model_validate({"url": self.url, "deadline_seconds": deadline_seconds, **settings}))
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.http.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-    thread.join()
-
-
-def says(status: int, body: bytes = b"", **headers: str) -> Answer:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        for name, value in {"content-length": str(len(body)), **headers}.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    return answer
-
-
-def hangs_up(handler: BaseHTTPRequestHandler) -> None:
-    """Close the connection with half an answer sent."""
-    handler.send_response(200)
-    handler.send_header("content-length", "1000")
-    handler.end_headers()
-    handler.wfile.write(b"half")
-    handler.close_connection = True
-
-
-def test_what_it_asks_and_gets(server: Server) -> None:
-    server.answers = [says(200, b"pong", x_answer="1")]
+def test_what_it_asks_and_gets(server: Any) -> None:
+    server.answers = [server.says(200, b"pong", x_answer="1")]
     answer = server.transport().send(Request(path="/api", query=(("query", "a{b='ü&'}"), ("query", "2"))))
     assert (answer.status, answer.body, answer.headers["x-answer"]) == (200, b"pong", "1")
     method, path, headers = server.seen[0]
@@ -92,8 +26,8 @@ def test_what_it_asks_and_gets(server: Server) -> None:
     assert headers["accept-encoding"] == "gzip"
 
 
-def test_statuses_are_the_sources_business(server: Server) -> None:
-    server.answers = [says(404, b"no")]
+def test_statuses_are_the_sources_business(server: Any) -> None:
+    server.answers = [server.says(404, b"no")]
     assert server.transport().send(Request(path="/")).status == 404
     assert len(server.seen) == 1
 
@@ -101,22 +35,22 @@ def test_statuses_are_the_sources_business(server: Server) -> None:
 @pytest.mark.parametrize("status", [502, 503, 504])
 @pytest.mark.parametrize(("method", "safe", "sent"), [("GET", None, 2), ("POST", None, 1), ("POST", True, 2)])
 def test_a_busy_server_is_asked_again_only_where_that_changes_nothing(
-    server: Server, status: int, method: str, safe: bool | None, sent: int
+    server: Any, status: int, method: str, safe: bool | None, sent: int
 ) -> None:
-    server.answers = [says(status), says(200, b"now")]
+    server.answers = [server.says(status), server.says(200, b"now")]
     server.transport().send(Request(method=method, path="/", safe=safe, body=b"x" if method == "POST" else None))
     assert len(server.seen) == sent
 
 
-def test_429_says_that_nothing_was_done_and_when_to_come_back(server: Server) -> None:
-    server.answers = [says(429, retry_after="1"), says(200, b"now")]
+def test_429_says_that_nothing_was_done_and_when_to_come_back(server: Any) -> None:
+    server.answers = [server.says(429, retry_after="1"), server.says(200, b"now")]
     started = time.monotonic()
     assert server.transport().send(Request(method="POST", path="/", body=b"x")).body == b"now"
     assert time.monotonic() - started >= 1
 
 
-def test_a_wait_beyond_the_deadline_is_not_begun(server: Server) -> None:
-    server.answers = [says(429, b"later", retry_after="3600")]
+def test_a_wait_beyond_the_deadline_is_not_begun(server: Any) -> None:
+    server.answers = [server.says(429, b"later", retry_after="3600")]
     started = time.monotonic()
     answer = server.transport(deadline_seconds=2).send(Request(path="/"))
     assert (answer.status, answer.body) == (429, b"later")
@@ -124,14 +58,14 @@ def test_a_wait_beyond_the_deadline_is_not_begun(server: Server) -> None:
     assert len(server.seen) == 1
 
 
-def test_a_server_that_stays_busy_is_left_alone_after_a_few_times(server: Server) -> None:
-    server.answers = [says(503, b"busy")]
+def test_a_server_that_stays_busy_is_left_alone_after_a_few_times(server: Any) -> None:
+    server.answers = [server.says(503, b"busy")]
     assert server.transport().send(Request(path="/")).status == 503
     assert len(server.seen) == 4
 
 
-def test_a_lost_connection_is_repeated_only_where_that_changes_nothing(server: Server) -> None:
-    server.answers = [hangs_up, says(200, b"whole")]
+def test_a_lost_connection_is_repeated_only_where_that_changes_nothing(server: Any) -> None:
+    server.answers = [server.hangs_up, server.says(200, b"whole")]
     assert server.transport().send(Request(path="/")).body == b"whole"
     server.seen.clear()
     with pytest.raises(Unreachable, match="connection broke"):
@@ -151,7 +85,7 @@ def test_a_refused_connection_names_the_address_and_the_reason() -> None:
     assert "connection refused" in error.value.what.text("en")  # type: ignore[union-attr]
 
 
-def test_a_connection_refused_at_first_is_tried_again(server: Server) -> None:
+def test_a_connection_refused_at_first_is_tried_again(server: Any) -> None:
     with socket.socket() as placeholder:
         placeholder.bind(("127.0.0.1", 0))
         port = placeholder.getsockname()[1]
@@ -175,7 +109,7 @@ def test_a_connection_refused_at_first_is_tried_again(server: Server) -> None:
     listener.close()
 
 
-def test_silence_ends_at_the_deadline(server: Server) -> None:
+def test_silence_ends_at_the_deadline(server: Any) -> None:
     done = threading.Event()
 
     def silent(_handler: BaseHTTPRequestHandler) -> None:
@@ -189,7 +123,7 @@ def test_silence_ends_at_the_deadline(server: Server) -> None:
     assert time.monotonic() - started < 3
 
 
-def test_an_answer_that_drips_ends_at_the_deadline(server: Server) -> None:
+def test_an_answer_that_drips_ends_at_the_deadline(server: Any) -> None:
     done = threading.Event()
 
     def drips(handler: BaseHTTPRequestHandler) -> None:
@@ -210,22 +144,22 @@ def test_an_answer_that_drips_ends_at_the_deadline(server: Server) -> None:
     assert time.monotonic() - started < 3
 
 
-def test_gzip_is_undone_and_a_bomb_is_not_kept(server: Server) -> None:
-    server.answers = [says(200, gzip.compress(b"x" * 10_000), content_encoding="gzip")]
+def test_gzip_is_undone_and_a_bomb_is_not_kept(server: Any) -> None:
+    server.answers = [server.says(200, gzip.compress(b"x" * 10_000), content_encoding="gzip")]
     assert server.transport().send(Request(path="/")).body == b"x" * 10_000
-    server.answers = [says(200, gzip.compress(bytes(50_000_000)), content_encoding="gzip")]
+    server.answers = [server.says(200, gzip.compress(bytes(50_000_000)), content_encoding="gzip")]
     with pytest.raises(TooLarge):
         server.transport().send(Request(path="/", limit_bytes=1_000_000))
     cut = server.transport().send(Request(path="/", limit_bytes=1_000_000, cut=True))
     assert (len(cut.body), cut.truncated) == (1_000_000, True)
 
 
-def test_what_has_not_changed_is_not_sent_again(server: Server) -> None:
+def test_what_has_not_changed_is_not_sent_again(server: Any) -> None:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         if handler.headers.get("if-none-match") == '"1"':
-            says(304)(handler)
+            server.says(304)(handler)
         else:
-            says(200, b"long", etag='"1"')(handler)
+            server.says(200, b"long", etag='"1"')(handler)
 
     server.answers = [answer]
     transport = server.transport()
@@ -235,9 +169,9 @@ def test_what_has_not_changed_is_not_sent_again(server: Server) -> None:
     assert "if-none-match" not in server.seen[-1][2]
 
 
-def test_a_redirect_is_not_followed_with_the_credentials(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirect_is_not_followed_with_the_credentials(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PASSWORD", "s3cret")
-    server.answers = [says(302, location="https://login.example.com/?next=1")]
+    server.answers = [server.says(302, location="https://login.example.com/?next=1")]
     with pytest.raises(Unreachable, match=r"login\.example\.com") as error:
         server.transport(username="ops", password_env="PASSWORD").send(Request(path="/"))
     assert len(server.seen) == 1
@@ -245,29 +179,29 @@ def test_a_redirect_is_not_followed_with_the_credentials(server: Server, monkeyp
     assert "s3cret" not in str(error.value)
 
 
-def test_lines_come_one_by_one(server: Server) -> None:
-    server.answers = [says(200, b"one\ntwo\n\xff\xfe\nrest")]
+def test_lines_come_one_by_one(server: Any) -> None:
+    server.answers = [server.says(200, b"one\ntwo\n\xff\xfe\nrest")]
     assert list(server.transport().stream(Request(path="/log"))) == [b"one", b"two", b"\xff\xfe", b"rest"]
 
 
-def test_secrets_come_from_the_environment_or_are_asked_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_come_from_the_environment_or_are_asked_for(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TOKEN", raising=False)
     with pytest.raises(InputError, match="TOKEN"):
         server.transport(token_env="TOKEN")
     monkeypatch.setenv("TOKEN", "abc")
-    server.answers = [says(200)]
+    server.answers = [server.says(200)]
     server.transport(token_env="TOKEN", headers={"X-Scope-OrgID": "shop"}).send(Request(path="/"))
     assert server.seen[0][2]["authorization"] == "Bearer abc"
     assert server.seen[0][2]["x-scope-orgid"] == "shop"
 
 
-def test_a_missing_certificate_file_is_named(server: Server, tmp_path: Path) -> None:
+def test_a_missing_certificate_file_is_named(server: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.pem"):
         server.transport(ca_file=tmp_path / "none.pem")
 
 
-def test_a_proxy_is_used_where_the_file_names_one(server: Server) -> None:
-    server.answers = [says(200, b"through")]
+def test_a_proxy_is_used_where_the_file_names_one(server: Any) -> None:
+    server.answers = [server.says(200, b"through")]
     transport = http("prometheus", HttpSystem(url="http://prometheus.example.com", proxy=server.url))
     assert transport.send(Request(path="/api")).body == b"through"
     assert server.seen[0][1] == "http://prometheus.example.com/api"
