@@ -29,7 +29,7 @@ def bundles(things: Iterable[Any], language: str, zone: tzinfo) -> list[Bundle]:
     made = []
     for kind, group in groupby(_flat(things), key=_kind):
         if kind is Finding:
-            made.append(findings_bundle([thing for thing in group if thing != ()], language, zone))
+            made.append(findings_bundle([thing for thing in group if isinstance(thing, Finding)], language, zone))
         elif kind is Link:
             made.append(links_bundle(list(group), language))
         else:
@@ -89,7 +89,7 @@ def _flat(things: Iterable[Any]) -> Iterable[Any]:
 
 
 def _kind(thing: Any) -> type:
-    return Finding if thing == () and isinstance(thing, tuple) else type(thing)
+    return Finding if isinstance(thing, tuple) else type(thing)
 
 
 def _bundle(thing: Any, language: str, zone: tzinfo) -> Bundle:

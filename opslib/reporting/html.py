@@ -25,6 +25,7 @@ from opslib.reporting.render import Limits
 
 LIMIT_BYTES = 2_000_000
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+_HEADING_ANCHOR = re.compile(r'<a class="anchor-link"[^>]*>[^<]*</a>')
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 _PICTURES = ("image/png", "image/jpeg")
 
@@ -206,7 +207,7 @@ def _parts(notebook: Any, language: str, zone: tzinfo, size: _Size, anchors: set
 def _markdown(source: str) -> str:
     from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
-    return str(markdown2html_mistune(source))
+    return _HEADING_ANCHOR.sub("", str(markdown2html_mistune(source)))
 
 
 def _output(output: Any, number: int, language: str, zone: tzinfo, limits: Limits, anchors: set[str]) -> str:

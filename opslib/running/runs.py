@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import logging
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -158,7 +159,6 @@ def execute(plan: Plan, outputs: Path, *, with_html: bool = True, progress: Prog
 
 
 def _execute(plan: Plan, folder: Path, progress: Progress) -> tuple[str, html.Failure | None]:
-    import nbformat
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -168,36 +168,39 @@ def _execute(plan: Plan, folder: Path, progress: Progress) -> tuple[str, html.Fa
     logging.getLogger("papermill").setLevel(logging.ERROR)
     # An interrupted kernel leaves tasks behind whose end asyncio would report on stderr.
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    source = nbformat.read(plan.notebook, as_version=4)  # type: ignore[no-untyped-call]
-    unfinished = folder / "running.ipynb"
+    unfinished = str(folder / "running.ipynb")
+    kernel = {"kernel_name": "python3", "language": "python"}
+    parameters = {"environment": plan.environment_name, "language": plan.language, **plan.parameters}
+    prepared = papermill.execute_notebook(
+        str(plan.notebook), unfinished, parameters=parameters, prepare_only=True, progress_bar=False, **kernel
+    )
+    total = len(prepared.cells)
     at = 0
 
     def cell_starts(cell: Any, cell_index: int) -> None:
         nonlocal at
         at = cell_index
-        progress(cell_index + 1, total, html.heading_of(source, cell_index))
+        progress(cell_index + 1, total, html.heading_of(prepared, cell_index))
 
-    parameters = {"environment": plan.environment_name, "language": plan.language, **plan.parameters}
-    total = len(source.cells) + 1  # papermill adds one with the parameters
+    variables = {HEADLESS: "1", "OPSLIB_LANG": plan.language}
     try:
-        papermill.execute_notebook(
-            source,
-            str(unfinished),
-            parameters=parameters,
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            kernel_manager_class=kernel_manager({HEADLESS: "1", "OPSLIB_LANG": plan.language}),
-            on_cell_start=cell_starts,
-            shutdown_kernel="immediate",
-        )
+        with tempfile.TemporaryDirectory(prefix="opslib-") as sockets:
+            papermill.execute_notebook(
+                prepared,
+                unfinished,
+                progress_bar=False,
+                kernel_manager_class=kernel_manager(variables, Path(sockets)),
+                on_cell_start=cell_starts,
+                shutdown_kernel="immediate",
+                **kernel,
+            )
     except PapermillExecutionError as error:
         return "failed", html.Failure(
-            _cell_failed(error.cell_index, total, html.heading_of(source, error.cell_index), error.ename, error.evalue),
+            _cell_failed(error.cell_index, total, html.heading_of(prepared, error.cell_index), error.ename, error.evalue),
             "" if _is_ours(error.ename) else "\n".join(error.traceback),
         )
     except KeyboardInterrupt:
-        heading = html.heading_of(source, at)
+        heading = html.heading_of(prepared, at)
         return "interrupted", html.Failure(
             _("Interrupted at cell {number} of {total} ({heading})", number=at + 1, total=total, heading=heading)
         )
@@ -205,7 +208,7 @@ def _execute(plan: Plan, folder: Path, progress: Progress) -> tuple[str, html.Fa
         # The kernel died, did not start, or sent what nobody understands: the folder says so like any other failure.
         return "failed", html.Failure(
             _cell_failed(
-                at, total, html.heading_of(source, at), type(error).__name__, str(error) or _("no reason given").text(plan.language)
+                at, total, html.heading_of(prepared, at), type(error).__name__, str(error) or _("no reason given").text(plan.language)
             )
         )
     return "finished", None

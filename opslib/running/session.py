@@ -170,7 +170,7 @@ class Session:
         """The cluster's address and as whom we speak to it; empty where it does not answer: the facts' gaps say why."""
         try:
             kubernetes = self.sources.kubernetes
-        except SourceError:
+        except OpsError:
             return "", ""
         try:
             return kubernetes.address, kubernetes.identity().username
