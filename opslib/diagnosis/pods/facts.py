@@ -1,0 +1,195 @@
+"""What chapter 4.1 must know: the unhealthy pods in full, and what stands around them.
+
+A field that is None could not be read; an empty one was read and holds nothing. Rules take None for "not known", never for "not there".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from opslib.findings import Finding, Subject
+from opslib.messages import Text
+from opslib.sources.objects import (
+    Autoscaler,
+    Claim,
+    EndpointSlice,
+    Event,
+    Ingress,
+    Node,
+    Object,
+    OwnerReference,
+    PersistentVolume,
+    Pod,
+    Quota,
+    Service,
+    StorageClass,
+    Workload,
+)
+
+if TYPE_CHECKING:
+    import pandas
+
+Reference = tuple[str, str, str]  # kind, namespace, name
+
+# Kinds whose status says how many of their pods are ready.
+CONTROLLERS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController")
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The last lines of a container's log, secrets taken out; None where it could not be read, empty where there is none."""
+
+    current: str | None = None
+    previous: str | None = None
+
+    @property
+    def of_failure(self) -> str:
+        """What it said before it ended: the previous run's lines, else the current ones."""
+        return self.previous or self.current or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that was changed: when, what, and in whose words."""
+
+    time: datetime
+    subject: Subject
+    text: Text
+    rollout: bool = False  # undone with `kubectl rollout undo`
+    suspect: bool = True  # may stand as a cause; what is merely new (a node, a first ConfigMap) is evidence only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything that the chapter's findings, tables and plots rest on.
+
+    Parameters
+    ----------
+    now, environment, namespace
+        When it was read, of which environment, of which namespace (empty: all).
+    kubectl
+        Further words of every command that is shown: ("--context", "prod").
+    grace
+        How long a pod may take to start before that is a finding.
+    onset_window
+        How long before the trouble began a change still counts as near.
+    total, by_status
+        Pods looked at, and how many of each STATUS (as kubectl prints it).
+    pods
+        The unhealthy pods in full.
+    events
+        By uid of the object that they are about, oldest first. An object that is not in it was not asked about.
+    logs
+        By (namespace, pod, container), for the pods that were looked at closely.
+    workloads
+        By kind, then by (namespace, name). Deployment, StatefulSet and DaemonSet: all of the namespaces looked at. ReplicaSet: the
+        revisions of their Deployments. Job: those without a success, and those of unhealthy pods. CronJob: those of these Jobs.
+    revisions
+        ControllerRevisions (metadata) of the StatefulSets and DaemonSets with unhealthy pods.
+    found, missing
+        Objects that pods and Ingresses refer to by (kind, namespace, name): metadata, or known not to exist. In neither: not known.
+    nodes
+        By name, in full: those that do not answer, and those of unhealthy pods.
+    claims, volumes, storage_classes
+        By (namespace, name), and by name.
+    services, endpoint_slices, ingresses, ingress_classes, autoscalers, quotas
+        Of the namespaces looked at.
+    memory
+        Tidy frame with columns namespace, pod, container, time, value (bytes): working set of containers that ran out of memory.
+    restarts
+        Tidy frame with columns namespace, pod, container, time, value (count): restarts of containers over time.
+    gaps
+        What could not be looked at, and why.
+    """
+
+    now: datetime
+    environment: str
+    namespace: str = ""
+    kubectl: tuple[str, ...] = ()
+    grace: timedelta = timedelta(minutes=2)
+    onset_window: timedelta = timedelta(hours=1)
+    total: int | None = None
+    by_status: Mapping[str, int] | None = None
+    pods: tuple[Pod, ...] | None = None
+    events: Mapping[str, tuple[Event, ...]] | None = None
+    logs: Mapping[Reference, Log] = field(default_factory=dict)
+    workloads: Mapping[str, Mapping[tuple[str, str], Workload] | None] = field(default_factory=dict)
+    revisions: tuple[Object, ...] | None = None
+    found: Mapping[Reference, Object] = field(default_factory=dict)
+    missing: frozenset[Reference] = frozenset()
+    nodes: Mapping[str, Node] | None = None
+    claims: Mapping[tuple[str, str], Claim] | None = None
+    volumes: tuple[PersistentVolume, ...] | None = None
+    storage_classes: tuple[StorageClass, ...] | None = None
+    services: tuple[Service, ...] | None = None
+    endpoint_slices: tuple[EndpointSlice, ...] | None = None
+    ingresses: tuple[Ingress, ...] | None = None
+    ingress_classes: tuple[Object, ...] | None = None
+    autoscalers: tuple[Autoscaler, ...] | None = None
+    quotas: tuple[Quota, ...] | None = None
+    memory: pandas.DataFrame | None = None
+    restarts: pandas.DataFrame | None = None
+    gaps: tuple[Finding, ...] = ()
+
+    def workload(self, kind: str, namespace: str, name: str) -> Workload | None:
+        """One workload; None where it is not known."""
+        return (self.workloads.get(kind) or {}).get((namespace, name))
+
+    def node(self, name: str) -> Node | None:
+        """One node; None where it is not known."""
+        return (self.nodes or {}).get(name)
+
+    def events_of(self, uid: str, *reasons: str) -> tuple[Event, ...]:
+        """The events about one object, oldest first; only those with one of `reasons`, where some are named."""
+        events = (self.events or {}).get(uid, ()) if uid else ()
+        return tuple(event for event in events if event.reason in reasons) if reasons else events
+
+
+def controller(owners: list[OwnerReference]) -> OwnerReference | None:
+    """The owner that manages an object, else the only one there is."""
+    for owner in owners:
+        if owner.controller:
+            return owner
+    return owners[0] if len(owners) == 1 else None
+
+
+def owner_of(pod: Pod, facts: Facts) -> Subject:
+    """Who looks after a pod, at the top of the chain: Deployment over ReplicaSet, CronJob over Job, any other kind as it is named.
+
+    A static pod is owned by its node, which does not look after it: it is its own subject, like a pod without an owner.
+    """
+    metadata = pod.metadata
+    owner = controller(metadata.owner_references)
+    if owner is None or owner.kind == "Node" or not owner.name:
+        return Subject("Pod", metadata.name, metadata.namespace)
+    return top_of(owner, metadata.namespace, facts, pod_template_hash=metadata.labels.get("pod-template-hash", ""))
+
+
+def top_of(owner: OwnerReference, namespace: str, facts: Facts, pod_template_hash: str = "") -> Subject:
+    """The top of an owner chain that begins with `owner`."""
+    middle = facts.workload(owner.kind, namespace, owner.name)
+    if middle is not None:
+        above = controller(middle.metadata.owner_references)
+        if above is not None and above.name:
+            return Subject(above.kind, above.name, namespace)
+    elif owner.kind == "ReplicaSet" and pod_template_hash and owner.name.endswith(f"-{pod_template_hash}"):
+        # The ReplicaSet could not be read: a Deployment names its ReplicaSets after itself and the hash of the template.
+        return Subject("Deployment", owner.name.removesuffix(f"-{pod_template_hash}"), namespace)
+    return Subject(owner.kind, owner.name, namespace)
+
+
+def ready_pods(owner: Subject, facts: Facts) -> int | None:
+    """How many pods of an owner are ready, from its own status; None where it is not known."""
+    workload = facts.workload(owner.kind, owner.namespace, owner.name)
+    if workload is not None and owner.kind in CONTROLLERS:
+        return workload.status.number_ready if owner.kind == "DaemonSet" else workload.status.ready_replicas
+    below = [
+        item
+        for item in (facts.workloads.get("ReplicaSet") or {}).values()
+        if item.metadata.namespace == owner.namespace
+        and any(reference.kind == owner.kind and reference.name == owner.name for reference in item.metadata.owner_references)
+    ]
+    return sum(item.status.ready_replicas for item in below) if below else None
