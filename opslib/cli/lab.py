@@ -1,0 +1,318 @@
+"""`opslib lab`: the real servers, and a cluster that breaks on demand."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from opslib.cli import examples
+from opslib.errors import OpsError
+from opslib.messages import Message, _, _n
+
+if TYPE_CHECKING:
+    from opslib.lab.build import Progress
+
+
+def commands() -> list[click.Command]:
+    """The `lab` group; called once the language is known."""
+    group = click.Group(
+        "lab",
+        help=str(_("Real servers on this machine, and a cluster that breaks on demand.")),
+        epilog=examples("opslib lab build", "opslib lab up", "opslib lab break crash-loop", "opslib lab status", "opslib lab down"),
+        no_args_is_help=True,
+    )
+    for command in (_build(), _up(), _down(), _status(), _break(), _list(), _reset()):
+        group.add_command(command)
+    return [group]
+
+
+def _state_dir() -> click.Option:
+    return click.Option(
+        ["--state-dir", "folder"],
+        type=click.Path(file_okay=False, path_type=Path),
+        help=str(_("The lab's folder; without it $OPSLIB_LAB, else .lab in the project.")),
+    )
+
+
+# --- build ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _build() -> click.Command:
+    return click.Command(
+        "build",
+        callback=_run_build,
+        params=[
+            click.Option(
+                ["--only", "names"],
+                multiple=True,
+                metavar="NAME",
+                help=str(_("Build this server alone (etcd, kubernetes, prometheus, alertmanager, opensearch); may be repeated.")),
+            ),
+            click.Option(["--force"], is_flag=True, help=str(_("Build again what is built."))),
+        ],
+        help=str(
+            _(
+                "Build the real servers from the package registries, once. What is finished is kept; a build that was interrupted goes on "
+                "where it was. OPSLIB_CACHE names another folder than ~/.cache/opslib."
+            )
+        ),
+        epilog=examples("opslib lab build", "opslib lab build --only opensearch --force"),
+    )
+
+
+def _run_build(names: tuple[str, ...], force: bool) -> None:
+    from opslib.lab import build
+
+    plan = build.plan(names, force=force)
+    for server in plan.kept:
+        click.echo(str(_("{name} {version} is built", name=server.name, version=server.version)))
+    if not plan.todo:
+        click.echo(str(_("Nothing to build. Next: {command}", command="opslib lab up")))
+        return
+    click.echo(str(_("To build: {names}", names=[f"{server.name} {server.version}" for server in plan.todo])))
+    if plan.toolchains:
+        click.echo(str(_("Missing here, taken from their wheels: {names}", names=list(plan.toolchains))))
+    click.echo(
+        str(
+            _(
+                "About {minutes} minutes on two cores and {needed} of disk with empty caches, less otherwise; {free} are free in {path}",
+                minutes=max(1, round(plan.seconds / 60)),
+                needed=build.size(plan.disk_bytes),
+                free=build.size(plan.free_bytes),
+                path=plan.folder,
+            )
+        )
+    )
+    started = time.monotonic()
+    line = _Line()
+    try:
+        build.build(names, force=force, report=lambda progress: _show(line, progress))
+    except BaseException:
+        line.end()
+        raise
+    click.echo(
+        str(
+            _(
+                "Built in {time}, in {path}. Next: {command}",
+                time=_clock(time.monotonic() - started),
+                path=plan.folder,
+                command="opslib lab up",
+            )
+        )
+    )
+
+
+def _show(line: _Line, progress: Progress) -> None:
+    if progress.state == "kept":
+        return
+    where = f"[{progress.position}/{progress.total}] {progress.server.name} {progress.server.version}"
+    text = _(
+        "{where}: {step} {time} of about {expected}",
+        where=where,
+        step=progress.step,
+        time=_clock(progress.seconds),
+        expected=_clock(progress.server.seconds),
+    )
+    if progress.state == "done":
+        line.end(_("{where}: built in {time}", where=where, time=_clock(progress.seconds)))
+    else:
+        line.write(text, key=str(progress.step) if progress.server.toolchain == "go" else progress.server.name)
+
+
+class _Line:
+    """A line that is written over on a terminal; elsewhere one line whenever `key` changes."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._key = ""
+        self._open = False
+
+    def write(self, text: Message, key: str) -> None:
+        if self._terminal:
+            click.echo(f"\r\033[K{text}", nl=False)
+            self._open = True
+        elif key != self._key:
+            click.echo(str(text))
+        self._key = key
+
+    def end(self, text: Message | None = None) -> None:
+        if self._open:
+            click.echo("\r\033[K", nl=False)
+            self._open = False
+        if text is not None:
+            click.echo(str(text))
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+# --- up, down, status -----------------------------------------------------------------------------------------------------------------
+
+
+def _up() -> click.Command:
+    return click.Command(
+        "up",
+        callback=_run_up,
+        params=[
+            click.Option(
+                ["--engine"], type=click.Choice(["real"]), default="real", show_default=True, help=str(_("What the lab runs on."))
+            ),
+            click.Option(
+                ["--only", "parts"],
+                help=str(_("Start these parts alone, with commas between: kubernetes, prometheus, alertmanager, elasticsearch.")),
+            ),
+            click.Option(["--bare"], is_flag=True, help=str(_("Without the background platform: nodes and nothing on them."))),
+            _state_dir(),
+        ],
+        help=str(_("Start the lab; returns when all of it answers. Its addresses are what `--env lab` uses.")),
+        epilog=examples("opslib lab up", "opslib lab up --only kubernetes --bare --state-dir /tmp/second"),
+    )
+
+
+def _run_up(engine: str, parts: str | None, bare: bool, folder: Path | None) -> None:
+    from opslib.lab.engines import real
+    from opslib.lab.engines.supervisor import PARTS
+
+    line = _Line()
+
+    def report(step: str, servers: dict[str, bool], seconds: float) -> None:
+        text = _(
+            "{ready} of {total} servers answer, {step} {time}",
+            ready=sum(servers.values()),
+            total=len(servers),
+            step=step,
+            time=_clock(seconds),
+        )
+        line.write(text, key="")
+
+    chosen = tuple(part.strip() for part in parts.split(",")) if parts else PARTS
+    try:
+        lab = real.up(folder, parts=chosen, platform=not bare, report=report)
+    finally:
+        line.end()
+    if lab.already:
+        click.echo(str(_("The lab is running already")))
+    for part, address in lab.addresses.items():
+        click.echo(f"{part:15}{address}")
+    if "kubernetes" in lab.addresses:
+        click.echo(f"{'kubeconfig':15}{lab.kubeconfig}")
+    click.echo(str(_("Ready. Next: {command}", command="opslib lab break incident")))
+
+
+def _down() -> click.Command:
+    return click.Command(
+        "down",
+        callback=_run_down,
+        params=[_state_dir()],
+        help=str(_("Stop the lab and throw its data away. The logs of its servers stay in its folder.")),
+        epilog=examples("opslib lab down"),
+    )
+
+
+def _run_down(folder: Path | None) -> None:
+    from opslib.lab.engines import real
+
+    click.echo(str(_("The lab is down") if real.down(folder) else _("No lab was running")))
+
+
+def _status() -> click.Command:
+    return click.Command(
+        "status",
+        callback=_run_status,
+        params=[_state_dir()],
+        help=str(_("Each server with its process, port, health and memory. Exit status 2 where one is not well, 3 where no lab runs.")),
+        epilog=examples("opslib lab status"),
+    )
+
+
+def _run_status(folder: Path | None) -> int:
+    from opslib.lab.engines import real
+
+    servers = real.status(folder)
+    if not servers:
+        raise OpsError(_("No lab is running in {path}", path=real.state_folder(folder)), _("Start one"), "opslib lab up")
+    healths = {"ok": _("ok"), "not ready": _("not ready"), "ended": _("ended"), "no answer": _("no answer")}
+    click.echo(f"{_('SERVER')!s:26}{_('PID')!s:>8}{_('PORT')!s:>8}  {_('HEALTH')!s:12}{_('MEMORY')!s:>8}")
+    for one in servers:
+        click.echo(f"{one.name:26}{one.pid:>8}{one.port:>8}  {healths[one.health]!s:12}{one.memory_bytes / 1e6:>5.0f} MB")
+    total = sum(one.memory_bytes for one in servers)
+    click.echo(str(_n("{count} process, {memory} MB", "{count} processes, {memory} MB", len(servers), memory=round(total / 1e6))))
+    return 0 if all(one.health == "ok" for one in servers) else 2
+
+
+# --- break, list, reset ---------------------------------------------------------------------------------------------------------------
+
+
+def _break() -> click.Command:
+    return click.Command(
+        "break",
+        callback=_run_break,
+        params=[
+            click.Argument(["name"]),
+            click.Option(["-n", "--namespace"], help=str(_("Where; without it the fault's own namespace."))),
+            _state_dir(),
+        ],
+        help=str(_("Break the cluster with a fault; `opslib lab list` names them.")),
+        epilog=examples("opslib lab break crash-loop", "opslib lab break incident", "opslib lab break image-not-found -n payments"),
+    )
+
+
+def _run_break(name: str, namespace: str | None, folder: Path | None) -> None:
+    from opslib.lab import player
+    from opslib.lab.api import Api
+    from opslib.lab.engines import real
+
+    lab = real.running(folder)
+    fault = player.apply_fault(Api.from_kubeconfig(lab.kubeconfig), name, namespace, logs=lab.folder / "logs")
+    click.echo(
+        str(
+            _(
+                "Broken: {title}. Look: {command}",
+                title=str(fault.title),
+                command=f"opslib run 4.1 --env lab -p namespace={namespace or fault.namespace}",
+            )
+        )
+    )
+
+
+def _list() -> click.Command:
+    return click.Command(
+        "list",
+        callback=_run_list,
+        help=str(_("The faults with which the lab can be broken.")),
+        epilog=examples("opslib lab list"),
+    )
+
+
+def _run_list() -> None:
+    from opslib.lab import player
+
+    names = player.names()
+    width = max(len(name) for name in names)
+    for name in names:
+        click.echo(f"{name:{width}}  {Message(player.load(name).title)}")
+
+
+def _reset() -> click.Command:
+    return click.Command(
+        "reset",
+        callback=_run_reset,
+        params=[_state_dir()],
+        help=str(_("Take back all faults.")),
+        epilog=examples("opslib lab reset"),
+    )
+
+
+def _run_reset(folder: Path | None) -> None:
+    from opslib.lab import player
+    from opslib.lab.api import Api
+    from opslib.lab.engines import real
+
+    lab = real.running(folder)
+    count = player.reset(Api.from_kubeconfig(lab.kubeconfig), logs=lab.folder / "logs")
+    click.echo(str(_n("{count} object taken back", "{count} objects taken back", count)))

@@ -1,0 +1,551 @@
+"""The one process that owns a lab's servers: it starts them, watches them, plays the kubelet, and takes them with it when it ends.
+
+Started by `opslib.lab.engines.real.up` as ``python -m opslib.lab.engines.supervisor FOLDER PARTS``; what it does is in FOLDER/state.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import urllib3
+import yaml
+
+from opslib.errors import OpsError
+from opslib.lab import build, certificates, processes
+from opslib.lab.api import Api, ApiError
+from opslib.messages import _
+
+PARTS = ("kubernetes", "prometheus", "alertmanager", "elasticsearch")
+
+# Below the range from which the system takes ports for outgoing connections; a lab holds the first port of its block all the time.
+_FIRST_PORT, _BLOCK, _BLOCKS = 20000, 20, 500
+_PORTS = (
+    "exporter",
+    "kubelet",
+    "etcd",
+    "etcd-peer",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "prometheus",
+    "alertmanager",
+    "opensearch",
+    "opensearch-transport",
+)
+_SERVICE_RANGE = "10.96.0.0/16"
+_EXPECTED_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A server to start: its command, where it answers when it is well, and whom it waits for."""
+
+    name: str
+    part: str
+    command: tuple[str, ...]
+    health: str
+    after: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Child:
+    """A server that was started."""
+
+    spec: Spec
+    process: subprocess.Popen[bytes]
+    known: dict[str, Any]
+    ready: bool = False
+    log: Path = field(default_factory=Path)
+
+
+class Supervisor:
+    """A lab's servers, from start to end."""
+
+    def __init__(self, folder: Path, parts: tuple[str, ...], *, platform: bool) -> None:
+        self.folder = folder
+        self.parts = parts
+        self.platform = platform
+        self.stop = threading.Event()
+        self.children: dict[str, Child] = {}
+        self.phase = "starting"
+        self.step = ""
+        self.error: dict[str, str] = {}
+        self.ports: dict[str, int] = {}
+        self._closing: list[Callable[[], None]] = []
+        self._health = urllib3.PoolManager(retries=False, timeout=2)
+
+    # --- state ---
+
+    def write_state(self) -> None:
+        """Write state.json whole: whoever reads it sees the old or the new one."""
+        state = {
+            "phase": self.phase,
+            "step": self.step,
+            "error": self.error,
+            "parts": self.parts,
+            "platform": self.platform,
+            "supervisor": processes.identity(os.getpid()),
+            "ports": self.ports,
+            "servers": {
+                name: {**child.known, "part": child.spec.part, "health": child.spec.health, "ready": child.ready, "log": str(child.log)}
+                for name, child in self.children.items()
+            },
+        }
+        temporary = self.folder / "state.json.new"
+        temporary.write_text(json.dumps(state, indent=1) + "\n", "utf-8")
+        temporary.replace(self.folder / "state.json")
+
+    # --- life ---
+
+    def run(self) -> int:
+        """Start everything, wait until told to stop, end everything."""
+        try:
+            with self._claim_ports() as held:
+                self.write_state()
+                try:
+                    self._start(held)
+                    self.phase, self.step = "ready", ""
+                    self.write_state()
+                except Exception as error:  # whatever it is, the one who started the lab must read it
+                    if self.stop.is_set():
+                        return 0
+                    self.phase = "failed"
+                    self.error = _described(error)
+                    self.write_state()
+                    return 1
+                self._watch()
+                return 0
+        finally:
+            self._end()
+
+    def _start(self, held: socket.socket) -> None:
+        pki = self._certificates() if "kubernetes" in self.parts else {}
+        specs = {spec.name: spec for spec in self._specs(pki)}
+        waiting = dict(specs)
+        deadline = time.monotonic() + _EXPECTED_SECONDS
+        while waiting or not all(child.ready for child in self.children.values()):
+            for spec in list(waiting.values()):
+                if all(name not in specs or (name in self.children and self.children[name].ready) for name in spec.after):
+                    del waiting[spec.name]
+                    self._spawn(spec)
+            for child in self.children.values():
+                self._check(child)
+            if self.stop.wait(0.1):
+                raise InterruptedError("stopped")
+            if time.monotonic() > deadline:
+                late = [name for name in specs if name not in self.children or not self.children[name].ready]
+                log = self.children[late[0]].log if late[0] in self.children else Path()
+                raise OpsError(
+                    _(
+                        "{names} did not answer within {seconds} s: {output}",
+                        names=late,
+                        seconds=_EXPECTED_SECONDS,
+                        output=processes.last_lines(log),
+                    ),
+                    _("Its whole log is in {path}", path=log),
+                )
+        self._write_addresses()
+        self._play(pki, held)
+
+    def _spawn(self, spec: Spec) -> None:
+        log = self.folder / "servers" / f"{spec.name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                spec.command,
+                cwd=self.folder / "data",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                preexec_fn=processes.die_with_parent(),  # noqa: PLW1509 - nothing here holds a lock that the child could need
+            )
+        known = processes.identity(process.pid) or {"pid": process.pid, "created": 0}
+        self.children[spec.name] = Child(spec, process, known, log=log)
+        self.step = spec.name
+        self.write_state()
+
+    def _check(self, child: Child) -> None:
+        status = child.process.poll()
+        if status is not None:
+            raise OpsError(
+                _(
+                    "{name} ended with status {status}: {output}",
+                    name=child.spec.name,
+                    status=status,
+                    output=processes.last_lines(child.log),
+                ),
+                _("Its whole log is in {path}", path=child.log),
+            )
+        if not child.ready and self._answers(child.spec.health):
+            child.ready = True
+            self.write_state()
+
+    def _answers(self, address: str) -> bool:
+        try:
+            return self._health.request("GET", address).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def _watch(self) -> None:
+        """Until told to stop: note servers that ended, so that `status` can say so."""
+        noted: set[str] = set()
+        while not self.stop.wait(1):
+            for name, child in self.children.items():
+                if name not in noted and child.process.poll() is not None:
+                    noted.add(name)
+                    child.ready = False
+                    self.write_state()
+
+    def _end(self) -> None:
+        for close in reversed(self._closing):
+            close()
+        # The clients first and etcd last, but without waiting for one another: the data is thrown away.
+        for child in reversed(self.children.values()):
+            if child.process.poll() is None:
+                child.process.terminate()
+        deadline = time.monotonic() + 4
+        for child in self.children.values():
+            try:
+                child.process.wait(max(0.05, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+        if self.phase != "failed":
+            self.phase = "stopped"
+        self.write_state()
+
+    # --- ports ---
+
+    @contextlib.contextmanager
+    def _claim_ports(self) -> Iterator[socket.socket]:
+        """A block of free ports. Its first port is bound as long as the lab lives, so that another lab takes another block."""
+        for block in range(_BLOCKS):
+            first = _FIRST_PORT + block * _BLOCK
+            held = _bind(first)
+            if held is None:
+                continue
+            others = [_bind(first + number) for number in range(1, len(_PORTS))]
+            free = all(others)
+            for other in others:
+                if other is not None:
+                    other.close()
+            if free:
+                self.ports = {name: first + number for number, name in enumerate(_PORTS)}
+                with held:
+                    yield held
+                return
+            held.close()
+        raise OpsError(_("No block of {count} free ports was found above {first}", count=_BLOCK, first=_FIRST_PORT))
+
+    # --- what is started ---
+
+    def _certificates(self) -> dict[str, Path]:
+        """The authority and everybody's certificates, as files."""
+        pki = self.folder / "pki"
+        pki.mkdir(mode=0o700, exist_ok=True)
+        ca = certificates.authority("opslib-lab")
+        kubelet_hosts = ("127.0.0.1", "localhost")
+        api_hosts = (
+            *kubelet_hosts,
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+            "10.96.0.1",
+        )
+        pairs = {
+            "ca": ca,
+            "apiserver": certificates.issue(ca, "kube-apiserver", hosts=api_hosts),
+            "kubelet": certificates.issue(ca, "system:node:lab", groups=["system:nodes"], hosts=kubelet_hosts),
+            "kubelet-client": certificates.issue(ca, "kube-apiserver-kubelet-client"),
+            "admin": certificates.issue(ca, "lab-admin", groups=["system:masters"]),
+        }
+        files: dict[str, Path] = {}
+        for name, pair in pairs.items():
+            files[f"{name}.crt"], files[f"{name}.key"] = pair.write(pki, name)
+        files["sa.key"], files["sa.pub"] = pki / "sa.key", pki / "sa.pub"
+        private, public = certificates.signing_key()
+        certificates.write_private(files["sa.key"], private)
+        files["sa.pub"].write_text(public, "ascii")
+        tokens = {name: secrets.token_urlsafe(24) for name in ("viewer", "nobody")}
+        files["tokens.csv"] = pki / "tokens.csv"
+        certificates.write_private(files["tokens.csv"], "".join(f'{token},{name},{name},"lab:{name}s"\n' for name, token in tokens.items()))
+        server = f"https://127.0.0.1:{self.ports['kube-apiserver']}"
+        for name in ("kube-controller-manager", "kube-scheduler"):
+            user = certificates.issue(ca, f"system:{name}")
+            files[name] = pki / f"{name}.kubeconfig"
+            certificates.write_private(files[name], certificates.kubeconfig(server, ca.certificate, {name: user}))
+        users: Mapping[str, certificates.Pair | str] = {"admin": pairs["admin"], **tokens}
+        certificates.write_private(self.folder / "kubeconfig", certificates.kubeconfig(server, ca.certificate, users))
+        context = ssl.create_default_context(cafile=str(files["ca.crt"]))
+        context.load_cert_chain(files["admin.crt"], files["admin.key"])
+        # controller-manager and scheduler sign a certificate for themselves; on the loopback their health needs no proof
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self._health = urllib3.PoolManager(retries=False, timeout=2, ssl_context=context)
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        return files
+
+    def _specs(self, pki: Mapping[str, Path]) -> Iterator[Spec]:
+        if "kubernetes" in self.parts:
+            yield from self._kubernetes(pki)
+        if "prometheus" in self.parts:
+            yield self._prometheus()
+        if "alertmanager" in self.parts:
+            yield self._alertmanager()
+        if "elasticsearch" in self.parts:
+            yield self._opensearch()
+
+    def _data(self, name: str) -> Path:
+        place = self.folder / "data" / name
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def _kubernetes(self, pki: Mapping[str, Path]) -> Iterator[Spec]:
+        ports = self.ports
+        etcd, peer = f"http://127.0.0.1:{ports['etcd']}", f"http://127.0.0.1:{ports['etcd-peer']}"
+        yield Spec(
+            name="etcd",
+            part="kubernetes",
+            command=(
+                str(build.program("etcd")),
+                f"--data-dir={self._data('etcd')}",
+                *(f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}"),
+                *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=default={peer}"),
+                *("--unsafe-no-fsync", "--quota-backend-bytes=8589934592", "--log-level=warn"),
+            ),
+            health=f"{etcd}/health",
+        )
+        yield Spec(
+            name="kube-apiserver",
+            part="kubernetes",
+            command=(
+                str(build.program("kube-apiserver")),
+                f"--etcd-servers={etcd}",
+                *("--bind-address=127.0.0.1", f"--secure-port={ports['kube-apiserver']}"),
+                *(f"--tls-cert-file={pki['apiserver.crt']}", f"--tls-private-key-file={pki['apiserver.key']}"),
+                *(f"--client-ca-file={pki['ca.crt']}", f"--token-auth-file={pki['tokens.csv']}", "--authorization-mode=RBAC"),
+                *(f"--service-account-key-file={pki['sa.pub']}", f"--service-account-signing-key-file={pki['sa.key']}"),
+                "--service-account-issuer=https://kubernetes.default.svc",
+                *(f"--kubelet-client-certificate={pki['kubelet-client.crt']}", f"--kubelet-client-key={pki['kubelet-client.key']}"),
+                *(f"--kubelet-certificate-authority={pki['ca.crt']}", "--kubelet-preferred-address-types=ExternalIP,InternalIP"),
+                *(f"--service-cluster-ip-range={_SERVICE_RANGE}", "--allow-privileged=true"),
+                # a loopback address cannot be the endpoint of the kubernetes Service
+                "--endpoint-reconciler-type=none",
+            ),
+            health=f"https://127.0.0.1:{ports['kube-apiserver']}/readyz",
+            after=("etcd",),
+        )
+        yield Spec(
+            name="kube-controller-manager",
+            part="kubernetes",
+            command=(
+                str(build.program("kube-controller-manager")),
+                f"--kubeconfig={pki['kube-controller-manager']}",
+                *("--bind-address=127.0.0.1", f"--secure-port={ports['kube-controller-manager']}", "--leader-elect=false"),
+                *("--use-service-account-credentials", f"--service-account-private-key-file={pki['sa.key']}"),
+                *(f"--root-ca-file={pki['ca.crt']}", f"--service-cluster-ip-range={_SERVICE_RANGE}"),
+            ),
+            health=f"https://127.0.0.1:{ports['kube-controller-manager']}/healthz",
+            after=("kube-apiserver",),
+        )
+        yield Spec(
+            name="kube-scheduler",
+            part="kubernetes",
+            command=(
+                str(build.program("kube-scheduler")),
+                f"--kubeconfig={pki['kube-scheduler']}",
+                *("--bind-address=127.0.0.1", f"--secure-port={ports['kube-scheduler']}", "--leader-elect=false"),
+            ),
+            health=f"https://127.0.0.1:{ports['kube-scheduler']}/healthz",
+            after=("kube-apiserver",),
+        )
+
+    def _prometheus(self) -> Spec:
+        from opslib.lab import metrics
+
+        rules = self._data("rules")
+        for file in metrics.RULES.glob("*.yaml"):
+            shutil.copyfile(file, rules / file.name)
+        configuration = metrics.prometheus_configuration(
+            exporter=f"127.0.0.1:{self.ports['exporter']}",
+            prometheus=f"127.0.0.1:{self.ports['prometheus']}",
+            alertmanager=f"127.0.0.1:{self.ports['alertmanager']}" if "alertmanager" in self.parts else None,
+            rules=rules,
+            cluster="kubernetes" in self.parts,
+        )
+        path = self.folder / "data" / "prometheus.yaml"
+        path.write_text(yaml.safe_dump(configuration, sort_keys=False), "utf-8")
+        address = f"127.0.0.1:{self.ports['prometheus']}"
+        return Spec(
+            name="prometheus",
+            part="prometheus",
+            command=(
+                str(build.program("prometheus")),
+                *(f"--config.file={path}", f"--storage.tsdb.path={self._data('prometheus')}", "--storage.tsdb.retention.time=8d"),
+                *(f"--web.listen-address={address}", "--web.enable-lifecycle", "--log.level=warn"),
+            ),
+            health=f"http://{address}/-/ready",
+        )
+
+    def _alertmanager(self) -> Spec:
+        configuration = {
+            "route": {"receiver": "nobody", "group_by": ["alertname", "namespace"], "group_wait": "1s", "group_interval": "5s"},
+            "receivers": [{"name": "nobody"}],
+        }
+        path = self.folder / "data" / "alertmanager.yaml"
+        self._data("alertmanager")
+        path.write_text(yaml.safe_dump(configuration), "utf-8")
+        address = f"127.0.0.1:{self.ports['alertmanager']}"
+        return Spec(
+            name="alertmanager",
+            part="alertmanager",
+            command=(
+                str(build.program("alertmanager")),
+                *(f"--config.file={path}", f"--storage.path={self._data('alertmanager')}", f"--web.listen-address={address}"),
+                *("--cluster.listen-address=", "--log.level=warn"),
+            ),
+            health=f"http://{address}/-/ready",
+        )
+
+    def _opensearch(self) -> Spec:
+        home, snapshots = self._data("opensearch"), self._data("snapshots")
+        (home / "config").mkdir(exist_ok=True)
+        (home / "tmp").mkdir(exist_ok=True)
+        port = self.ports["opensearch"]
+        classpath = os.pathsep.join((f"{build.program('lib')}/*", str(build.program("classes"))))
+        return Spec(
+            name="opensearch",
+            part="elasticsearch",
+            command=(
+                str(build.java()),
+                *("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", f"-Djava.io.tmpdir={home / 'tmp'}", "-Dlog4j2.level=WARN"),
+                *("-cp", classpath, "LabNode"),
+                *("cluster.name=opslib-lab", "node.name=lab-0", "discovery.type=single-node", "network.host=127.0.0.1"),
+                *(f"http.port={port}", f"transport.port={self.ports['opensearch-transport']}"),
+                *(f"path.home={home}", f"path.repo={snapshots}"),
+                # a machine with a full disk must not turn the lab's indices read-only
+                "cluster.routing.allocation.disk.threshold_enabled=false",
+            ),
+            health=f"http://127.0.0.1:{port}/_cluster/health?wait_for_status=yellow&timeout=1s",
+        )
+
+    # --- what the lab itself plays ---
+
+    def _write_addresses(self) -> None:
+        """FOLDER/environment.yaml: the addresses, under the keys of an environment."""
+        content: dict[str, Any] = {}
+        if "kubernetes" in self.parts:
+            api = Api.from_kubeconfig(self.folder / "kubeconfig")
+            content["kubernetes"] = {
+                "kubeconfig": str(self.folder / "kubeconfig"),
+                "context": "lab",
+                "expected_server": api.server,
+                "expected_cluster_uid": _cluster_uid(api, self.stop),
+            }
+        for part, server in (("prometheus", "prometheus"), ("alertmanager", "alertmanager"), ("elasticsearch", "opensearch")):
+            if part in self.parts:
+                content[part] = {"url": f"http://127.0.0.1:{self.ports[server]}"}
+        text = "# Written by the lab that runs; gone when it is down.\n" + yaml.safe_dump(content, sort_keys=False)
+        temporary = self.folder / "environment.yaml.new"
+        temporary.write_text(text, "utf-8")
+        temporary.replace(self.folder / "environment.yaml")
+
+    def _play(self, pki: Mapping[str, Path], held: socket.socket) -> None:
+        """Play the kubelet, serve metrics, and set up the background platform, as far as the parts go."""
+        from opslib.lab import kubelet, logs, metrics, platform
+
+        api = None
+        pods = None
+        if "kubernetes" in self.parts:
+            api = Api.from_kubeconfig(self.folder / "kubeconfig")
+            self._tell("nodes")
+            kubelet_ = kubelet.Kubelet(
+                api, self.folder, self.ports["kubelet"], certificate=pki["kubelet.crt"], key=pki["kubelet.key"], ca=pki["ca.crt"]
+            )
+            self._closing.append(kubelet_.close)
+            kubelet_.start()
+            pods = kubelet_.pods
+            platform.permissions(api)
+            if self.platform:
+                self._tell("platform")
+                platform.apply(api)
+        if "prometheus" in self.parts:
+            exporter = metrics.Exporter(api, pods)
+            self._closing.append(exporter.close)
+            exporter.start(held)
+        if "elasticsearch" in self.parts and self.platform:
+            self._tell("logs")
+            writer = logs.Writer(f"http://127.0.0.1:{self.ports['opensearch']}", api)
+            writer.history()
+            self._closing.append(writer.close)
+            writer.start()
+        if api is not None and self.platform:
+            self._tell("rollout")
+            platform.wait(api, deadline_seconds=60, stop=self.stop)
+
+    def _tell(self, step: str) -> None:
+        self.step = step
+        self.write_state()
+
+
+def _bind(port: int) -> socket.socket | None:
+    one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        one.bind(("127.0.0.1", port))
+        one.listen(64)  # bound alone does not keep a second one with SO_REUSEADDR from binding
+    except OSError:
+        one.close()
+        return None
+    return one
+
+
+def _cluster_uid(api: Api, stop: threading.Event) -> str:
+    """The UID of kube-system, which the API server creates a moment after it is ready."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return str(api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"])
+        except ApiError as error:
+            if error.status != 404 or time.monotonic() > deadline or stop.wait(0.1):
+                raise
+
+
+def _described(error: Exception) -> dict[str, str]:
+    if isinstance(error, OpsError):
+        return {"what": str(error.what), "remedy": str(error.remedy), "command": error.command}
+    return {"what": f"{type(error).__name__}: {error}", "remedy": "", "command": ""}
+
+
+def main() -> int:
+    """Run the supervisor of one lab: FOLDER PART[,PART...] [bare]."""
+    folder, parts = Path(sys.argv[1]), tuple(sys.argv[2].split(","))
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 75
+        supervisor = Supervisor(folder, parts, platform="bare" not in sys.argv[3:])
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_arguments: supervisor.stop.set())
+        return supervisor.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

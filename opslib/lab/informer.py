@@ -1,0 +1,84 @@
+"""The objects of one collection, kept up to date by list and watch, as controllers do it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from opslib.lab.api import Api, ApiError, Object
+
+
+class Informer:
+    """Keeps the objects of a collection; tells of each that is new, changed or gone.
+
+    Parameters
+    ----------
+    path
+        The collection: ``/api/v1/pods``.
+    on_change
+        Called from the informer's thread with "ADDED", "MODIFIED" or "DELETED" and the object (its managedFields left out).
+    """
+
+    def __init__(
+        self, api: Api, path: str, on_change: Callable[[str, Object], None] = lambda event, obj: None, *, fields: str = ""
+    ) -> None:
+        self._api = api
+        self._path = path
+        self._on_change = on_change
+        self._fields = fields
+        self._objects: dict[str, Object] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self.synced = threading.Event()
+
+    def start(self) -> None:
+        """Begin; `synced` is set when the first list is in."""
+        threading.Thread(target=self._run, name=f"informer {self._path}", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop telling."""
+        self._stop.set()
+
+    def objects(self) -> list[Object]:
+        """The objects as they are now; not to be changed."""
+        with self._lock:
+            return list(self._objects.values())
+
+    def get(self, namespace: str, name: str) -> Object | None:
+        """One of them by its name; namespace "" for what has none."""
+        with self._lock:
+            for obj in self._objects.values():
+                if obj["metadata"]["name"] == name and obj["metadata"].get("namespace", "") == namespace:
+                    return obj
+        return None
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                listed, version = self._api.list_with_version(self._path, fields=self._fields)
+                fresh = {obj["metadata"]["uid"]: obj for obj in listed}
+                with self._lock:
+                    gone = [obj for uid, obj in self._objects.items() if uid not in fresh]
+                for obj in gone:
+                    self._note("DELETED", obj)
+                for obj in listed:
+                    self._note("ADDED", obj)
+                self.synced.set()
+                while not self._stop.is_set():
+                    for event, obj in self._api.watch(self._path, version, fields=self._fields):
+                        version = obj["metadata"]["resourceVersion"]
+                        self._note(event, obj)
+            except ApiError:  # the version is too old, or the server is away: list again
+                self._stop.wait(0.5)
+
+    def _note(self, event: str, obj: Object) -> None:
+        if self._stop.is_set():
+            return
+        obj["metadata"].pop("managedFields", None)
+        uid = obj["metadata"]["uid"]
+        with self._lock:
+            if event == "DELETED":
+                self._objects.pop(uid, None)
+            else:
+                self._objects[uid] = obj
+        self._on_change(event, obj)

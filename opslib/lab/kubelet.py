@@ -1,0 +1,490 @@
+"""Plays the kubelet of every node: registers the nodes, keeps them ready, runs what is scheduled to them, and serves container logs.
+
+"Running" a pod means to write the status that a kubelet would write when all goes well. A pod with the annotation
+``lab.opslib/hold: "true"`` is left alone: who breaks the cluster writes its status. A node with it stops answering, as a lost one does.
+
+Logs are the files ``<folder>/logs/<namespace>/<pod>/<container>.log`` and ``<container>.previous.log``. A line may begin with a time in
+RFC 3339, as the container runtime keeps it: it is shown only where timestamps are asked for, and decides for ``sinceSeconds``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import heapq
+import itertools
+import json
+import re
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opslib.lab.api import Api, ApiError, Object
+from opslib.lab.informer import Informer
+from opslib.lab.serving import Served
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+HOLD = "lab.opslib/hold"
+RUN_SECONDS = "lab.opslib/run-seconds"  # annotation on a Job's pod: how long it runs
+
+# name, zone, internal address; as EKS names nodes in Tokyo
+NODES = (
+    ("ip-10-0-1-17.ap-northeast-1.compute.internal", "ap-northeast-1a", "10.0.1.17"),
+    ("ip-10-0-1-42.ap-northeast-1.compute.internal", "ap-northeast-1a", "10.0.1.42"),
+    ("ip-10-0-2-8.ap-northeast-1.compute.internal", "ap-northeast-1c", "10.0.2.8"),
+    ("ip-10-0-3-25.ap-northeast-1.compute.internal", "ap-northeast-1d", "10.0.3.25"),
+)
+CORES, MEMORY_BYTES, DISK_BYTES = 4, 16 << 30, 80 << 30
+
+_LEASE_SECONDS = 40
+_LINE = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)) (.*)$", re.DOTALL)
+
+
+class Kubelet:
+    """The kubelets of all nodes.
+
+    Parameters
+    ----------
+    folder
+        The lab's folder; its ``logs`` are served.
+    port
+        Where the API server finds the kubelet, on the loopback.
+    certificate, key, ca
+        Its serving certificate, and the authority of the clients' certificates (PEM files).
+    """
+
+    def __init__(self, api: Api, folder: Path, port: int, *, certificate: Path, key: Path, ca: Path) -> None:
+        self.api = api
+        self.logs = folder / "logs"
+        self.pods = Informer(api, "/api/v1/pods", self._pod_changed, fields="spec.nodeName!=")
+        self.nodes = Informer(api, "/api/v1/nodes")
+        self._port = port
+        self._tls = (certificate, key, ca)
+        self._workers = ThreadPoolExecutor(8, thread_name_prefix="kubelet")
+        self._stop = threading.Event()
+        self._served: Served | None = None
+        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._sequence = itertools.count()
+        self._addresses = itertools.count(2)
+        self._wake = threading.Condition()
+        self._ending: set[str] = set()  # uids whose end is already planned
+
+    def start(self) -> None:
+        """Register the nodes and begin; returns when they are there."""
+        certificate, key, ca = self._tls
+        self._served = Served(self._application(), self._port, certificate=certificate, key=key, ca=ca)
+        for name, zone, address in NODES:
+            self._register(name, zone, address)
+        self.nodes.start()
+        self.nodes.synced.wait(10)
+        threading.Thread(target=self._keep_alive, name="node leases", daemon=True).start()
+        threading.Thread(target=self._run_later, name="kubelet clock", daemon=True).start()
+        self.pods.start()
+
+    def close(self) -> None:
+        """Stop playing."""
+        self._stop.set()
+        self.pods.close()
+        self.nodes.close()
+        with self._wake:
+            self._wake.notify_all()
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        if self._served is not None:
+            self._served.close()
+
+    # --- nodes ---
+
+    def _register(self, name: str, zone: str, address: str) -> None:
+        node = {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {
+                "name": name,
+                "labels": {
+                    "kubernetes.io/hostname": name,
+                    "kubernetes.io/arch": "amd64",
+                    "kubernetes.io/os": "linux",
+                    "node.kubernetes.io/instance-type": "m6i.xlarge",
+                    "topology.kubernetes.io/region": zone[:-1],
+                    "topology.kubernetes.io/zone": zone,
+                    "eks.amazonaws.com/nodegroup": "general",
+                },
+            },
+            "spec": {"providerID": f"aws:///{zone}/i-{_digest(name)[:17]}"},
+        }
+        self.api.apply(node)
+        self._write_node_status(name, address)
+        self._renew(name)
+
+    def _write_node_status(self, name: str, address: str) -> None:
+        now = _now()
+        good = {
+            "MemoryPressure": ("False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+            "DiskPressure": ("False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+            "PIDPressure": ("False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            "Ready": ("True", "KubeletReady", "kubelet is posting ready status"),
+        }
+        node = self.nodes.get("", name) if self.nodes.synced.is_set() else None
+        before = {one["type"]: one for one in (node or {}).get("status", {}).get("conditions", [])}
+        conditions = []
+        for kind, (value, reason, message) in good.items():
+            old = before.get(kind, {})
+            since = old["lastTransitionTime"] if old.get("status") == value else now
+            condition = {"type": kind, "status": value, "reason": reason, "message": message}
+            conditions.append({**condition, "lastHeartbeatTime": now, "lastTransitionTime": since})
+        capacity = {
+            "cpu": str(CORES),
+            "memory": f"{MEMORY_BYTES >> 10}Ki",
+            "pods": "58",
+            "ephemeral-storage": f"{DISK_BYTES >> 10}Ki",
+        }
+        status: Object = {
+            "conditions": conditions,
+            # the API server asks for logs at the external one, where this process listens
+            "addresses": [
+                {"type": "InternalIP", "address": address},
+                {"type": "ExternalIP", "address": "127.0.0.1"},
+                {"type": "Hostname", "address": name},
+            ],
+            "daemonEndpoints": {"kubeletEndpoint": {"Port": self._port}},
+            "capacity": capacity,
+            "allocatable": {**capacity, "cpu": "3920m", "memory": f"{(MEMORY_BYTES >> 10) - 1_024_000}Ki"},
+            "nodeInfo": {
+                "architecture": "amd64",
+                "operatingSystem": "linux",
+                "osImage": "Amazon Linux 2023.9.20251014",
+                "kernelVersion": "6.12.46-66.121.amzn2023.x86_64",
+                "containerRuntimeVersion": "containerd://2.1.4",
+                "kubeletVersion": "v1.36.2-eks-1a2b3c4",
+                "kubeProxyVersion": "",
+                "machineID": _digest(name + "machine")[:32],
+                "systemUUID": f"ec2{_digest(name + 'system')[:5]}-0000-0000-0000-000000000000",
+                "bootID": f"{_digest(name + 'boot')[:8]}-0000-0000-0000-000000000000",
+            },
+        }
+        self.api.patch(f"/api/v1/nodes/{name}", {"status": status}, "merge", subresource="status")
+
+    def _renew(self, name: str) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        lease = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": name, "namespace": "kube-node-lease"},
+            "spec": {"holderIdentity": name, "leaseDurationSeconds": _LEASE_SECONDS, "renewTime": now},
+        }
+        deadline = time.monotonic() + 20
+        while not self._stop.is_set():
+            try:
+                self.api.apply(lease)
+            except ApiError as error:
+                if error.status != 404 or time.monotonic() > deadline:  # the namespace is made a moment after the start
+                    raise
+                self._stop.wait(0.1)
+            else:
+                return
+
+    def _keep_alive(self) -> None:
+        rounds = 0
+        while not self._stop.wait(10):
+            rounds += 1
+            for name, _zone, address in NODES:
+                if self._is_held_node(name):
+                    continue
+                try:
+                    self._renew(name)
+                    if rounds % 6 == 0 or not self._is_ready_node(name):
+                        self._write_node_status(name, address)
+                except ApiError:
+                    continue  # the server is away or the node was deleted; the next round tries again
+
+    def _is_held_node(self, name: str) -> bool:
+        node = self.nodes.get("", name)
+        return node is not None and node["metadata"].get("annotations", {}).get(HOLD) == "true"
+
+    def _is_ready_node(self, name: str) -> bool:
+        node = self.nodes.get("", name)
+        conditions = (node or {}).get("status", {}).get("conditions", [])
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+    # --- pods ---
+
+    def _pod_changed(self, event: str, pod: Object) -> None:
+        if event == "DELETED":
+            self._ending.discard(pod["metadata"]["uid"])
+        elif self._is_ours(pod) and not self._stop.is_set():
+            self._workers.submit(self._sync, pod)
+
+    def _is_ours(self, pod: Object) -> bool:
+        node = pod["spec"].get("nodeName", "")
+        held = pod["metadata"].get("annotations", {}).get(HOLD) == "true"
+        return not held and any(node == name for name, _zone, _address in NODES) and not self._is_held_node(node)
+
+    def _sync(self, pod: Object) -> None:
+        try:
+            metadata, status = pod["metadata"], pod.get("status", {})
+            if "deletionTimestamp" in metadata:
+                if metadata["uid"] not in self._ending:
+                    self._ending.add(metadata["uid"])
+                    # the containers end quickly when asked to
+                    grace = float(metadata.get("deletionGracePeriodSeconds") or 0)
+                    self._after(min(grace, 1), lambda: self._remove(pod))
+                return
+            if status.get("phase") in ("Succeeded", "Failed"):
+                return
+            wanted = self._running_status(pod)
+            if status.get("phase") == "Running" and _ready(status) == _ready(wanted):
+                return
+            if status.get("phase") != "Running":
+                self._begin_logs(pod)
+                if any(owner["kind"] == "Job" for owner in metadata.get("ownerReferences", [])):
+                    seconds = float(metadata.get("annotations", {}).get(RUN_SECONDS, "3"))
+                    self._after(seconds, lambda: self._complete(pod))
+            self.api.patch(_path(pod), {"metadata": {"uid": metadata["uid"]}, "status": wanted}, subresource="status")
+        except ApiError:
+            return  # gone or changed in the meantime: another event tells
+
+    def _running_status(self, pod: Object) -> Object:
+        now = _now()
+        spec, before = pod["spec"], pod.get("status", {})
+        started = before.get("startTime", now)
+        conditions = {one["type"]: one for one in before.get("conditions", [])}
+        gates = [gate["conditionType"] for gate in spec.get("readinessGates", [])]
+        ready = all(conditions.get(gate, {}).get("status") == "True" for gate in gates)
+        for kind, value in (
+            ("PodReadyToStartContainers", True),
+            ("Initialized", True),
+            ("ContainersReady", True),
+            ("Ready", ready),
+            ("PodScheduled", True),
+        ):
+            word = str(value)
+            if conditions.get(kind, {}).get("status") != word:
+                conditions[kind] = {"type": kind, "status": word, "lastTransitionTime": now}
+        if not ready:
+            conditions["Ready"] |= {"reason": "ReadinessGatesNotReady", "message": 'the status of pod readiness gates is not "True"'}
+        address = before.get("podIP") or self._address(spec["nodeName"])
+        status: Object = {
+            "phase": "Running",
+            "conditions": list(conditions.values()),
+            "startTime": started,
+            "hostIP": _host(spec["nodeName"]),
+            "podIP": address,
+            "podIPs": [{"ip": address}],
+            "qosClass": before.get("qosClass", "Burstable"),
+            "containerStatuses": [_container(pod, one, {"running": {"startedAt": started}}) for one in spec["containers"]],
+        }
+        inits = spec.get("initContainers", [])
+        if inits:
+            ended = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": started, "finishedAt": started}}
+            status["initContainerStatuses"] = [
+                _container(pod, one, {"running": {"startedAt": started}} if one.get("restartPolicy") == "Always" else ended)
+                for one in inits
+            ]
+        return status
+
+    def _complete(self, pod: Object) -> None:
+        """A Job's pod has done its work."""
+        try:
+            now = self.api.get(_path(pod))
+            status = now.get("status", {})
+            if now["metadata"]["uid"] != pod["metadata"]["uid"] or status.get("phase") != "Running":
+                return
+            end = _now()
+            ended = [
+                _container(
+                    pod, one, {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": status["startTime"], "finishedAt": end}}
+                )
+                for one in pod["spec"]["containers"]
+            ]
+            conditions = [
+                {**one, "status": "False", "reason": "PodCompleted", "lastTransitionTime": end}
+                if one["type"] in ("Ready", "ContainersReady")
+                else {**one, "reason": "PodCompleted"}
+                if one["type"] == "Initialized"
+                else one
+                for one in status["conditions"]
+            ]
+            body = {"phase": "Succeeded", "conditions": conditions, "containerStatuses": ended}
+            self.api.patch(_path(pod), {"status": body}, subresource="status")
+        except ApiError:
+            return
+
+    def _remove(self, pod: Object) -> None:
+        options = {"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}}
+        try:
+            self.api.request("DELETE", _path(pod), options)
+        except ApiError:
+            return
+
+    def _address(self, node: str) -> str:
+        number = next(self._addresses)
+        zone = next(index for index, (name, _zone, _address) in enumerate(NODES) if name == node)
+        return f"10.{100 + zone}.{number // 250 % 256}.{number % 250 + 2}"
+
+    # --- clock ---
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        with self._wake:
+            heapq.heappush(self._later, (time.monotonic() + seconds, next(self._sequence), action))
+            self._wake.notify()
+
+    def _run_later(self) -> None:
+        while not self._stop.is_set():
+            with self._wake:
+                while not self._later and not self._stop.is_set():
+                    self._wake.wait()
+                if self._stop.is_set():
+                    return
+                due, _number, action = self._later[0]
+                rest = due - time.monotonic()
+                if rest > 0:
+                    self._wake.wait(rest)
+                    continue
+                heapq.heappop(self._later)
+            self._workers.submit(action)
+
+    # --- logs ---
+
+    def _begin_logs(self, pod: Object) -> None:
+        """A container's first lines, so that its logs are not empty."""
+        metadata = pod["metadata"]
+        folder = self.logs / metadata["namespace"] / metadata["name"]
+        folder.mkdir(parents=True, exist_ok=True)
+        for container in pod["spec"]["containers"]:
+            path = folder / f"{container['name']}.log"
+            if not path.exists():
+                image = container.get("image", "")
+                lines = ({"level": "info", "msg": f"starting {image}"}, {"level": "info", "msg": "ready"})
+                path.write_text("".join(f"{_now()} {json.dumps(line)}\n" for line in lines), "utf-8")
+
+    def _application(self) -> Starlette:
+        from starlette.applications import Starlette
+        from starlette.routing import Route
+
+        return Starlette(
+            routes=[
+                Route("/containerLogs/{namespace}/{pod}/{container}", self._container_logs),
+                Route("/healthz", _healthy),
+            ]
+        )
+
+    async def _container_logs(self, request: Request) -> Response:
+        from starlette.responses import PlainTextResponse, StreamingResponse
+
+        namespace, name, container = (request.path_params[key] for key in ("namespace", "pod", "container"))
+        query = request.query_params
+        previous = query.get("previous") in ("true", "1")
+        problem = self._no_logs(namespace, name, container, previous=previous)
+        path = self.logs / namespace / name / f"{container}{'.previous' if previous else ''}.log"
+        if problem and not path.exists():
+            return PlainTextResponse(problem, 400)
+        since = None
+        if query.get("sinceSeconds"):
+            since = datetime.now(UTC) - timedelta(seconds=int(query["sinceSeconds"]))
+        elif query.get("sinceTime"):
+            since = datetime.fromisoformat(query["sinceTime"])
+        timestamps = query.get("timestamps") in ("true", "1")
+        text = select(
+            path.read_text("utf-8", "surrogateescape") if path.exists() else "",
+            tail=int(query["tailLines"]) if query.get("tailLines") else None,
+            since=since,
+            limit_bytes=int(query["limitBytes"]) if query.get("limitBytes") else None,
+            timestamps=timestamps,
+        )
+        if query.get("follow") in ("true", "1") and not previous:
+            return StreamingResponse(_follow(path, text, timestamps=timestamps), media_type="text/plain")
+        return PlainTextResponse(text)
+
+    def _no_logs(self, namespace: str, name: str, container: str, *, previous: bool) -> str:
+        """The kubelet's words where a container has no logs; empty where it has."""
+        pod = self.pods.get(namespace, name)
+        if pod is None:
+            return f'pod "{name}" not found'
+        if previous:
+            return f'previous terminated container "{container}" in pod "{name}" not found'
+        status = pod.get("status", {})
+        for one in (*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])):
+            if one["name"] == container and "waiting" in one.get("state", {}):
+                reason = one["state"]["waiting"].get("reason", "")
+                return f'container "{container}" in pod "{name}" is waiting to start: {reason}'
+        return ""
+
+
+def select(
+    text: str, *, tail: int | None = None, since: datetime | None = None, limit_bytes: int | None = None, timestamps: bool = False
+) -> bytes:
+    """The lines that a kubelet would send of a log: the last `tail` of those at or after `since`, at most `limit_bytes`."""
+    chosen = []
+    for line in text.splitlines(keepends=True):
+        match = _LINE.match(line)
+        if since is not None and match is not None and datetime.fromisoformat(match[1]) < since:
+            continue
+        chosen.append(line if match is None or timestamps else match[2])
+    if tail is not None:
+        chosen = chosen[len(chosen) - min(tail, len(chosen)) :]
+    content = "".join(chosen).encode("utf-8", "surrogateescape")
+    return content if limit_bytes is None else content[:limit_bytes]
+
+
+async def _follow(path: Path, sent: bytes, *, timestamps: bool) -> AsyncIterator[bytes]:
+    yield sent
+    place = path.stat().st_size if path.exists() else 0
+    while True:
+        await asyncio.sleep(0.5)
+        if path.exists() and path.stat().st_size > place:
+            with path.open("rb") as file:
+                file.seek(place)
+                fresh = file.read()
+            place += len(fresh)
+            yield select(fresh.decode("utf-8", "surrogateescape"), timestamps=timestamps)
+
+
+async def _healthy(request: Request) -> Response:
+    from starlette.responses import PlainTextResponse
+
+    return PlainTextResponse("ok")
+
+
+def _ready(status: Object) -> str:
+    return next((str(one["status"]) for one in status.get("conditions", []) if one["type"] == "Ready"), "")
+
+
+def _container(pod: Object, container: Object, state: Object) -> Object:
+    running = "running" in state
+    image = container.get("image", "")
+    before = (*pod.get("status", {}).get("containerStatuses", []), *pod.get("status", {}).get("initContainerStatuses", []))
+    restarts = next((one.get("restartCount", 0) for one in before if one["name"] == container["name"]), 0)
+    return {
+        "name": container["name"],
+        "image": image,
+        "imageID": f"{image.partition('@')[0].rpartition(':')[0] or image}@sha256:{_digest(image)}",
+        "containerID": f"containerd://{_digest(pod['metadata']['uid'] + container['name'])}",
+        "ready": running or (state.get("terminated", {}).get("exitCode") == 0 and container in pod["spec"].get("initContainers", [])),
+        "started": running,
+        "restartCount": restarts,
+        "state": state,
+    }
+
+
+def _path(pod: Object) -> str:
+    return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
+
+
+def _host(node: str) -> str:
+    return next(address for name, _zone, address in NODES if name == node)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
