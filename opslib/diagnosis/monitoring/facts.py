@@ -113,12 +113,18 @@ class Then:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceUse:
-    """A service now, and at the same time yesterday and a week ago."""
+    """A service now, and at the same time yesterday and a week ago. `namespace` is empty where the metrics do not name it."""
 
     name: str
+    namespace: str = ""
     now: Then
     yesterday: Then
     last_week: Then
+
+    @property
+    def label(self) -> str:
+        """What it is called where services of several namespaces stand together."""
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,8 +191,8 @@ class Facts:
         From Alertmanager's and Prometheus' own metrics: notifications by integration; alerts that could not be handed to an Alertmanager,
         by its address.
     nodes, services, requests_over_time, errors_over_time
-        The cluster's and the applications' use. The frames have the columns service, time, value: requests a second, and the share that
-        failed.
+        The cluster's and the applications' use. The frames have the columns service (its label), time and value: requests a second, and
+        the share that failed.
     prometheus_rules, alertmanager_objects
         The operator's objects in the cluster.
     logs

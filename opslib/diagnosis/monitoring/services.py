@@ -20,8 +20,8 @@ def errors(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
         yield Finding(
             check="services.errors",
             severity=Severity.CRITICAL if now >= parameters.error_ratio_critical else Severity.WARNING,
-            subject=Subject("Service", service.name, parameters.namespace),
-            title=_("Requests to {service} fail more often than they may", service=service.name),
+            subject=Subject("Service", service.name, service.namespace),
+            title=_("Requests to {service} fail more often than they may", service=service.label),
             evidence=(
                 Evidence(
                     text=_(
@@ -54,8 +54,8 @@ def latency(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
         yield Finding(
             check="services.latency",
             severity=Severity.WARNING,
-            subject=Subject("Service", service.name, parameters.namespace),
-            title=_("{service} answers much more slowly than at this time on earlier days", service=service.name),
+            subject=Subject("Service", service.name, service.namespace),
+            title=_("{service} answers much more slowly than at this time on earlier days", service=service.label),
             evidence=(
                 Evidence(
                     text=_(
@@ -83,10 +83,10 @@ def traffic(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
         yield Finding(
             check="services.traffic",
             severity=Severity.CRITICAL if now == 0 else Severity.WARNING,
-            subject=Subject("Service", service.name, parameters.namespace),
-            title=_("{service} gets no requests any more", service=service.name)
+            subject=Subject("Service", service.name, service.namespace),
+            title=_("{service} gets no requests any more", service=service.label)
             if now == 0
-            else _("{service} gets far fewer requests than at this time on earlier days", service=service.name),
+            else _("{service} gets far fewer requests than at this time on earlier days", service=service.label),
             evidence=(
                 Evidence(
                     text=_(
