@@ -78,7 +78,7 @@ class Kubelet:
         self._ending: set[str] = set()  # uids whose end is already planned
 
     def start(self) -> None:
-        """Register the nodes and begin; returns when they are there."""
+        """Register the nodes and begin; returns when pods can be scheduled to them."""
         certificate, key, ca = self._tls
         self._served = Served(self._application(), self._port, certificate=certificate, key=key, ca=ca)
         for name, zone, address in NODES:
@@ -88,6 +88,11 @@ class Kubelet:
         threading.Thread(target=self._keep_alive, name="node leases", daemon=True).start()
         threading.Thread(target=self._run_later, name="kubelet clock", daemon=True).start()
         self.pods.start()
+        # the controller takes the taint of a node that is not ready away a moment after it is
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and not self._stop.wait(0.1):
+            if not any(node["spec"].get("taints") for node in self.nodes.objects()):
+                return
 
     def close(self) -> None:
         """Stop playing."""

@@ -81,6 +81,7 @@ class Exporter:
             }
         self._counters: dict[tuple[Any, ...], float] = {}
         self._last = time.time()
+        self._scraped: dict[str, float] = {}
         self._lock = threading.Lock()
         self._served: Served | None = None
 
@@ -136,7 +137,17 @@ class Exporter:
     def _node(self, request: Request) -> Response:
         node = request.query_params.get("node", "")
         pods = [pod for pod in self._objects("pods") if pod["spec"].get("nodeName") == node]
-        return self._gone(node) or _page(node_exporter(node, pods, time.time()))
+        busy, samples = node_exporter(node, pods)
+        with self._lock:
+            now = time.time()
+            passed = now - self._scraped.get(node, now)
+            self._scraped[node] = now
+            for core in range(CORES):
+                for mode, share in (("idle", 1 - busy), ("user", busy * 0.8), ("system", busy * 0.2)):
+                    labels = (("instance", node), ("cpu", str(core)), ("mode", mode))
+                    self._add("node_cpu_seconds_total", labels, passed * share)
+                    samples.append(("node_cpu_seconds_total", dict(labels), self._counters["node_cpu_seconds_total", *labels]))
+        return self._gone(node) or _page(samples)
 
     def _gone(self, name: str) -> Response | None:
         """A node that is held, or not there, answers nothing."""
@@ -162,7 +173,7 @@ class Exporter:
                 if replicas is not None:
                     self._count(service, *replicas, self._last, now)
             self._last = now
-            samples = [(name, dict(labels), value) for (name, *labels), value in self._counters.items()]
+            samples = [(name, dict(labels), value) for (name, *labels), value in self._counters.items() if name.startswith("http_")]
         return _page(samples)
 
     def _count(self, service: Workload, ready: int, wanted: int, start: float, end: float) -> None:
@@ -272,27 +283,22 @@ def cadvisor(pods: Iterable[Object], now: float) -> Iterator[Sample]:
             yield "container_start_time_seconds", labels, started
 
 
-def node_exporter(node: str, pods: Iterable[Object], now: float) -> Iterator[Sample]:
-    """A node's own use: that of its pods, and the system's."""
+def node_exporter(node: str, pods: Iterable[Object]) -> tuple[float, list[Sample]]:
+    """A node's own use, that of its pods and the system's: the share of its cores that is busy, and all that is no counter."""
     used = [one for pod in pods for one in _running(pod)]
     busy = min(0.95, 0.06 + sum(cores for _labels, cores, _memory, _started in used) / CORES)
     memory = MEMORY_BYTES * 0.12 + sum(memory for _labels, _cores, memory, _started in used)
-    for core in range(CORES):
-        labels = {"instance": node, "cpu": str(core)}
-        # counted from the day's start: the sums then only grow, but for one reset a day, as after a reboot
-        seconds = now % _DAY
-        yield "node_cpu_seconds_total", {**labels, "mode": "idle"}, seconds * (1 - busy)
-        yield "node_cpu_seconds_total", {**labels, "mode": "user"}, seconds * busy * 0.8
-        yield "node_cpu_seconds_total", {**labels, "mode": "system"}, seconds * busy * 0.2
     name = {"instance": node}
-    yield "node_memory_MemTotal_bytes", name, float(MEMORY_BYTES)
-    yield "node_memory_MemAvailable_bytes", name, max(0.0, MEMORY_BYTES - memory)
     disk = {"instance": node, "device": "/dev/nvme0n1p1", "fstype": "xfs", "mountpoint": "/"}
-    yield "node_filesystem_size_bytes", disk, float(DISK_BYTES)
-    yield "node_filesystem_avail_bytes", disk, DISK_BYTES * (0.45 + 0.2 * _share(node))
-    yield "node_filesystem_files", disk, 41_943_040.0
-    yield "node_filesystem_files_free", disk, 41_943_040.0 * 0.97
-    yield "node_load1", name, busy * CORES
+    return busy, [
+        ("node_memory_MemTotal_bytes", name, float(MEMORY_BYTES)),
+        ("node_memory_MemAvailable_bytes", name, max(0.0, MEMORY_BYTES - memory)),
+        ("node_filesystem_size_bytes", disk, float(DISK_BYTES)),
+        ("node_filesystem_avail_bytes", disk, DISK_BYTES * (0.45 + 0.2 * _share(node))),
+        ("node_filesystem_files", disk, 41_943_040.0),
+        ("node_filesystem_files_free", disk, 41_943_040.0 * 0.97),
+        ("node_load1", name, busy * CORES),
+    ]
 
 
 def daily(now: float) -> float:

@@ -51,10 +51,10 @@ WORKLOADS = (
     Workload(namespace="shop", name="web", version="3.12.0", replicas=3, requests_per_second=40, latency_seconds=0.08),
     Workload(namespace="shop", name="catalog", version="2.8.1", replicas=3, cpu="200m", memory="256Mi", requests_per_second=60),
     Workload(namespace="shop", name="cart", version="1.19.4", requests_per_second=12, latency_seconds=0.03),
-    Workload(namespace="shop", name="checkout", version="4.2.0", replicas=3, cpu="150m", requests_per_second=5, latency_seconds=0.2),
+    Workload(namespace="shop", name="checkout", version="4.2.0", replicas=3, cpu="150m", requests_per_second=5, latency_seconds=0.15),
     Workload(namespace="shop", name="search", version="0.31.2", cpu="250m", memory="512Mi", requests_per_second=18, latency_seconds=0.12),
     Workload(namespace="shop", name="session-store", version="7.4.2", kind="StatefulSet", port=6379, memory="256Mi"),
-    Workload(namespace="payments", name="payment-api", version="5.0.3", requests_per_second=5, latency_seconds=0.3),
+    Workload(namespace="payments", name="payment-api", version="5.0.3", requests_per_second=5, latency_seconds=0.18),
     Workload(namespace="payments", name="fraud-check", version="1.7.0", cpu="200m", requests_per_second=5, latency_seconds=0.15),
     Workload(namespace="payments", name="ledger", version="2.1.5", kind="StatefulSet", port=5432, cpu="200m", memory="512Mi"),
     Workload(namespace="payments", name="settlement", version="1.3.2", kind="CronJob"),
@@ -82,7 +82,7 @@ def permissions(api: Api) -> None:
 
 
 def apply(api: Api) -> None:
-    """Set the platform up."""
+    """Set the platform up: what it needs first, and its volumes bound, so that no pod has a failure in its past."""
     files = [obj for path in sorted(MANIFESTS.glob("*.yaml")) for obj in yaml.safe_load_all(path.read_text("utf-8")) if obj]
     for obj in (*files, *(obj for workload in WORKLOADS for obj in objects(workload))):
         _apply(api, obj)
@@ -114,7 +114,8 @@ def objects(workload: Workload) -> Iterator[Object]:
             }
         ]
         template["spec"]["containers"][0]["volumeMounts"] = [{"name": "data", "mountPath": "/data"}]
-        yield from (_volume(workload, number) for number in range(workload.replicas))
+        for number in range(workload.replicas):
+            yield from _claim(workload, number, spec["volumeClaimTemplates"][0]["spec"])
     yield {"apiVersion": "apps/v1", "kind": workload.kind, "metadata": metadata, "spec": spec}
     ports = [{"name": "main", "port": workload.port, "targetPort": "main"}]
     headless = {"clusterIP": "None"} if workload.kind == "StatefulSet" else {}
@@ -156,10 +157,10 @@ def _pod(workload: Workload) -> dict[str, Any]:
     return pod
 
 
-def _volume(workload: Workload, number: int) -> Object:
-    """The volume of a StatefulSet's pod, there before it is claimed, since no storage driver runs here."""
+def _claim(workload: Workload, number: int, wanted: dict[str, Any]) -> Iterator[Object]:
+    """The volume and the claim of a StatefulSet's pod, there before it, since no storage driver runs here."""
     claim = f"data-{workload.name}-{number}"
-    return {
+    yield {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
         "metadata": {"name": f"{workload.namespace}-{claim}"},
@@ -172,6 +173,8 @@ def _volume(workload: Workload, number: int) -> Object:
             "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": workload.namespace, "name": claim},
         },
     }
+    metadata = {"namespace": workload.namespace, "name": claim, "labels": {"app": workload.name}}
+    yield {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": wanted}
 
 
 def wait(api: Api, *, deadline_seconds: float, stop: threading.Event) -> None:
@@ -207,7 +210,11 @@ def _apply(api: Api, obj: Object) -> None:
     deadline = time.monotonic() + 15
     while True:
         try:
-            api.apply(obj)
+            applied = api.apply(obj)
+            if obj["kind"] == "PersistentVolumeClaim":
+                while applied.get("status", {}).get("phase") != "Bound" and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    applied = api.get(api.path_of(obj))
         except ApiError as error:
             if error.status != 404 or time.monotonic() > deadline:
                 raise

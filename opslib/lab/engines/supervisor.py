@@ -398,7 +398,7 @@ class Supervisor:
             command=(
                 str(build.program("prometheus")),
                 *(f"--config.file={path}", f"--storage.tsdb.path={self._data('prometheus')}", "--storage.tsdb.retention.time=8d"),
-                *(f"--web.listen-address={address}", "--web.enable-lifecycle", "--log.level=warn"),
+                *(f"--web.listen-address={address}", f"--web.external-url=http://{address}", "--web.enable-lifecycle", "--log.level=warn"),
             ),
             health=f"http://{address}/-/ready",
         )
@@ -418,7 +418,7 @@ class Supervisor:
             command=(
                 str(build.program("alertmanager")),
                 *(f"--config.file={path}", f"--storage.path={self._data('alertmanager')}", f"--web.listen-address={address}"),
-                *("--cluster.listen-address=", "--log.level=warn"),
+                *(f"--web.external-url=http://{address}", "--cluster.listen-address=", "--log.level=warn"),
             ),
             health=f"http://{address}/-/ready",
         )
@@ -489,15 +489,15 @@ class Supervisor:
             exporter = metrics.Exporter(api, pods)
             self._closing.append(exporter.close)
             exporter.start(held)
+        if api is not None and self.platform:
+            self._tell("rollout")
+            platform.wait(api, deadline_seconds=60, stop=self.stop)
         if "elasticsearch" in self.parts and self.platform:
             self._tell("logs")
             writer = logs.Writer(f"http://127.0.0.1:{self.ports['opensearch']}", api)
             writer.history()
             self._closing.append(writer.close)
             writer.start()
-        if api is not None and self.platform:
-            self._tell("rollout")
-            platform.wait(api, deadline_seconds=60, stop=self.stop)
 
     def _tell(self, step: str) -> None:
         self.step = step
