@@ -6,17 +6,18 @@ player writes only what a kubelet would: a pod's status, its events, and the con
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
-
 from opslib.errors import OpsError
 from opslib.lab.api import Api, ApiError
 from opslib.lab.faults import (
     BEFORE,
+    CLUSTER_WIDE,
     HOLD,
     LABEL,
     VERSION_OF,
@@ -25,13 +26,14 @@ from opslib.lab.faults import (
     Object,
     PodPlay,
     complete,
+    complete_pod,
     labels_of,
     load,
     merged,
     names,
     same,
 )
-from opslib.lab.faults.kubelet import event_of, filled, pod_status, usage_of, with_times
+from opslib.lab.faults.kubelet import event_of, filled, pod_status, stamp, usage_of
 from opslib.messages import _
 
 __all__ = ["apply_fault", "load", "names", "reset"]
@@ -66,13 +68,11 @@ def apply_fault(
     deadline = time.monotonic() + timeout_seconds
     _ensure_namespace(api, place, fault, deadline)
     for node in fault.nodes:
-        _change_nodes(api, node)
+        _change_node(api, node)
     objects = [complete(obj, fault, place) for obj in fault.objects]
     for obj in objects:
         _apply(api, obj, deadline)
-    for obj in fault.status:
-        full = complete(obj, fault, place)
-        api.patch(api.path_of(full), {"status": with_times(obj["status"], datetime.now(UTC))}, subresource="status")
+    objects += [_edit(api, edit, fault, place) for edit in fault.edits]
     if fault.changes:
         _wait_until_available(api, objects, deadline)
         for change in fault.changes:
@@ -82,35 +82,36 @@ def apply_fault(
             objects = [obj for obj in objects if obj is not before] + [after]
     played: set[str] = set()
     for rule in fault.pods:
-        for pod in _take(api, rule, objects, place, played, deadline):
+        for pod in _take(api, rule, objects, rule.namespace or place, played, deadline):
             _play(api, rule, pod, logs)
+    for node in fault.nodes:
+        if node.lost:
+            _lose_node(api)
     return fault
 
 
 def reset(api: Api, *, logs: Path | None = None, timeout_seconds: float = 90) -> int:
-    """Take back everything that faults made; the number of objects deleted. Nodes get their taints and labels back."""
-    count = 0
-    for kind, version in VERSION_OF.items():
-        if kind in ("Pod", "Node", "Namespace"):
-            continue
-        count += _delete_all(api, {"apiVersion": version, "kind": kind})
+    """Take back everything that faults made; the number of objects deleted or put back.
+
+    Raises
+    ------
+    OpsError
+        The API server refused, or pods or nodes did not get well in time.
+    """
     deadline = time.monotonic() + timeout_seconds
+    count = sum(_put_back(api, obj) for obj in _edited(api))
+    for kind, version in VERSION_OF.items():
+        if kind not in ("Pod", "Namespace"):
+            count += _delete_all(api, version, kind)
     # Controllers may make a last pod while their owner goes; a held pod ends only when it is deleted without grace.
-    while _delete_all(api, {"apiVersion": "v1", "kind": "Pod"}):
-        if time.monotonic() > deadline:
-            raise OpsError(_("Pods of faults are still there after {seconds} s", seconds=int(timeout_seconds)))
-        time.sleep(0.2)
-    count += _delete_all(api, {"apiVersion": "v1", "kind": "Node"})
+    _poll(lambda: not _delete_all(api, "v1", "Pod"), deadline, "the pods of faults are gone")
     for node in api.list("/api/v1/nodes"):
-        _restore_node(api, node)
+        count += _restore_node(api, node, deadline)
     for space in api.list("/api/v1/namespaces", labels=LABEL):
         api.delete(api.path_of(space))
         count += 1
-    if logs is not None:
-        for file in logs.glob("*/*/.fault"):
-            for log in file.parent.iterdir():
-                log.unlink(missing_ok=True)
-            file.parent.rmdir()
+    for mark in logs.glob("*/*/.fault") if logs is not None else ():
+        shutil.rmtree(mark.parent)
     return count
 
 
@@ -121,14 +122,29 @@ def _ensure_namespace(api: Api, name: str, fault: Fault, deadline: float) -> Non
         api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": {LABEL: fault.name}}})
 
 
-def _phase(api: Api, path: str) -> str:
-    """The object's phase; empty where it is not there."""
+def _get(api: Api, path: str) -> Object | None:
     try:
-        return str(api.get(path).get("status", {}).get("phase", ""))
+        return api.get(path)
     except ApiError as error:
         if error.status != 404:
             raise
-        return ""
+        return None
+
+
+def _phase(api: Api, path: str) -> str:
+    """The object's phase; empty where it is not there."""
+    return str((_get(api, path) or {}).get("status", {}).get("phase", ""))
+
+
+def _is_known(api: Api, obj: Object) -> bool:
+    """Whether the cluster has objects of this kind."""
+    try:
+        api.path_of(obj)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        return False
+    return True
 
 
 def _apply(api: Api, obj: Object, deadline: float) -> None:
@@ -136,6 +152,13 @@ def _apply(api: Api, obj: Object, deadline: float) -> None:
     for owner in obj["metadata"].get("ownerReferences", []):
         if "uid" not in owner:
             owner["uid"] = api.get(api.path_of({**owner, "metadata": {**obj["metadata"], "name": owner["name"]}}))["metadata"]["uid"]
+
+    what = f"{obj['kind']}/{obj['metadata']['name']}"
+    there = _get(api, api.path_of(obj)) if _is_known(api, obj) else None
+    if there is not None and LABEL not in there["metadata"].get("labels", {}):
+        if obj["kind"] in CLUSTER_WIDE and obj["kind"] != "Namespace":
+            return  # a class or a definition that the cluster has anyway
+        raise OpsError(_("{name} is there already and belongs to no fault", name=what), _("Choose another namespace for the fault"))
 
     def accepted() -> bool:
         try:
@@ -147,7 +170,6 @@ def _apply(api: Api, obj: Object, deadline: float) -> None:
             raise
         return True
 
-    what = f"{obj['kind']}/{obj['metadata']['name']}"
     _poll(accepted, deadline, f"{what} is accepted")
     if obj["kind"] == "ResourceQuota":
         path = api.path_of(obj)
@@ -251,44 +273,112 @@ def _play(api: Api, rule: PodPlay, pod: Object, logs: Path | None) -> None:
         api.delete(path, grace_seconds=rule.deleted_grace_seconds)
 
 
-# --- nodes, and taking it back ----------------------------------------------------------------------------------------------------------
+# --- changes of what is there, and taking them back -------------------------------------------------------------------------------------
 
 
-def _change_nodes(api: Api, change: NodePlay) -> None:
-    nodes = sorted(api.list("/api/v1/nodes"), key=lambda node: str(node["metadata"]["name"]))
-    nodes = [node for node in nodes if LABEL not in node["metadata"].get("labels", {})]
-    if not nodes:
-        raise OpsError(_("The cluster has no nodes to change"), _("See which of its servers answer"), "opslib lab status")
-    for node in nodes if change.all else nodes[-1:]:
-        metadata, taints = node["metadata"], node["spec"].get("taints", [])
-        before = metadata.get("annotations", {}).get(BEFORE) or yaml.safe_dump({"taints": [], "labels": [], "cordon": False})
-        added = yaml.safe_load(before)
-        added["taints"] += [taint["key"] for taint in change.taints]
-        added["labels"] += list(change.labels)
-        added["cordon"] = added["cordon"] or change.cordon
-        kept = [taint for taint in taints if taint["key"] not in added["taints"]]
-        spec: Object = {"taints": [*kept, *change.taints]} | ({"unschedulable": True} if change.cordon else {})
-        body = {"metadata": {"labels": change.labels, "annotations": {BEFORE: yaml.safe_dump(added)}}, "spec": spec}
-        api.patch(api.path_of(node), body)
+def _edit(api: Api, edit: Object, fault: Fault, namespace: str) -> Object:
+    """Merge `edit` into an object of the platform, which keeps a note of what it was; the object as it is then."""
+    asked = complete(edit, fault, namespace)
+    now = api.get(api.path_of(asked))
+    annotations = now["metadata"].get("annotations", {})
+    note = annotations.get(BEFORE) or json.dumps({key: now[key] for key in ("spec", "data") if key in now})
+    after: Object = merged(now, {key: edit[key] for key in edit if key in ("spec", "data")})
+    after["metadata"]["annotations"] = {**annotations, BEFORE: note}
+    after["metadata"].pop("managedFields", None)
+    template = after.get("spec", {}).get("template")
+    if template is not None and "template" in edit["spec"]:
+        complete_pod(template, after["metadata"]["name"], fault)
+    return api.replace(after)
 
 
-def _restore_node(api: Api, node: Object) -> None:
-    text = node["metadata"].get("annotations", {}).get(BEFORE)
-    if not text:
-        return
-    added = yaml.safe_load(text)
-    kept = [taint for taint in node["spec"].get("taints", []) if taint["key"] not in added["taints"]]
-    spec: Object = {"taints": kept} | ({"unschedulable": None} if added["cordon"] else {})
-    body = {"metadata": {"annotations": {BEFORE: None}, "labels": dict.fromkeys(added["labels"])}, "spec": spec}
+def _edited(api: Api) -> Iterator[Object]:
+    for kind in ("ConfigMap", "Deployment", "StatefulSet", "DaemonSet", "Service", "Ingress"):
+        for obj in api.list(_all(api, VERSION_OF[kind], kind)):
+            if BEFORE in obj["metadata"].get("annotations", {}):
+                yield obj
+
+
+def _put_back(api: Api, obj: Object) -> bool:
+    before = json.loads(obj["metadata"]["annotations"].pop(BEFORE))
+    obj["metadata"].pop("managedFields", None)
+    api.replace({**{key: value for key, value in obj.items() if key not in ("spec", "data")}, **before})
+    return True
+
+
+def _change_node(api: Api, change: NodePlay) -> None:
+    """Taint, label and cordon the last of the nodes by name, which keeps a note of what was done to it."""
+    node = _last_node(api)
+    metadata = node["metadata"]
+    note = {"taints": [], "labels": [], "cordon": False} | json.loads(metadata.get("annotations", {}).get(BEFORE, "{}"))
+    note["taints"] += [taint["key"] for taint in change.taints]
+    note["labels"] += list(change.labels)
+    note["cordon"] = note["cordon"] or change.cordon
+    kept = [taint for taint in node["spec"].get("taints", []) if taint["key"] not in note["taints"]]
+    spec: Object = {"taints": [*kept, *change.taints]} | ({"unschedulable": True} if change.cordon else {})
+    body = {"metadata": {"labels": change.labels, "annotations": {BEFORE: json.dumps(note)}}, "spec": spec}
     api.patch(api.path_of(node), body)
 
 
-def _delete_all(api: Api, kind: Object) -> int:
-    objects = list(_made_by_faults(api, kind))
+def _last_node(api: Api) -> Object:
+    nodes = api.list("/api/v1/nodes")
+    if not nodes:
+        raise OpsError(_("The cluster has no nodes to change"), _("See which of its servers answer"), "opslib lab status")
+    return max(nodes, key=lambda node: str(node["metadata"]["name"]))
+
+
+def _lose_node(api: Api) -> None:
+    """The lab's kubelet leaves a held node alone; the status is what the node lifecycle controller writes once the lease is old."""
+    node = _last_node(api)
+    path, now = api.path_of(node), datetime.now(UTC)
+    api.patch(path, {"metadata": {"annotations": {HOLD: "true"}}})
+    unknown = {
+        "status": "Unknown",
+        "reason": "NodeStatusUnknown",
+        "message": "Kubelet stopped posting node status.",
+        "lastHeartbeatTime": stamp(now, -720),
+        "lastTransitionTime": stamp(now, -660),
+    }
+    conditions = [{**condition, **unknown} for condition in node["status"]["conditions"]]
+    api.patch(path, {"status": {"conditions": conditions}}, subresource="status")
+
+
+def _restore_node(api: Api, node: Object, deadline: float) -> bool:
+    path, annotations = api.path_of(node), node["metadata"].get("annotations", {})
+    if BEFORE not in annotations:
+        return False
+    note = json.loads(annotations[BEFORE])
+    kept = [taint for taint in node["spec"].get("taints", []) if taint["key"] not in note["taints"]]
+    spec: Object = {"taints": kept} | ({"unschedulable": None} if note["cordon"] else {})
+    api.patch(path, {"metadata": {"annotations": {BEFORE: None, HOLD: None}, "labels": dict.fromkeys(note["labels"])}, "spec": spec})
+    if annotations.get(HOLD) == "true":
+        _poll(lambda: _is_ready(api.get(path)), deadline, f"{node['metadata']['name']} answers again")
+        for pod in api.list("/api/v1/pods", fields=f"spec.nodeName={node['metadata']['name']}"):
+            # the kubelet that is back says again that its pods are ready
+            conditions = [
+                {**one, "status": "True"} if one["type"] in ("Ready", "ContainersReady") else one
+                for one in pod["status"].get("conditions", [])
+            ]
+            if pod["status"].get("phase") == "Running":
+                api.patch(api.path_of(pod), {"status": {"conditions": conditions}}, subresource="status")
+    return True
+
+
+def _is_ready(obj: Object) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in obj.get("status", {}).get("conditions", []))
+
+
+def _delete_all(api: Api, version: str, kind: str) -> int:
+    """Delete all objects of a kind that faults made; how many there were."""
+    try:
+        objects = api.list(_all(api, version, kind), labels=LABEL)
+    except ApiError as error:
+        if error.status != 404:  # a kind that this cluster does not have
+            raise
+        return 0
     for obj in objects:
         path = api.path_of(obj)
         try:
-            if obj["metadata"].get("finalizers") and kind["kind"] in ("Pod", "PersistentVolume", "PersistentVolumeClaim"):
+            if obj["metadata"].get("finalizers") and kind in ("Pod", "PersistentVolume", "PersistentVolumeClaim"):
                 api.patch(path, {"metadata": {"finalizers": None}})
             api.delete(path, grace_seconds=0)
         except ApiError as error:
@@ -297,10 +387,7 @@ def _delete_all(api: Api, kind: Object) -> int:
     return len(objects)
 
 
-def _made_by_faults(api: Api, kind: Object) -> Iterator[Object]:
-    try:
-        path = api.path_of({**kind, "metadata": {"name": "any", "namespace": "any"}}, collection=True).replace("/namespaces/any", "")
-        yield from api.list(path, labels=LABEL)
-    except ApiError as error:
-        if error.status != 404:  # a kind that this cluster does not have
-            raise
+def _all(api: Api, version: str, kind: str) -> str:
+    """The path of all objects of a kind, in all namespaces."""
+    any_one = {"apiVersion": version, "kind": kind, "metadata": {"name": "-", "namespace": "-"}}
+    return api.path_of(any_one, collection=True).replace("/namespaces/-/", "/")

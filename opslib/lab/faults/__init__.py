@@ -19,7 +19,7 @@ from opslib.messages import _
 FAULTS = Path(__file__).parent
 HOLD = "lab.opslib/hold"  # annotation: the lab's kubelet leaves the pod's status alone
 LABEL = "lab.opslib/fault"  # label on everything that a fault made, so that `reset` finds it
-BEFORE = "lab.opslib/before"  # annotation on a node that a fault changed: its taints and labels before
+BEFORE = "lab.opslib/before"  # annotation on what a fault changed: how to put it back
 
 Object = dict[str, Any]
 
@@ -129,6 +129,7 @@ class PodPlay(_Part):
     """How the kubelet's part is played for some pods: those with the label ``app: <of>``, and `labels` if any, that no rule took before."""
 
     of: str
+    namespace: str | None = None
     labels: dict[str, str] = {}
     count: int | None = Field(default=None, description="how many; without it all that the owner wants")
     placed: bool = Field(default=True, description="wait for the scheduler to place them")
@@ -146,12 +147,12 @@ class PodPlay(_Part):
 
 
 class NodePlay(_Part):
-    """A change of one of the cluster's own nodes, undone by `reset`: taints and labels are added, it is cordoned."""
+    """A change of the last of the cluster's own nodes by name, undone by `reset`: taints and labels are added, it is cordoned."""
 
     taints: list[dict[str, str]] = []
     labels: dict[str, str] = {}
     cordon: bool = False
-    all: bool = Field(default=False, description="every node instead of the last by name")
+    lost: bool = Field(default=False, description="it stops answering, once the pods are placed and played")
 
 
 class Fault(_Part):
@@ -165,7 +166,9 @@ class Fault(_Part):
     nodes: list[NodePlay] = []
     objects: list[Object]
     changes: list[Object] = Field(default=[], description="applied once the objects run; one that names an object above is merged into it")
-    status: list[Object] = Field(default=[], description="objects whose status is written as it stands (nodes, claims)")
+    edits: list[Object] = Field(
+        default=[], description="merged into objects that are there already (the platform's); `reset` puts back what they were"
+    )
     pods: list[PodPlay] = []
 
 
@@ -226,13 +229,13 @@ def complete(manifest: Object, fault: Fault, namespace: str) -> Object:
         metadata.setdefault("labels", {}).setdefault(LABEL, fault.name)
     app = metadata["name"]
     if kind == "Pod":
-        _complete_pod(obj, app, fault)
+        complete_pod(obj, app, fault)
     elif kind == "CronJob":
         job = obj["spec"]["jobTemplate"]["spec"]
-        _complete_pod(job["template"], app, fault)
+        complete_pod(job["template"], app, fault)
     elif kind in ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job"):
         template = obj["spec"]["template"]
-        _complete_pod(template, app, fault)
+        complete_pod(template, app, fault)
         if kind != "Job":
             obj["spec"].setdefault("selector", {"matchLabels": {"app": template["metadata"]["labels"]["app"]}})
         if kind == "StatefulSet":
@@ -240,7 +243,8 @@ def complete(manifest: Object, fault: Fault, namespace: str) -> Object:
     return obj
 
 
-def _complete_pod(pod: Object, app: str, fault: Fault) -> None:
+def complete_pod(pod: Object, app: str, fault: Fault) -> None:
+    """Labels of a pod or pod template, and the hold where a rule will take it."""
     metadata = pod.setdefault("metadata", {})
     labels = metadata.setdefault("labels", {})
     labels.setdefault("app", app)

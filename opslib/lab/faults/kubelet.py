@@ -8,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import string
 from datetime import datetime, timedelta
-from typing import Any
 
 from opslib.errors import InputError
-from opslib.lab.faults import LABEL, ContainerPlay, EventPlay, Object, PodPlay, Terminated, seconds_of
+from opslib.lab.faults import LABEL, ContainerPlay, EventPlay, Object, PodPlay, Terminated
 from opslib.messages import _
 
 
@@ -265,17 +264,6 @@ def filled(text: str, pod: Object, container: str, now: datetime) -> str:
 
 def stamp(now: datetime, after: float) -> str:
     return (now + timedelta(seconds=after)).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def with_times(content: Any, now: datetime) -> Any:
-    """Times in a status that is written as it stands: "$-5m" is five minutes ago."""
-    if isinstance(content, dict):
-        return {key: with_times(value, now) for key, value in content.items()}
-    if isinstance(content, list):
-        return [with_times(item, now) for item in content]
-    if isinstance(content, str) and content.startswith("$-"):
-        return stamp(now, float(str(seconds_of(content[1:]))))
-    return content
 
 
 def _digest(text: str) -> str:
