@@ -176,7 +176,6 @@ def _up() -> click.Command:
 
 def _run_up(engine: str, parts: str | None, bare: bool, folder: Path | None) -> None:
     from opslib.lab.engines import real
-    from opslib.lab.engines.supervisor import PARTS
 
     line = _Line()
 
@@ -190,7 +189,7 @@ def _run_up(engine: str, parts: str | None, bare: bool, folder: Path | None) -> 
         )
         line.write(text, key="")
 
-    chosen = tuple(part.strip() for part in parts.split(",")) if parts else PARTS
+    chosen = tuple(part.strip() for part in parts.split(",")) if parts else real.PARTS
     try:
         lab = real.up(folder, parts=chosen, platform=not bare, report=report)
     finally:

@@ -25,10 +25,10 @@ import urllib3
 
 from opslib.errors import InputError, OpsError
 from opslib.lab import build, processes
-from opslib.lab.engines.supervisor import PARTS
+from opslib.lab.engines.supervisor import PARTS as PARTS
 from opslib.messages import _
 
-_NEEDS = {
+NEEDS = {
     "kubernetes": ("etcd", "kubernetes"),
     "prometheus": ("prometheus",),
     "alertmanager": ("alertmanager",),
@@ -122,7 +122,7 @@ def up(
     for part in parts:
         if part not in PARTS:
             raise InputError(_("There is no part {name}", name=part), _("There are {names}", names=list(PARTS)))
-    missing = [name for part in parts for name in _NEEDS[part] if not build.is_built(build.find(name))]
+    missing = [name for part in parts for name in NEEDS[part] if not build.is_built(build.find(name))]
     if missing:
         raise InputError(_("{names} must be built first", names=missing), _("Build the servers, once"), "opslib lab build")
     place = state_folder(folder)
