@@ -33,7 +33,7 @@ def readiness(case: Case) -> Finding | None:
     probe = container.readiness_probe if container else None
     if not failed and probe is None:
         return None
-    if not failed and case.facts.events is not None and case.events("Unhealthy"):
+    if not failed and case.events("Unhealthy"):
         return None  # another probe's failures
     return case.finding(
         "probe.readiness",

@@ -1,8 +1,8 @@
 """Pods that no node takes: the scheduler's message taken apart.
 
 The scheduler writes one line (``FitError`` in k8s.io/kubernetes, pkg/scheduler/framework/types.go): the number of nodes, then each
-reason with the number of nodes it holds for, then what preemption would have brought: ``0/5 nodes are available: 2 Insufficient cpu, 3 node(s) had untolerated
-taint(s). preemption: 0/5 nodes are available: ...``.
+reason with the number of nodes it holds for, then what preemption would have brought:
+``0/5 nodes are available: 2 Insufficient cpu, 3 node(s) had untolerated taint(s). preemption: 0/5 nodes are available: ...``.
 """
 
 from __future__ import annotations
@@ -96,9 +96,10 @@ def gated(case: Case) -> Finding | None:
 
 def no_scheduler(case: Case) -> Finding | None:
     """Nobody schedules the pod: the scheduler it names is not there, or the cluster's own is down."""
-    if case.symptom.kind != "unscheduled" or condition(case.pod, "PodScheduled") is not None or case.facts.events is None:
+    if case.symptom.kind != "unscheduled" or condition(case.pod, "PodScheduled") is not None:
         return None
-    if case.events("FailedScheduling"):
+    events = case.facts.events
+    if events is None or case.pod.metadata.uid not in events or case.events("FailedScheduling"):
         return None
     name = case.pod.spec.scheduler_name or "default-scheduler"
     return case.finding(
