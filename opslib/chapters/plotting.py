@@ -137,7 +137,11 @@ def time_axis(axes: Axes, zone: tzinfo) -> None:
 
     locator = AutoDateLocator(tz=zone, maxticks=8)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=zone, show_offset=True))  # type: ignore[no-untyped-call]
+    # Digits alone: names of months would be English in every language.
+    formats = ["%Y", "%Y-%m", "%m-%d", "%H:%M", "%H:%M", "%H:%M:%S"]
+    offsets = ["%Z", "%Y %Z", "%Y-%m %Z", "%Y-%m-%d %Z", "%Y-%m-%d %Z", "%Y-%m-%d %H:%M %Z"]
+    zeros = ["", "%Y", "%Y-%m", "%m-%d", "%H:%M", "%H:%M"]
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz=zone, formats=formats, offset_formats=offsets, zero_formats=zeros))  # type: ignore[no-untyped-call]
 
 
 def unit_axis(axis: Axis, unit: Unit) -> None:

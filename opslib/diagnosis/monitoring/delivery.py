@@ -9,6 +9,8 @@ from opslib.diagnosis.monitoring.facts import Delivery, Facts, Parameters
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import _, _n
 
+ALL = 0.99  # of the attempts: both counters are extrapolated, each a little differently
+
 
 def no_alertmanager(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
     """Prometheus has alert rules, and no Alertmanager to send to."""
@@ -26,19 +28,23 @@ def no_alertmanager(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
 
 
 def lost(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
-    """Alerts that Prometheus could not hand over; critical where that is so for every Alertmanager."""
-    failing = {address: count for address, count in (facts.lost or {}).items() if count > 0}
-    known = set(facts.alertmanagers or ()) | set(facts.lost or ())
-    for address, count in sorted(failing.items()):
+    """Alerts that Prometheus could not hand over; critical where no Alertmanager gets any."""
+    nothing_arrives = all(item.failed >= ALL * item.tried for item in facts.lost or [])
+    for item in sorted(facts.lost or [], key=lambda item: item.alertmanager):
+        if item.failed < 0.5:
+            continue
         yield Finding(
             check="delivery.lost",
-            severity=Severity.CRITICAL if len(failing) >= len(known) else Severity.WARNING,
-            subject=Subject("Alertmanager", address),
-            title=_("Prometheus cannot hand alerts to the Alertmanager {address}", address=address),
+            severity=Severity.CRITICAL if nothing_arrives else Severity.WARNING,
+            subject=Subject("Alertmanager", item.alertmanager),
+            title=_("Prometheus cannot hand all alerts to the Alertmanager {address}", address=item.alertmanager),
             evidence=(
                 Evidence(
                     text=_(
-                        "About {count} alerts failed in the last {minutes} minutes", count=round(count), minutes=parameters.window_minutes
+                        "About {failed} of {tried} attempts failed in the last {minutes} minutes",
+                        failed=round(item.failed),
+                        tried=round(max(item.tried, item.failed)),
+                        minutes=parameters.window_minutes,
                     ),
                     source="prometheus",
                     reference="prometheus_notifications_errors_total",
@@ -62,7 +68,7 @@ def receivers_failing(facts: Facts, parameters: Parameters) -> Iterator[Finding]
         name = f"{receiver}/{integration}" if receiver else integration
         yield Finding(
             check="delivery.receiver_failing",
-            severity=Severity.CRITICAL if failed >= tried else Severity.WARNING,
+            severity=Severity.CRITICAL if failed >= ALL * tried else Severity.WARNING,
             subject=Subject("Receiver", name),
             title=_("Alertmanager cannot deliver notifications by {name}", name=name),
             evidence=(
@@ -105,7 +111,7 @@ def cluster(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
             evidence=(
                 Evidence(
                     text=_(
-                        "The cluster is {state} with {peers} members; {expected} Alertmanagers are expected",
+                        "State of the cluster: {state}; members: {peers}; expected: {expected}",
                         state=state,
                         peers=peers,
                         expected=expected,

@@ -65,13 +65,18 @@ class Parameters(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissingSeries:
-    """A rule's selector that selects nothing. `metric_known`: whether Prometheus has, or had, any series of that metric's name."""
+    """A rule's selector that selects nothing.
+
+    `metric_known`: Prometheus has, or had, series of that metric's name; `metric_declared`: it has none, but an exporter that it scrapes
+    says that it may give some.
+    """
 
     group: str
     rule: str
     selector: str
     metric: str
     metric_known: bool
+    metric_declared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +86,15 @@ class Delivery:
     integration: str
     receiver: str = ""
     reason: str = ""
+    tried: float
+    failed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """Alerts that Prometheus tried to hand to one Alertmanager in the window, and how many of them failed."""
+
+    alertmanager: str
     tried: float
     failed: float
 
@@ -188,8 +202,7 @@ class Facts:
     alertmanager, notified, silences
         From Alertmanager.
     deliveries, lost
-        From Alertmanager's and Prometheus' own metrics: notifications by integration; alerts that could not be handed to an Alertmanager,
-        by its address.
+        From Alertmanager's and Prometheus' own metrics: notifications by integration; alerts that could not be handed to an Alertmanager.
     nodes, services, requests_over_time, errors_over_time
         The cluster's and the applications' use. The frames have the columns service (its label), time and value: requests a second, and
         the share that failed.
@@ -215,7 +228,7 @@ class Facts:
     notified: list[Notified] | None = None
     silences: list[Silence] | None = None
     deliveries: list[Delivery] | None = None
-    lost: Mapping[str, float] | None = None
+    lost: list[Lost] | None = None
     nodes: list[NodeUse] | None = None
     services: list[ServiceUse] | None = None
     requests_over_time: pandas.DataFrame | None = None

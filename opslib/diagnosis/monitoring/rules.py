@@ -93,12 +93,12 @@ def stalled(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
 
 
 def without_data(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
-    """Rules that look at a metric that does not exist (a warning: they can never fire), or at labels that no series has (information)."""
+    """Rules that look at a metric that does not exist (a warning: they never fire), or at series that are not there now (information)."""
     by_rule: dict[tuple[str, str], list[MissingSeries]] = defaultdict(list)
     for missing in facts.missing or []:
         by_rule[missing.group, missing.rule].append(missing)
     for (group, rule), found in sorted(by_rule.items()):
-        never = [missing for missing in found if not missing.metric_known]
+        never = [missing for missing in found if not missing.metric_known and not missing.metric_declared]
         if never:
             yield Finding(
                 check="rules.no_metric",
@@ -121,10 +121,12 @@ def without_data(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
                 check="rules.no_series",
                 severity=Severity.INFO,
                 subject=Subject("Rule", f"{group}/{rule}"),
-                title=_("The rule {name} has no data now: no series has the labels that it asks for", name=rule),
+                title=_("The rule {name} has no data now: there is no series that it asks for", name=rule),
                 evidence=tuple(
                     Evidence(
-                        text=_("The metric {metric} has series, but none with these labels", metric=missing.metric),
+                        text=_("The metric {metric} has series, but none with these labels", metric=missing.metric)
+                        if missing.metric_known
+                        else _("An exporter offers the metric {metric}, and never had anything to count", metric=missing.metric),
                         source="prometheus",
                         reference=missing.selector,
                     )

@@ -17,6 +17,7 @@ _QUOTED = re.compile(r"""(?<![\w])(["'`])(?:(?!\1).){0,80}\1(?![\w])""")
 _VARIABLE = re.compile(r"[A-Za-z0-9_.:/@%+*#~-]*[0-9][A-Za-z0-9_.:/@%+*#~-]*")
 _HEX = re.compile(r"\b[a-f]{8,}\b", re.IGNORECASE)
 _REPEATED = re.compile(rf"{re.escape(PLACE)}(?:[\s,;:|/._-]*{re.escape(PLACE)})+")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _WORD = re.compile(r"\w", re.UNICODE)
 
 
@@ -31,7 +32,7 @@ def template(message: str) -> str:
     lines = message.strip().splitlines()
     if not lines:
         return ""
-    line = lines[0]
+    line = _CONTROL.sub(" ", lines[0])
     if len(line) > LONGEST * 4:
         line = line[: LONGEST * 4].rpartition(" ")[0] or line[: LONGEST * 4]  # no half word at the end: it would not be found
     line = _QUOTED.sub(PLACE, line)

@@ -1,0 +1,257 @@
+"""Errors in the logs, counted by Elasticsearch: a few lines come here, as examples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from opslib.diagnosis.monitoring.facts import (
+    ErrorCount,
+    LogFacts,
+    LogTemplate,
+    Parameters,
+)
+from opslib.diagnosis.monitoring.templates import PLACE, phrases, template
+from opslib.facts import Questions
+from opslib.facts.monitoring.searches import LogSearches
+from opslib.findings import Evidence, Finding, Severity, Step, Subject
+from opslib.messages import _
+from opslib.sources.monitored import SearchResult
+from opslib.sources.redaction import MASK, redact
+
+if TYPE_CHECKING:
+    import pandas
+
+    from opslib.environments import Logs
+    from opslib.sources.elasticsearch import Elasticsearch
+
+MOST_TEMPLATES = 60
+TEMPLATE_ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """Which fields the logs really have. `missing` are those that the environment names and no index has, with their parameter."""
+
+    indices: int
+    missing: Mapping[str, str]
+    message_types: frozenset[str]
+
+
+def _fields(elasticsearch: Elasticsearch, parameters: Parameters) -> _Fields:
+    """Whether the configured fields exist and can be counted by."""
+    settings = elasticsearch.settings
+    names = {
+        "time_field": settings.time_field,
+        "level_field": settings.level_field,
+        "service_field": settings.service_field,
+        "message_field": settings.message_field,
+    }
+    if parameters.namespace:
+        names["namespace_field"] = settings.namespace_field
+    indices, known = elasticsearch.fields([*names.values(), *(f"{name}.keyword" for name in names.values())])
+    missing = {}
+    for parameter, name in names.items():
+        types = known.get(name, {})
+        counted = parameter == "message_field" or any(types.values())
+        if not types or not counted:
+            missing[parameter] = f"{name}.keyword" if f"{name}.keyword" in known else ""
+    return _Fields(len(indices), missing, frozenset(known.get(settings.message_field, {})))
+
+
+def read(elasticsearch: Elasticsearch, parameters: Parameters, questions: Questions, now: datetime) -> LogFacts | None:
+    """The errors in the logs; None where the logs' fields or their counts could not be read, which is a gap.
+
+    Raises
+    ------
+    SourceError
+        It does not answer at all.
+    """
+    settings = elasticsearch.settings
+    fields = _fields(elasticsearch, parameters)
+    if not fields.indices:
+        questions.gap(
+            Finding(
+                check="gap.elasticsearch",
+                severity=Severity.UNKNOWN,
+                subject=Subject("Index", settings.index),
+                title=_("Could not look at {what}: no index is called {index}", what=_("error logs"), index=settings.index),
+                steps=(Step(_("Name the logs' index pattern in the environment's file: {field}", field="elasticsearch.index")),),
+            )
+        )
+        return None
+    for parameter, instead in fields.missing.items():
+        questions.gap(_missing_field(settings, parameter, instead))
+    if not fields.missing.keys().isdisjoint({"time_field", "level_field", "service_field", "namespace_field"}):
+        return None
+    search = LogSearches(settings, parameters, now, fields.message_types)
+    counts = questions.ask(
+        _("errors in the logs, now and on earlier days"),
+        lambda: _complete(questions, elasticsearch.search(search.counts(), what=_("errors by service"))),
+    )
+    over_time = questions.ask(
+        _("errors in the logs over the last day"),
+        lambda: _complete(questions, elasticsearch.search(search.over_time(), what=_("errors over time"))),
+    )
+    newest = questions.ask(_("the newest log line"), lambda: elasticsearch.search(search.newest(), what=_("the newest line")))
+    templates = (
+        questions.ask(_("kinds of errors in the logs"), lambda: _templates(elasticsearch, search, questions))
+        if "message_field" not in fields.missing
+        else None
+    )
+
+    counted, last = counts.get(), newest.get()
+    if counted is None or last is None:
+        return None
+    slices = counted.aggregations["slices"]["buckets"]
+    lines = [slices[f"day{day}"]["doc_count"] for day in range(parameters.baseline_days + 1)]
+    errors = [
+        {bucket["key"]: bucket["doc_count"] for bucket in slices[f"day{day}"]["errors"]["services"]["buckets"]}
+        for day in range(parameters.baseline_days + 1)
+    ]
+    services = sorted({service for day in errors for service in day}, key=lambda name: (-errors[0].get(name, 0), str(name)))
+    found, uncovered = (templates.get() if templates else None) or (None, 0)
+    return LogFacts(
+        lines=lines[0],
+        newest=_moment(last.aggregations["newest"].get("value")),
+        earlier_lines=tuple(lines[1:]),
+        errors=tuple(
+            ErrorCount(
+                service=str(service),
+                now=errors[0].get(service, 0),
+                earlier=tuple(errors[day].get(service, 0) if lines[day] else None for day in range(1, len(lines))),
+            )
+            for service in services
+        ),
+        templates=found,
+        uncovered=uncovered,
+        over_time=_histogram(over_time.get()),
+    )
+
+
+def _missing_field(settings: Logs, parameter: str, instead: str) -> Finding:
+    name = getattr(settings, parameter)
+    remedy = (
+        _("Name {instead} in the environment's file: {field}", instead=instead, field=f"elasticsearch.{parameter}")
+        if instead
+        else _("Name the field in the environment's file: {field}", field=f"elasticsearch.{parameter}")
+    )
+    return Finding(
+        check="gap.elasticsearch",
+        severity=Severity.UNKNOWN,
+        subject=Subject("Field", name),
+        title=_("Could not look at all of the error logs: the field {name} is not there, or cannot be counted by", name=name),
+        evidence=(
+            Evidence(
+                text=_("In the indices {index}", index=settings.index), source="elasticsearch", reference=f"/{settings.index}/_field_caps"
+            ),
+        ),
+        steps=(Step(remedy),),
+    )
+
+
+def _complete(questions: Questions, result: SearchResult) -> SearchResult:
+    """The result; where it covers only a part of the logs, that is a gap."""
+    for reason in result.partial:
+        questions.gap(
+            Finding(
+                check="gap.elasticsearch",
+                severity=Severity.UNKNOWN,
+                subject=Subject("System", "elasticsearch"),
+                title=_("Elasticsearch could answer only in part: errors in the logs may be missing here"),
+                evidence=(Evidence(text=_("Its reason"), quote=reason, source="elasticsearch"),),
+                steps=(
+                    Step(
+                        _("See which shards are not there"),
+                        'curl "$ELASTICSEARCH/_cat/shards?v&h=index,shard,prirep,state,unassigned.reason"',
+                    ),
+                ),
+            )
+        )
+    return result
+
+
+def _templates(elasticsearch: Elasticsearch, search: LogSearches, questions: Questions) -> tuple[tuple[LogTemplate, ...], int]:
+    """The kinds of errors in the window, and how many errors no kind covers.
+
+    A few lines of each service are read and made into templates; the next round reads lines that no template covers yet, so that the rare
+    kinds are found beside the frequent ones. Then Elasticsearch counts each template, in the window and in the days before.
+    """
+    settings = search.settings
+    examples: dict[str, tuple[str, str]] = {}
+    for _round in range(TEMPLATE_ROUNDS):
+        # A template of one or two words would hide most other lines from the next round.
+        without = [text for text in examples if len(" ".join(phrases(text)).split()) > 2 or not text.isascii()]
+        result = elasticsearch.search(search.sample(without), what=_("error lines"))
+        fresh: Counter[str] = Counter()
+        for service in result.aggregations["services"]["buckets"]:
+            for hit in service["lines"]["hits"]["hits"]:
+                line = redact(str(_value(hit.get("_source", {}), settings.message_field) or ""))
+                text = template(line.replace(MASK, PLACE))
+                if text and text not in examples:
+                    fresh[text] += 1
+                    examples.setdefault(text, (line[:2_000], str(_value(hit.get("_source", {}), settings.pod_field) or "")))
+        if not fresh or len(examples) >= MOST_TEMPLATES:
+            break
+    texts = list(examples)[:MOST_TEMPLATES]
+    if not texts:
+        return (), 0
+    now = _complete(questions, elasticsearch.search(search.by_template(texts, search.window()), what=_("kinds of errors now")))
+    before = elasticsearch.search(search.by_template(texts, search.before()), what=_("kinds of errors before"))
+    these, those = now.aggregations["templates"]["buckets"], before.aggregations["templates"]["buckets"]
+    found = []
+    for number, text in enumerate(texts):
+        bucket = these[f"t{number}"]
+        # A template that does not even find the line that it was made from cannot say that there was none before.
+        known = bucket["doc_count"] > 0 and not before.partial
+        line, pod = examples[text]
+        found.append(
+            LogTemplate(
+                text=text,
+                services={str(item["key"]): item["doc_count"] for item in bucket["services"]["buckets"]},
+                now=bucket["doc_count"],
+                earlier=those[f"t{number}"]["doc_count"] if known else None,
+                example=line,
+                pod=pod,
+                first=_moment(bucket["first"].get("value")),
+            )
+        )
+    found.sort(key=lambda item: (item.earlier != 0, -item.now, item.text))
+    return tuple(found), these["other"]["doc_count"]
+
+
+def _histogram(result: SearchResult | None) -> pandas.DataFrame | None:
+    """Columns service, time (UTC) and count."""
+    import pandas
+
+    if result is None:
+        return None
+    rows = [
+        (str(service["key"]), bucket["key"], bucket["doc_count"])
+        for service in result.aggregations["services"]["buckets"]
+        for bucket in service["over_time"]["buckets"]
+    ]
+    frame = pandas.DataFrame(rows, columns=["service", "time", "count"])
+    frame["time"] = pandas.to_datetime(frame["time"].astype("int64"), unit="ms", utc=True)
+    return frame
+
+
+def _value(source: Any, path: str) -> Any:
+    """The value of a field in a document, which may be nested, or written with dots in its name."""
+    if not isinstance(source, dict):
+        return None
+    if path in source:
+        return source[path]
+    names = path.split(".")
+    for number in range(len(names) - 1, 0, -1):
+        head = ".".join(names[:number])
+        if head in source:
+            return _value(source[head], ".".join(names[number:]))
+    return None
+
+
+def _moment(milliseconds: Any) -> datetime | None:
+    return None if milliseconds is None else datetime.fromtimestamp(float(milliseconds) / 1000, UTC)

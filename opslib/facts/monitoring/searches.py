@@ -1,0 +1,147 @@
+"""The searches on the error logs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from opslib.diagnosis.monitoring.facts import Parameters
+from opslib.diagnosis.monitoring.templates import phrases
+from opslib.environments import Logs
+
+MOST_LOG_SERVICES = 50
+
+
+class LogSearches:
+    """The searches on the error logs, in the query language that Elasticsearch and OpenSearch share."""
+
+    def __init__(self, settings: Logs, parameters: Parameters, now: datetime, message_types: frozenset[str]) -> None:
+        self.settings = settings
+        self._parameters = parameters
+        self._now = now
+        self._window = timedelta(minutes=parameters.window_minutes)
+        self._phrases = not message_types <= {"keyword", "wildcard"}
+        self._errors = {"terms": {settings.level_field: settings.error_levels}}
+        self._where = [{"term": {settings.namespace_field: parameters.namespace}}] if parameters.namespace else []
+
+    def _range(self, start: datetime, end: datetime) -> dict[str, Any]:
+        return {"range": {self.settings.time_field: {"gte": start.isoformat(), "lt": end.isoformat()}}}
+
+    def window(self) -> dict[str, Any]:
+        """Lines of the window."""
+        return self._range(self._now - self._window, self._now)
+
+    def before(self) -> dict[str, Any]:
+        """Lines of the days before the window."""
+        start = self._now - self._window
+        return self._range(start - timedelta(days=self._parameters.baseline_days), start)
+
+    def errors(self, span: dict[str, Any], *others: dict[str, Any]) -> dict[str, Any]:
+        """A query for the errors of a time."""
+        return {"bool": {"filter": [span, self._errors, *self._where, *others]}}
+
+    def counts(self) -> dict[str, Any]:
+        """Errors by service, in the window and in the same window of earlier days; only those windows are read."""
+        slices = {
+            f"day{day}": self._range(self._now - self._window - timedelta(days=day), self._now - timedelta(days=day))
+            for day in range(self._parameters.baseline_days + 1)
+        }
+        services = {"terms": {"field": self.settings.service_field, "size": MOST_LOG_SERVICES, "missing": "-"}}
+        return {
+            "size": 0,
+            "track_total_hits": False,
+            "query": {"bool": {"filter": [*self._where, {"bool": {"should": list(slices.values()), "minimum_should_match": 1}}]}},
+            "aggs": {
+                "slices": {"filters": {"filters": slices}, "aggs": {"errors": {"filter": self._errors, "aggs": {"services": services}}}}
+            },
+        }
+
+    def over_time(self) -> dict[str, Any]:
+        """Errors by service over the last day, in quarters of the window."""
+        start = self._now - max(timedelta(days=1), self._window * 4)
+        seconds = max(60, int(self._window.total_seconds() // 4))
+        histogram = {
+            "field": self.settings.time_field,
+            "fixed_interval": f"{seconds}s",
+            "min_doc_count": 0,
+            "extended_bounds": {"min": int(start.timestamp() * 1000), "max": int(self._now.timestamp() * 1000)},
+        }
+        return {
+            "size": 0,
+            "track_total_hits": False,
+            "query": self.errors(self._range(start, self._now)),
+            "aggs": {
+                "services": {
+                    "terms": {"field": self.settings.service_field, "size": 20, "missing": "-"},
+                    "aggs": {"over_time": {"date_histogram": histogram}},
+                }
+            },
+        }
+
+    def newest(self) -> dict[str, Any]:
+        """The time of the newest line. Lines from the future, of a clock that is wrong, do not count."""
+        span = self._range(self._now - timedelta(days=self._parameters.baseline_days), self._now + timedelta(minutes=5))
+        return {
+            "size": 0,
+            "track_total_hits": False,
+            "query": {"bool": {"filter": [span]}},
+            "aggs": {"newest": {"max": {"field": self.settings.time_field}}},
+        }
+
+    def sample(self, without: Sequence[str]) -> dict[str, Any]:
+        """The newest few errors of each service that none of the templates `without` covers."""
+        settings = self.settings
+        query = self.errors(self.window())
+        query["bool"]["must_not"] = [self.of_template(text) for text in without]
+        return {
+            "size": 0,
+            "track_total_hits": False,
+            "query": query,
+            "aggs": {
+                "services": {
+                    "terms": {"field": settings.service_field, "size": MOST_LOG_SERVICES, "missing": "-"},
+                    "aggs": {
+                        "lines": {
+                            "top_hits": {
+                                "size": 20,
+                                "sort": [{settings.time_field: "desc"}],
+                                "_source": [settings.message_field, settings.pod_field],
+                            }
+                        }
+                    },
+                }
+            },
+        }
+
+    def by_template(self, templates: Sequence[str], span: dict[str, Any]) -> dict[str, Any]:
+        """How many errors each template covers, by service, and since when; and how many none does."""
+        return {
+            "size": 0,
+            "track_total_hits": False,
+            "query": self.errors(span),
+            "aggs": {
+                "templates": {
+                    "filters": {
+                        "filters": {f"t{number}": self.of_template(text) for number, text in enumerate(templates)},
+                        "other_bucket_key": "other",
+                    },
+                    "aggs": {
+                        "services": {"terms": {"field": self.settings.service_field, "size": MOST_LOG_SERVICES, "missing": "-"}},
+                        "first": {"min": {"field": self.settings.time_field}},
+                    },
+                }
+            },
+        }
+
+    def of_template(self, text: str) -> dict[str, Any]:
+        """A query for the lines of a template: all its phrases, or, where the field is not analysed, its phrases with anything between."""
+        parts = phrases(text)
+        if self._phrases:
+            return {"bool": {"filter": [{"match_phrase": {self.settings.message_field: part}} for part in parts]}}
+        pattern = "*".join(["", *(_wildcard(part) for part in parts), ""])
+        return {"wildcard": {self.settings.message_field: {"value": pattern}}}
+
+
+def _wildcard(text: str) -> str:
+    return "".join("\\" + char if char in "\\*?" else char for char in text)
