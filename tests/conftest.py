@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +50,13 @@ def real_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
     yield from _lab(tmp_path_factory.mktemp("lab"), parts=real.PARTS, platform=True)
 
 
-def need_servers(*names: str) -> None:
-    """Skip (with OPSLIB_REQUIRE_REAL=1: fail) where servers have not been built; none named: all."""
+@pytest.fixture(scope="session")
+def need_servers() -> Callable[..., None]:
+    """Skips (with OPSLIB_REQUIRE_REAL=1: fails) a test where the servers that it names have not been built; none named: all."""
+    return _need_servers
+
+
+def _need_servers(*names: str) -> None:
     missing = [
         server.name
         for server in build.SERVERS
@@ -65,7 +70,7 @@ def need_servers(*names: str) -> None:
 
 
 def _lab(folder: Path, *, parts: tuple[str, ...], platform: bool) -> Iterator[RealLab]:
-    need_servers(*(name for part in parts for name in real.NEEDS[part]))
+    _need_servers(*(name for part in parts for name in real.NEEDS[part]))
     lab = real.up(folder, parts=parts, platform=platform)
     try:
         yield RealLab(lab.folder, lab.kubeconfig, lab.environment, lab.addresses, Api.from_kubeconfig(lab.kubeconfig))

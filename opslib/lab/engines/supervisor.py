@@ -214,11 +214,11 @@ class Supervisor:
     def _end(self) -> None:
         for close in reversed(self._closing):
             close()
-        # The clients first and etcd last, but without waiting for one another: the data is thrown away.
+        # The clients first and etcd last, but without waiting long for any: the data is thrown away.
         for child in reversed(self.children.values()):
             if child.process.poll() is None:
                 child.process.terminate()
-        deadline = time.monotonic() + 4
+        deadline = time.monotonic() + 1
         for child in self.children.values():
             try:
                 child.process.wait(max(0.05, deadline - time.monotonic()))

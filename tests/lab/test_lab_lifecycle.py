@@ -1,0 +1,166 @@
+"""A lab starts whole, ends whole, and leaves nothing, however it ends. Kubernetes' part only, which is the quickest."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from opslib.errors import InputError, OpsError
+from opslib.lab import build
+from opslib.lab.api import Api
+from opslib.lab.engines import real
+
+pytestmark = pytest.mark.real
+
+PARTS = ("kubernetes",)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, need_servers: Callable[..., None]) -> Iterator[Path]:
+    need_servers("etcd", "kubernetes")
+    yield tmp_path / "lab"
+    real.down(tmp_path / "lab")
+
+
+def state(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    return content
+
+
+def until(done: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "not within the deadline"
+        time.sleep(0.05)
+
+
+def of_lab(folder: Path) -> list[psutil.Process]:
+    """Every process whose command line names the lab's folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and any(str(folder) in word for word in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_up_status_and_down_leave_nothing(folder: Path) -> None:
+    lab = real.up(folder, parts=PARTS, platform=False)
+    servers = real.status(folder)
+    assert [one.name for one in servers] == ["supervisor", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
+    assert {one.health for one in servers} == {"ok"}
+    assert all(one.memory_bytes > 10_000_000 for one in servers)
+    overlay = yaml.safe_load(lab.environment.read_text())
+    api = Api.from_kubeconfig(lab.kubeconfig)
+    assert overlay == {
+        "kubernetes": {
+            "kubeconfig": str(lab.kubeconfig),
+            "context": "lab",
+            "expected_server": lab.addresses["kubernetes"],
+            "expected_cluster_uid": api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"],
+        }
+    }
+    assert lab.kubeconfig.stat().st_mode & 0o077 == 0
+    assert real.up(folder, parts=PARTS, platform=False).already
+    ports = state(folder)["ports"].values()
+    assert real.down(folder)
+    assert of_lab(folder) == []
+    assert not any(listens(port) for port in ports)
+    assert not lab.kubeconfig.exists()
+    assert not lab.environment.exists()
+    assert real.status(folder) == []
+    assert not real.down(folder)
+
+
+def test_a_killed_supervisor_takes_its_servers_with_it_and_the_next_lab_starts(folder: Path) -> None:
+    real.up(folder, parts=PARTS, platform=False)
+    before = state(folder)
+    os.kill(before["supervisor"]["pid"], signal.SIGKILL)
+    until(lambda: not of_lab(folder))
+    assert real.status(folder) == []
+    with pytest.raises(InputError, match="No lab is running"):
+        real.running(folder)
+    again = real.up(folder, parts=PARTS, platform=False)
+    assert not again.already
+    assert state(folder)["supervisor"]["pid"] != before["supervisor"]["pid"]
+    assert len(Api.from_kubeconfig(again.kubeconfig).list("/api/v1/nodes")) == 4
+
+
+def test_two_labs_run_side_by_side(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    first = real.up(folder, parts=PARTS, platform=False)
+    try:
+        second = real.up(other, parts=PARTS, platform=False)
+        assert first.addresses != second.addresses
+        assert not set(state(folder)["ports"].values()) & set(state(other)["ports"].values())
+        Api.from_kubeconfig(first.kubeconfig).apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "only-here"}})
+        names = {one["metadata"]["name"] for one in Api.from_kubeconfig(second.kubeconfig).list("/api/v1/namespaces")}
+        assert "only-here" not in names
+    finally:
+        real.down(other)
+    assert {one.health for one in real.status(folder)} == {"ok"}
+
+
+def test_ctrl_c_while_starting_leaves_nothing(folder: Path) -> None:
+    program = "import sys, opslib.cli; sys.exit(opslib.cli.main())"
+    command = [sys.executable, "-c", program, "lab", "up", "--only", "kubernetes", "--state-dir", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until(lambda: (folder / "state.json").exists() and "kube-apiserver" in state(folder)["servers"])
+    ports = state(folder)["ports"].values()
+    process.send_signal(signal.SIGINT)
+    _output, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert of_lab(folder) == []
+    assert not any(listens(port) for port in ports)
+    assert not (folder / "kubeconfig").exists()
+
+
+def test_a_server_that_does_not_start_is_named_with_its_last_words(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An API server of another processor, say: what stands in the cache does not run."""
+    cache = tmp_path / "cache"
+    shutil.copytree(build.folder(build.find("kubernetes")), cache / "servers" / "kubernetes-1.36.3", copy_function=os.symlink)
+    shutil.copytree(build.folder(build.find("etcd")), cache / "servers" / "etcd-3.6.16", copy_function=os.symlink)
+    program = cache / "servers" / "kubernetes-1.36.3" / "kube-apiserver"
+    program.unlink()
+    program.write_text("#!/bin/sh\necho this machine is too old\nexit 7\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("OPSLIB_CACHE", str(cache))
+    with pytest.raises(OpsError, match="kube-apiserver ended with status 7: this machine is too old") as caught:
+        real.up(folder, parts=PARTS, platform=False)
+    assert "kube-apiserver.log" in str(caught.value.remedy)
+    assert (folder / "servers" / "kube-apiserver.log").read_text() == "this machine is too old\n"
+    assert of_lab(folder) == []
+
+
+def test_a_server_that_ends_is_told_by_status(folder: Path) -> None:
+    real.up(folder, parts=PARTS, platform=False)
+    os.kill(state(folder)["servers"]["kube-scheduler"]["pid"], signal.SIGKILL)
+    until(lambda: {one.name: one.health for one in real.status(folder)}["kube-scheduler"] == "ended")
+    assert {one.name: one.health for one in real.status(folder)}["kube-apiserver"] == "ok"
+
+
+def test_an_unknown_part_is_refused_before_anything_starts(folder: Path) -> None:
+    with pytest.raises(InputError, match="grafana"):
+        real.up(folder, parts=("grafana",))
+    assert not folder.exists()
