@@ -141,7 +141,7 @@ class Finding:
     @property
     def fingerprint(self) -> str:
         """The same between two runs for the same trouble with the same subject: check and subject, hashed (16 hex digits)."""
-        return hashlib.sha256(f"{self.check}\n{self.subject}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.check}\n{self.subject}".encode(errors="backslashreplace")).hexdigest()[:16]
 
     @classmethod
     def gap(cls, error: SourceError, what: Text, subject: Subject | None = None) -> Finding:

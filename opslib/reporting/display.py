@@ -33,7 +33,7 @@ def bundles(things: Iterable[Any], language: str, zone: tzinfo) -> list[Bundle]:
         elif kind is Link:
             made.append(links_bundle(list(group), language))
         else:
-            made.extend(_bundle(thing, language, zone) for thing in group)
+            made.extend(_sendable(_bundle(thing, language, zone)) for thing in group)
     return made
 
 
@@ -43,30 +43,32 @@ def header_bundle(header: Header) -> Bundle:
 
     html = render.header_html(header, header.language, ZoneInfo(header.timezone))
     plain = f"{header.section} {text_of(header.title)}: {header.environment}"
-    return {"text/html": str(html), "text/plain": plain, data.HEADER: data.header_to_json(header)}
+    return _sendable({"text/html": str(html), "text/plain": plain, data.HEADER: data.header_to_json(header)})
 
 
 def verdict_bundle(findings: Sequence[Finding], language: str) -> Bundle:
     """The verdict, with all findings."""
     content = data.findings_to_json(findings, language) | {"severity": worst(findings).name.lower()}
     plain = render.verdict_text(findings).text(language)
-    return {"text/html": str(render.verdict_html(findings, language)), "text/plain": plain, data.VERDICT: content}
+    return _sendable({"text/html": str(render.verdict_html(findings, language)), "text/plain": plain, data.VERDICT: content})
 
 
 def findings_bundle(findings: Sequence[Finding], language: str, zone: tzinfo) -> Bundle:
     """Findings as cards."""
     plain = "\n".join(f"[{finding.severity.label.text(language)}] {text_of(finding.title, language)}" for finding in findings)
-    return {
-        "text/html": str(render.findings_html(findings, language, zone)),
-        "text/plain": plain or text_of(render.verdict_text(findings), language),
-        data.FINDINGS: data.findings_to_json(findings, language),
-    }
+    return _sendable(
+        {
+            "text/html": str(render.findings_html(findings, language, zone)),
+            "text/plain": plain or text_of(render.verdict_text(findings), language),
+            data.FINDINGS: data.findings_to_json(findings, language),
+        }
+    )
 
 
 def links_bundle(links: Sequence[Link], language: str) -> Bundle:
     """Links to pages elsewhere."""
     plain = "\n".join(f"{text_of(link.text, language)}: {link.url}" for link in links)
-    return {"text/html": str(render.links_html(links, language)), "text/plain": plain, data.LINKS: data.links_to_json(links)}
+    return _sendable({"text/html": str(render.links_html(links, language)), "text/plain": plain, data.LINKS: data.links_to_json(links)})
 
 
 def style() -> str:
@@ -77,6 +79,19 @@ def style() -> str:
 def css() -> str:
     """The fragments' style: every rule is below the class `opslib`, so that nothing else in JupyterLab changes."""
     return files("opslib.reporting").joinpath("fragments.css").read_text(encoding="utf-8")
+
+
+def _sendable(content: Bundle) -> Bundle:
+    return {name: _whole(value) for name, value in content.items()}
+
+
+def _whole(content: Any) -> Any:
+    r"""The same with half characters (lone surrogates, which JSON can carry) written out: they cannot be sent or stored."""
+    if isinstance(content, str):
+        return content.encode(errors="backslashreplace").decode()
+    if isinstance(content, dict):
+        return {name: _whole(value) for name, value in content.items()}
+    return [_whole(item) for item in content] if isinstance(content, list | tuple) else content
 
 
 def _flat(things: Iterable[Any]) -> Iterable[Any]:

@@ -78,12 +78,12 @@ def report(notebook: Any, language: str, failure: Failure | None = None, limit_b
     limit_bytes
         The most that the page may have.
     """
-    html = ""
     for number, size in enumerate(_SIZES):
         html = _page(notebook, language, failure, size, shortened=number > 0)
         if len(html.encode()) <= limit_bytes:
             return Page(html, number > 0)
-    return Page(html, True)
+    # Nothing of the kind that a notebook of ours shows gets here; the verdict and the way to the rest always fit.
+    return Page(_page(notebook, language, failure, None, shortened=True), True)
 
 
 def collected_header(notebook: Any) -> Header | None:
@@ -131,12 +131,12 @@ def _contents(notebook: Any, media_type: str) -> Iterator[Any]:
                 yield output["data"][media_type]
 
 
-def _page(notebook: Any, language: str, failure: Failure | None, size: _Size, *, shortened: bool) -> str:
+def _page(notebook: Any, language: str, failure: Failure | None, size: _Size | None, *, shortened: bool) -> str:
     header = collected_header(notebook)
     zone = ZoneInfo(header.timezone) if header else ZoneInfo("UTC")
     findings = collected_findings(notebook)
     anchors: set[str] = set()
-    parts = list(_parts(notebook, language, zone, size, anchors))
+    parts = list(_parts(notebook, language, zone, size, anchors)) if size else []
     title = f"{header.section} {text_of(header.title, language)} · {header.environment}" if header else _("Report").text(language)
     verdict = Markup("")
     if findings or (failure is None and has_verdict(notebook)):

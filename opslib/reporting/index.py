@@ -105,7 +105,7 @@ def _row(run: Record, before: Record | None, outputs: Path, language: str) -> di
         "seconds": (run.finished - run.started).total_seconds() if run.finished else "",
         "files": [
             {"name": name, "address": quote(str((run.folder / name).relative_to(outputs)))}
-            for name in ("report.html", "notebook.ipynb", "findings.json")
+            for name in ("report.html", "notebook.ipynb", "running.ipynb", "findings.json")
             if (run.folder / name).is_file()
         ],
     }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from opslib.messages import Message, _, text_of
+from opslib.messages import Message, _, printable, text_of
 
 if TYPE_CHECKING:
     import jinja2
@@ -45,7 +45,7 @@ def clean(html: str) -> Markup:
 
     return Markup(  # noqa: S704 - what the cleaner lets through is what Markup means
         nh3.clean(
-            html,
+            printable(html),
             tags=set(TAGS),
             attributes={tag: set(names) for tag, names in ATTRIBUTES.items()},
             attribute_filter=_attribute,

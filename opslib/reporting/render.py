@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from opslib.findings import Evidence, Finding, Link, Severity, Step, Subject, Table, Unit
-from opslib.messages import Message, _, _n, text_of
+from opslib.messages import Message, _, _n, one_line, text_of
 from opslib.reporting.data import Header
 from opslib.reporting.format import is_unknown, time_text, value_text
 
@@ -166,7 +166,7 @@ def _card(finding: Finding, language: str, zone: tzinfo, limits: Limits, anchors
     if anchors is not None and finding.fingerprint not in anchors:
         anchors.add(finding.fingerprint)
         anchor = Markup(' id="f-{}"').format(finding.fingerprint)
-    about = [Markup("<code>{}</code>").format(_text(finding.subject, language))]
+    about = [Markup("<code>{}</code>").format(_name(finding.subject))]
     if finding.since:
         about.append(_text(_("since {time}", time=time_text(finding.since, zone)), language))
     parts = [
@@ -199,21 +199,23 @@ def _evidence(item: Evidence, language: str, zone: tzinfo, limits: Limits) -> Ma
     reference = Markup(' <code class="reference">{}</code>').format(_cut(item.reference, language, limits)) if item.reference else ""
     quote = Markup('<pre class="quote">{}</pre>').format(_cut(item.quote, language, limits)) if item.quote else ""
     return Markup('<li>{}{} <span class="source">{}{}</span>{}</li>').format(
-        _cut(item.text, language, limits), time, _text(item.source, language), reference, quote
+        _cut(item.text, language, limits), time, escape(one_line(item.source)), reference, quote
     )
 
 
 def _step(step: Step, language: str, limits: Limits) -> Markup:
     changes = Markup(' <span class="changes">{}</span>').format(_text(_("changes something"), language)) if step.changes else ""
-    # A command is never cut: half of one is dangerous. One that is far too long is not offered.
     command = Markup("")
-    if step.command and len(step.command) <= 20_000:
+    if len(step.command) > max(2000, limits.characters):
+        # A command is never cut: half of one is dangerous.
+        command = _paragraph(_("The command is too long for this page; findings.json has it"), language, "note")
+    elif step.command:
         command = Markup('<pre class="command">{}</pre>').format(_text(step.command, language))
     return Markup("<li>{}{}{}</li>").format(_cut(step.text, language, limits), changes, command)
 
 
 def _affected(subjects: Sequence[Subject], language: str, limits: Limits) -> Markup:
-    items = Markup("").join(Markup("<li><code>{}</code></li>").format(_text(subject, language)) for subject in subjects[: limits.affected])
+    items = Markup("").join(Markup("<li><code>{}</code></li>").format(_name(subject)) for subject in subjects[: limits.affected])
     hidden = len(subjects) - limits.affected
     more = Markup("<li>{}</li>").format(_text(_("and {count} more", count=hidden), language)) if hidden > 0 else ""
     return Markup('<details class="affected"><summary>{}</summary><ul>{}{}</ul></details>').format(
@@ -254,7 +256,14 @@ def _kind(unit: Unit) -> str:
 
 def _link(link: Link, language: str) -> Markup:
     # `Link` refuses other schemes than http and https.
-    return Markup('<a href="{}" target="_blank" rel="noopener noreferrer">{}</a>').format(link.url, _text(link.text, language))
+    return Markup('<a href="{}" target="_blank" rel="noopener noreferrer">{}</a>').format(
+        link.url, escape(one_line(text_of(link.text, language)))
+    )
+
+
+def _name(subject: Subject) -> Markup:
+    # Names in Kubernetes have 253 characters at most; other systems promise nothing.
+    return escape(one_line(subject, 600))
 
 
 def _paragraph(text: Any, language: str, classes: str) -> Markup:
