@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from opslib.diagnosis.pods import diagnose
 from opslib.diagnosis.pods.cases import cases, exit_meaning, onset
-from opslib.diagnosis.pods.changes import changes
+from opslib.diagnosis.pods.changes import changes_of
 from opslib.diagnosis.pods.facts import Change, Facts, Log, owner_of
 from opslib.diagnosis.pods.probes import describe as probe_words
 from opslib.findings import Column, Finding, Severity, Subject, Table, Unit, by_severity
@@ -44,7 +44,7 @@ class Parameters(BaseModel):
     labels: str = Field("", max_length=500, description="Only pods with these labels, as a label selector: app=checkout,tier!=test.")
     pod: str = Field("", max_length=317, description="Pod to look at closely, as name or namespace/name; empty: one of the worst finding.")
     log_lines: int = Field(100, ge=0, le=5000, description="Lines of a container's log that are read, from its end; 0: none.")
-    grace_seconds: int = Field(120, ge=0, le=3600, description="How long a pod may take to start before that is a finding.")
+    grace_seconds: int = Field(60, ge=0, le=3600, description="How long a pod may take to start before that is a finding.")
     window_minutes: int = Field(
         60, ge=1, le=10080, description="How long ago a restart still matters, and how long before the trouble a change does."
     )
@@ -191,7 +191,7 @@ def changes_table(facts: Facts) -> Table:
     found: dict[tuple[Subject, Any], tuple[Change, datetime | None, Subject]] = {}
     for case in cases(facts):
         since = case.since
-        for change in changes(facts, case.owner, case.pod.spec, case.pod.spec.node_name):
+        for change in changes_of(case):
             if change.time >= (since or facts.now) - facts.onset_window:
                 found.setdefault((case.owner, change.subject), (change, since, case.owner))
     rows = [

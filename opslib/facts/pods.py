@@ -228,7 +228,7 @@ class _Reader:
             events=_collected([*events.items(), *claim_events.items(), *node_events], refused),
             logs={key: answer.get() or Log() for key, answer in logs.items()},
             found=found,
-            missing=frozenset(missing | gone),
+            missing=facts.missing | missing | gone,
             revisions=_flat(revisions),
             claims=known_claims,
             volumes=volumes,
@@ -238,7 +238,7 @@ class _Reader:
 
     def _with_owners(self, facts: Facts, refused: list[Event]) -> Facts:
         """The facts with the owners between pods and workloads: ReplicaSets and their revisions, Jobs with a success, CronJobs."""
-        wanted: dict[tuple[str, str, str], None] = {}
+        wanted: dict[Reference, None] = {}
         for pod in facts.pods or ():
             owner = controller(pod.metadata.owner_references)
             if owner and owner.kind in ("ReplicaSet", "Job"):
@@ -248,20 +248,22 @@ class _Reader:
         sets = self._revisions_by_selector(facts, wanted)
         workloads = dict(facts.workloads)
         jobs = dict(workloads.get("Job") or {})
-        singles = self._ask_each(
-            [item for item in wanted if item[1:] not in (sets if item[0] == "ReplicaSet" else jobs)], _("owners of pods")
-        )
+        unknown = [item for item in wanted if item[1:] not in (sets if item[0] == "ReplicaSet" else jobs)]
+        singles, gone = self._ask_each(unknown, _("owners of pods"))
         for (kind, namespace, name), item in singles.items():
             (sets if kind == "ReplicaSet" else jobs)[namespace, name] = item
         workloads["ReplicaSet"] = sets
         workloads["Job"] = jobs if workloads.get("Job") is not None or jobs else None
         owners = {("CronJob", key[0], owner.name) for key, job in jobs.items() if (owner := controller(job.metadata.owner_references))}
-        found = self._ask_each(sorted(owners), "cronjobs")
+        found, _gone = self._ask_each(sorted(owners), "cronjobs")
         workloads["CronJob"] = {(namespace, name): item for (_kind, namespace, name), item in found.items()}
         for items in workloads.values():
             for item in (items or {}).values():
                 _redact_conditions(item)
-        return dataclasses.replace(facts, workloads=workloads)
+        gone |= {
+            item for item in refusing if (known := facts.workloads.get(item[0])) is not None and item[0] != "Job" and item[1:] not in known
+        }
+        return dataclasses.replace(facts, workloads=workloads, missing=frozenset(gone))
 
     def _revisions_by_selector(self, facts: Facts, wanted: Iterable[tuple[str, str, str]]) -> Workloads:
         """All ReplicaSets of the Deployments behind the wanted ones, by the Deployment's own selector: earlier templates are in them."""
@@ -280,19 +282,20 @@ class _Reader:
             sets |= _by_name(answer.get() or (), "ReplicaSet")
         return sets
 
-    def _ask_each(self, wanted: list[tuple[str, str, str]], what: Text) -> dict[tuple[str, str, str], Workload]:
-        """Single workloads; one that is gone is left out."""
+    def _ask_each(self, wanted: list[Reference], what: Text) -> tuple[dict[Reference, Workload], set[Reference]]:
+        """Single workloads, and which of them are gone."""
         asked = {item: self.questions.ask(what, self._one_workload(*item)) for item in wanted}
-        return {item: found for item, answer in asked.items() if (found := answer.get()) is not None}
+        known = {item: found for item, answer in asked.items() if (found := answer.get()) is not None}
+        return {item: found[0] for item, found in known.items() if found}, {item for item, found in known.items() if not found}
 
-    def _one_workload(self, kind: str, namespace: str, name: str) -> Callable[[], Workload | None]:
-        def question() -> Workload | None:
+    def _one_workload(self, kind: str, namespace: str, name: str) -> Callable[[], tuple[Workload, ...]]:
+        def question() -> tuple[Workload, ...]:
             try:
                 item = self.kubernetes.get(Workload, RESOURCES[kind], name, namespace)
             except NotFound:
-                return None
+                return ()
             item.kind = kind
-            return item
+            return (item,)
 
         return question
 

@@ -20,6 +20,7 @@ RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 # A change counts as "before" up to this long after the onset: clocks differ, and events come in whole seconds.
 SLACK = timedelta(seconds=30)
 SHOWN = 3
+NODE_KINDS = frozenset({"creating", "lost", "terminating", "evicted", "start"})
 
 
 def changes(facts: Facts, owner: Subject, spec: PodSpec | None = None, node: str = "") -> list[Change]:
@@ -32,9 +33,17 @@ def changes(facts: Facts, owner: Subject, spec: PodSpec | None = None, node: str
     node
         The node of the pods.
     """
-    found = [*_rollouts(facts, owner), *_referenced(facts, owner.namespace, spec)]
+    workload = facts.workload(owner.kind, owner.namespace, owner.name)
+    created = workload.metadata.creation_timestamp if workload else None
+    found = [*_rollouts(facts, owner), *_referenced(facts, owner.namespace, spec, created)]
     found += _node_changes(facts, node)
     return sorted(found, key=lambda change: change.time, reverse=True)
+
+
+def changes_of(case: Case) -> list[Change]:
+    """The changes that could bear on a case; those of the node only where the node has a part in the trouble."""
+    node = case.pod.spec.node_name if case.symptom.kind in NODE_KINDS else ""
+    return changes(case.facts, case.owner, case.pod.spec, node)
 
 
 def with_changes(finding: Finding, case: Case) -> Finding:
@@ -43,11 +52,7 @@ def with_changes(finding: Finding, case: Case) -> Finding:
     if since is None:
         return finding
     window = case.facts.onset_window
-    near = [
-        change
-        for change in changes(case.facts, case.owner, case.pod.spec, case.pod.spec.node_name)
-        if since - window <= change.time <= since + SLACK
-    ][:SHOWN]
+    near = [change for change in changes_of(case) if since - window <= change.time <= since + SLACK][:SHOWN]
     if not near:
         return finding
     evidence = tuple(
@@ -58,12 +63,13 @@ def with_changes(finding: Finding, case: Case) -> Finding:
         )
         for change in near
     )
-    first = next((change for change in near if change.suspect), None)
+    suspects = [change for change in near if change.suspect]
+    first = next((change for change in suspects if not change.minor), suspects[0] if suspects else None)
     if first is None:
         return replace(finding, evidence=(*finding.evidence, *evidence))
     cause = finding.cause or _("It began {age} after a change: {change}", age=age(max(since - first.time, timedelta(0))), change=first.text)
     steps = finding.steps
-    if first.rollout and not any("undo" in step.command for step in steps):
+    if first.rollout and not first.minor and not any("undo" in step.command for step in steps):
         target = f"{case.owner.kind.lower()}/{case.owner.name}"
         steps = (
             Step(_("If the rollout is the cause, go back to the revision before"), case.kubectl("rollout", "undo", target), changes=True),
@@ -157,13 +163,14 @@ def _rollouts(facts: Facts, owner: Subject) -> list[Change]:
         if created is None:
             return []
         what = difference(before.spec.template, newest.spec.template) or [_("settings of the template")]
+        minor = before.spec.template.spec == newest.spec.template.spec
         text = _(
             "rollout of {owner} to revision {revision}: {what}",
             owner=f"{owner.kind} {owner.name}",
             revision=_revision(newest) or "?",
             what=what,
         )
-        return [Change(created, owner, text, rollout=owner.kind == "Deployment")]
+        return [Change(created, owner, text, rollout=owner.kind == "Deployment", minor=minor)]
     mine = [
         item
         for item in facts.revisions or ()
@@ -176,7 +183,8 @@ def _rollouts(facts: Facts, owner: Subject) -> list[Change]:
     return [Change(times[0], owner, _("rollout of {owner}", owner=f"{owner.kind} {owner.name}"), rollout=True)]
 
 
-def _referenced(facts: Facts, namespace: str, spec: PodSpec | None) -> list[Change]:
+def _referenced(facts: Facts, namespace: str, spec: PodSpec | None, owner_created: datetime | None) -> list[Change]:
+    """ConfigMaps and Secrets that were written after their user was made: what came with it is no change."""
     if spec is None:
         return []
     from opslib.sources.objects import Pod
@@ -189,11 +197,11 @@ def _referenced(facts: Facts, namespace: str, spec: PodSpec | None) -> list[Chan
         if item is None:
             continue
         time, writer = last_write(item)
-        if time is None:
+        if time is None or (owner_created and time <= owner_created + SLACK):
             continue
         subject = Subject(kind, name, namespace)
         if time == item.metadata.creation_timestamp:
-            found.append(Change(time, subject, _("{kind} {name} was created", kind=kind, name=name), suspect=False))
+            found.append(Change(time, subject, _("{kind} {name} was created", kind=kind, name=name)))
         elif writer:
             found.append(Change(time, subject, _("{kind} {name} was changed by {writer}", kind=kind, name=name, writer=writer)))
         else:

@@ -59,7 +59,8 @@ class Change:
     subject: Subject
     text: Text
     rollout: bool = False  # undone with `kubectl rollout undo`
-    suspect: bool = True  # may stand as a cause; what is merely new (a node, a first ConfigMap) is evidence only
+    suspect: bool = True  # may stand as a cause; what is merely new (a node) is evidence only
+    minor: bool = False  # a rollout of the same template (restarted by hand, a new checksum): what it picked up says more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

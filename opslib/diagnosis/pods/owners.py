@@ -130,7 +130,8 @@ def _finding(facts: Facts, owner: Subject, check: str, items: list[Refusal]) -> 
     message = items[0].message
     workload = facts.workload(owner.kind, owner.namespace, owner.name)
     ready = ready_pods(owner, facts) or 0
-    evidence = [*dict.fromkeys(item.evidence for item in items)][:3]
+    # The condition of a Deployment repeats that of its ReplicaSet, and both repeat the event.
+    evidence = list({item.evidence.quote: item.evidence for item in reversed(items)}.values())[::-1][:2]
     if workload is not None:
         evidence.append(_ready_evidence(owner, workload))
     if check == "owner.quota":

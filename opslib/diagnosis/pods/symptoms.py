@@ -79,7 +79,10 @@ def symptoms(pod: Pod, now: datetime, grace: timedelta, restarted_within: timede
     if status.phase == "Failed" and (status.reason or not _statuses(pod)):
         return (Symptom("evicted", detail=status.reason),)
     if status.phase in ("Pending", "") and not pod.spec.node_name and not _statuses(pod):
-        return (Symptom("unscheduled", detail=_unscheduled(pod)),) if _older(pod.metadata.creation_timestamp, now, grace) else ()
+        reason = _unscheduled(pod)
+        # Once the scheduler has said that no node fits, there is nothing to wait for.
+        known = reason == "Unschedulable" or _older(pod.metadata.creation_timestamp, now, grace)
+        return (Symptom("unscheduled", detail=reason),) if known else ()
     found = list(_containers(pod, now, grace, restarted_within))
     if found:
         return tuple(found)
