@@ -45,8 +45,8 @@ class _Series(msgspec.Struct, kw_only=True):
     metric: dict[str, str] = {}
     value: tuple[float, str] | None = None
     values: list[tuple[float, str]] = []
-    histogram: msgspec.Raw | None = None
-    histograms: msgspec.Raw | None = None
+    histogram: msgspec.Raw = msgspec.Raw()
+    histograms: msgspec.Raw = msgspec.Raw()
 
 
 class _Result(msgspec.Struct, rename="camel", kw_only=True):
@@ -209,7 +209,7 @@ class Prometheus:
             "query": promql,
             "warnings": tuple(answer.warnings),
             "infos": tuple(answer.infos),
-            "histograms": sum(1 for item in series if item.histogram is not None or item.histograms is not None),
+            "histograms": sum(1 for item in series if bytes(item.histogram) or bytes(item.histograms)),
         }
         return frame
 
