@@ -68,8 +68,8 @@ def test_a_text_that_is_not_right_is_named(code: str, expected: str, copy: Path)
 @pytest.mark.parametrize(
     ("english", "japanese", "instead", "expected"),
     [
-        ("warning", "警告", "", "missing: 'warning'"),
-        ("warning", "警告", "注意", "opslib.mo: older than the catalogues"),
+        ("info", "情報", "", "missing: 'info'"),
+        ("info", "情報", "注意", "opslib.mo: older than the catalogues"),
         ("Could not look at {what}", "{what}を確認できませんでした", "{wat}を確認できませんでした", "other places than in English"),
     ],
 )
