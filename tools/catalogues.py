@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import difflib
 import io
+import json
 import re
 import string
 import sys
@@ -20,7 +21,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import nbformat
 import yaml
 from babel.messages.catalog import Catalog
 from babel.messages.catalog import Message as Entry
@@ -73,7 +73,7 @@ def collect(faults: list[str]) -> dict[Key, Found]:
             for paragraph in in_notebook(path):
                 add((paragraph, ""), chapter.slug, path, prose=True)
     for path in sorted((PACKAGE / "lab" / "faults").glob("*.yaml")):
-        title = yaml.safe_load(path.read_text("utf-8")).get("title")
+        title = yaml.load(path.read_text("utf-8"), yaml.CSafeLoader).get("title")
         if title:
             add((title, ""), "lab", path)
     singulars: dict[str, str] = {}
@@ -99,7 +99,7 @@ def in_code(code: str, place: str, faults: list[str]) -> Iterator[Key]:
     # Texts of other libraries, listed in a function of that name so that the catalogue has them: their places are not ours to check.
     others = {
         call
-        for function in ast.walk(tree)
+        for function in tree.body
         if isinstance(function, ast.FunctionDef) and function.name.startswith("_words_of_")
         for call in ast.walk(function)
     }
@@ -162,9 +162,9 @@ def places_in(text: str) -> set[str]:
 
 def in_notebook(path: Path) -> Iterator[str]:
     """The paragraphs of a notebook's text cells; code blocks are the same in every language."""
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "markdown":
-            for paragraph in paragraphs(cell.source):
+    for cell in json.loads(path.read_text("utf-8"))["cells"]:
+        if cell["cell_type"] == "markdown":
+            for paragraph in paragraphs("".join(cell["source"])):
                 if not is_code(paragraph):
                     yield paragraph
 
