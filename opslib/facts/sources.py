@@ -22,7 +22,7 @@ T = TypeVar("T")
 # The least that shows that a system answers and accepts the credentials.
 _PINGS: dict[str, Callable[[Any], object]] = {
     "kubernetes": lambda source: source.version(),
-    "prometheus": lambda source: source.query("vector(1)"),
+    "prometheus": lambda source: source.build(),
     "alertmanager": lambda source: source.status(),
     "elasticsearch": lambda source: source.health(),
 }

@@ -62,7 +62,7 @@ def build(outputs: Path, language: str | None = None) -> Path:
         ],
         "runs": [_row(run, _before(run, runs[number + 1 :]), outputs, language) for number, run in enumerate(runs[:MOST])],
         "hidden": _n("{count} older run is not listed", "{count} older runs are not listed", len(runs) - MOST) if len(runs) > MOST else "",
-        "none": _("No runs yet. Start one: {command}", command="opslib run 4.1 --env lab"),
+        "nothing": _("No runs yet. Start one: {command}", command="opslib run 4.1 --env lab"),
     }
     path = outputs / "index.html"
     outputs.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ def kernel_manager(variables: Mapping[str, str], folder: Path) -> type[AsyncKern
     variables
         What its kernels have in their environment beside what this process has.
     folder
-        Where the sockets are made, readable to this user alone: what a kernel is sent and answers never crosses a port that others can open.
+        Where the sockets are made, readable to this user alone: what a kernel is sent and answers crosses no port that others can open.
     """
 
     class ThisInterpreter(AsyncKernelManager):

@@ -36,7 +36,7 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM came while a notebook ran."""
+    """SIGINT, SIGTERM or SIGHUP came while a notebook ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,10 @@ def execute(plan: Plan, outputs: Path, *, with_html: bool = True, progress: Prog
     )
     with records.lock(folder), _signals() as hold:
         records.write_record(record)
-        state, failure = _execute(plan, folder, progress or (lambda number, total, heading: None))
+        try:
+            state, failure = _execute(plan, folder, progress or (lambda number, total, heading: None))
+        except KeyboardInterrupt:
+            state, failure = "interrupted", html.Failure(_("Interrupted before the first cell"))
         hold()
         run = _close(record, state, failure, with_html)
     index.build(outputs, plan.language)
@@ -180,7 +183,8 @@ def _execute(plan: Plan, folder: Path, progress: Progress) -> tuple[str, html.Fa
     def cell_starts(cell: Any, cell_index: int) -> None:
         nonlocal at
         at = cell_index
-        progress(cell_index + 1, total, html.heading_of(prepared, cell_index))
+        if cell.cell_type == "code":
+            progress(cell_index + 1, total, html.heading_of(prepared, cell_index))
 
     variables = {HEADLESS: "1", "OPSLIB_LANG": plan.language}
     try:
@@ -255,7 +259,7 @@ def _is_ours(kind: str) -> bool:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[Callable[[], None]]:
-    """Within the block the first SIGINT or SIGTERM raises Interrupted, further ones do nothing: the kernel is being shut down already.
+    """Within the block the first SIGINT, SIGTERM or SIGHUP raises Interrupted, further ones do nothing: the kernel is being shut down already.
 
     Gives a function after whose call none raises: what is left to do is short and must be done. In a thread other than the main one
     signals cannot be caught, and are not.
@@ -275,7 +279,7 @@ def _signals() -> Iterator[Callable[[], None]]:
         nonlocal held
         held = True
 
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield hold
     finally:

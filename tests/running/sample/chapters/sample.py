@@ -1,4 +1,4 @@
-"""A chapter for tests of what runs and shows chapters: a few facts from a real API server's version, findings and a table with hostile text."""
+"""A chapter for tests of what runs and shows chapters: findings and a table with hostile text."""
 
 from __future__ import annotations
 
