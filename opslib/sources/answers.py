@@ -8,6 +8,7 @@ import msgspec
 
 from opslib.errors import Forbidden, NotFound, SourceError, Unauthenticated, Unreachable
 from opslib.messages import Text, _, one_line
+from opslib.sources.decoding import decoder
 from opslib.sources.transport import Request, Response, Transport
 
 T = TypeVar("T")
@@ -22,7 +23,7 @@ def decode(system: str, body: bytes, kind: type[T]) -> T:
         It is something else: not JSON (a proxy's page), or JSON of another shape.
     """
     try:
-        return msgspec.json.decode(body, type=kind, strict=False)
+        answer: T = decoder(kind).decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         start = one_line(bytes(body[:200]).decode(errors="replace"), 80)
         raise SourceError(
@@ -30,6 +31,7 @@ def decode(system: str, body: bytes, kind: type[T]) -> T:
             _("{system} answered with something else than its API does ({reason}): {start}", system=system, reason=str(error), start=start),
             _("Check that the field {field} is the address of its API, not of a log-in page or another server", field=f"{system}.url"),
         ) from error
+    return answer
 
 
 def send(transport: Transport, request: Request, reason: str = "") -> Response:

@@ -7,12 +7,11 @@ the few fields that are used (`opslib.sources.objects`).
 
 from __future__ import annotations
 
-import functools
 import json
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -21,6 +20,7 @@ from opslib.errors import Expired, Forbidden, InputError, NotFound, SourceError,
 from opslib.findings import command
 from opslib.messages import Text, _, one_line
 from opslib.sources import objects
+from opslib.sources.decoding import decoder
 from opslib.sources.kubeconfig import SYSTEM, authorization_of, configuration_of
 from opslib.sources.objects import Base, Object
 from opslib.sources.transport import HttpTransport, Request, Response, Transport
@@ -374,14 +374,9 @@ def _what(resource: str, namespace: str, name: str = "") -> Text:
     return _("{resource} in {namespace}", resource=resource, namespace=namespace) if namespace else resource
 
 
-@functools.cache
-def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind, strict=False)
-
-
 def _decode(body: bytes, kind: type[T]) -> T:
     try:
-        answer: T = _decoder(cast(Hashable, kind)).decode(body)
+        answer: T = decoder(kind).decode(body)
     except msgspec.ValidationError:
         try:
             answer = objects.convert(json.loads(body), kind)  # the slow way, which takes nulls
@@ -402,16 +397,18 @@ def _not_understood(error: Exception) -> SourceError:
 
 def _status(response: Response) -> Status:
     try:
-        return msgspec.json.decode(response.body, type=Status, strict=False)
+        status: Status = decoder(Status).decode(response.body)
     except (msgspec.ValidationError, msgspec.DecodeError):
         return Status()
+    return status
 
 
 def _continue_token(response: Response) -> str:
     try:
-        return msgspec.json.decode(response.body, type=Items[Object]).metadata.continue_
+        token: str = decoder(Items[Object]).decode(response.body).metadata.continue_
     except (msgspec.ValidationError, msgspec.DecodeError):
         return ""
+    return token
 
 
 def _forbidden(verb: str, resource: str, namespace: str, what: Text, status: Status) -> Forbidden:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from opslib.sources.decoding import decoder
+
 T = TypeVar("T")
 
 
@@ -607,6 +609,7 @@ def convert(content: Any, kind: type[T]) -> T:
     msgspec.ValidationError
         A field has another type than Kubernetes gives it.
     """
+    decoder(kind)  # learns the class, alone
     return msgspec.convert(_without_nulls(content), kind, strict=False)
 
 

@@ -14,6 +14,7 @@ import msgspec
 from opslib.errors import SourceError
 from opslib.messages import Message, Text, _, one_line
 from opslib.sources.answers import decode, refusal
+from opslib.sources.decoding import decoder
 from opslib.sources.monitored import Alert, Build, Matcher, RuleGroup, Runtime, Target
 from opslib.sources.transport import Request, Response, Transport, http
 
@@ -304,7 +305,7 @@ class Prometheus:
 def _reason(response: Response) -> Message | str:
     """Prometheus' own words on a refusal; empty where they are somebody else's."""
     try:
-        refused = msgspec.json.decode(response.body, type=_Refusal)
+        refused: _Refusal = decoder(_Refusal).decode(response.body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ""
     return _("{kind}: {reason}", kind=refused.error_type, reason=one_line(refused.error, 400)) if refused.error else ""
@@ -350,6 +351,7 @@ def _selectors(tree: Any) -> Iterator[tuple[Matcher, ...]]:
     if isinstance(function, Mapping) and function.get("name") in ("absent", "absent_over_time"):
         return
     if isinstance(matchers := tree.get("matchers"), list):
+        decoder(Matcher)  # learns the class, alone
         yield tuple(
             sorted((msgspec.convert(item, Matcher) for item in matchers), key=lambda item: (item.name != "__name__", item.name, item.value))
         )
