@@ -327,7 +327,11 @@ def _last_node(api: Api) -> Object:
 
 
 def _lose_node(api: Api) -> None:
-    """The lab's kubelet leaves a held node alone; the status is what the node lifecycle controller writes once the lease is old."""
+    """The node stops answering: the lab's kubelet leaves a held node alone.
+
+    What the node lifecycle controller writes once the lease is old (markNodeAsNotReady, after 50 seconds) is written at once; taints, and
+    the deletion of its pods after five minutes, are left to that controller.
+    """
     node = _last_node(api)
     path, now = api.path_of(node), datetime.now(UTC)
     api.patch(path, {"metadata": {"annotations": {HOLD: "true"}}})
@@ -340,6 +344,18 @@ def _lose_node(api: Api) -> None:
     }
     conditions = [{**condition, **unknown} for condition in node["status"]["conditions"]]
     api.patch(path, {"status": {"conditions": conditions}}, subresource="status")
+    _say_ready(api, node, "False")
+
+
+def _say_ready(api: Api, node: Object, status: str) -> None:
+    """Write whether the running pods of a node are ready."""
+    for pod in api.list("/api/v1/pods", fields=f"spec.nodeName={node['metadata']['name']},status.phase=Running"):
+        now = stamp(datetime.now(UTC), 0)
+        conditions = [
+            {**one, "status": status, "lastTransitionTime": now} if one["type"] == "Ready" else one
+            for one in pod["status"].get("conditions", [])
+        ]
+        api.patch(api.path_of(pod), {"status": {"conditions": conditions}}, subresource="status")
 
 
 def _restore_node(api: Api, node: Object, deadline: float) -> bool:
@@ -352,14 +368,7 @@ def _restore_node(api: Api, node: Object, deadline: float) -> bool:
     api.patch(path, {"metadata": {"annotations": {BEFORE: None, HOLD: None}, "labels": dict.fromkeys(note["labels"])}, "spec": spec})
     if annotations.get(HOLD) == "true":
         _poll(lambda: _is_ready(api.get(path)), deadline, f"{node['metadata']['name']} answers again")
-        for pod in api.list("/api/v1/pods", fields=f"spec.nodeName={node['metadata']['name']}"):
-            # the kubelet that is back says again that its pods are ready
-            conditions = [
-                {**one, "status": "True"} if one["type"] in ("Ready", "ContainersReady") else one
-                for one in pod["status"].get("conditions", [])
-            ]
-            if pod["status"].get("phase") == "Running":
-                api.patch(api.path_of(pod), {"status": {"conditions": conditions}}, subresource="status")
+        _say_ready(api, node, "True")
     return True
 
 
