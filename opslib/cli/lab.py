@@ -120,7 +120,7 @@ def _show(line: _Line, progress: Progress) -> None:
     if progress.state == "done":
         line.end(_("{where}: built in {time}", where=where, time=_clock(progress.seconds)))
     else:
-        line.write(text, key=str(progress.step) if progress.server.toolchain == "go" else progress.server.name)
+        line.write(text, key="jars" if "{number}" in progress.step.id else str(progress.step))
 
 
 class _Line:

@@ -235,17 +235,7 @@ def build(names: Sequence[str] = (), *, force: bool = False, report: Report = la
     intended = plan(names, force=force)
     if not intended.todo:
         return intended
-    if intended.free_bytes < intended.disk_bytes:
-        raise InputError(
-            _(
-                "The build needs {needed} of disk, {path} has {free}",
-                needed=size(intended.disk_bytes),
-                path=intended.folder,
-                free=size(intended.free_bytes),
-            ),
-            _("Make room, or name another folder"),
-            "export OPSLIB_CACHE=…",
-        )
+    require_room(intended)
     total = len(intended.todo) + len(intended.kept)
     with _lock(intended.folder):
         for position, server in enumerate((*intended.kept, *intended.todo), 1):
@@ -259,6 +249,21 @@ def build(names: Sequence[str] = (), *, force: bool = False, report: Report = la
                 ),
             )
     return intended
+
+
+def require_room(intended: Plan) -> None:
+    """InputError where the disk lacks the room that a plan needs."""
+    if intended.free_bytes < intended.disk_bytes:
+        raise InputError(
+            _(
+                "The build needs {needed} of disk, {path} has {free}",
+                needed=size(intended.disk_bytes),
+                path=intended.folder,
+                free=size(intended.free_bytes),
+            ),
+            _("Make room, or name another folder"),
+            "export OPSLIB_CACHE=…",
+        )
 
 
 def size(count: int) -> str:
@@ -422,10 +427,10 @@ def _build_opensearch(shell: _Shell, work: Path, target: Path) -> str:
     java, version = _ensure("java", shell)
     (target / "lib").mkdir()
     compiler = None
-    jars = _jars()
-    for number, (coordinate, sha256) in enumerate(jars, 1):
-        shell.tell("running", _("downloading {number} of {total} jars", number=number, total=len(jars)))
-        path = _artifact(coordinate, sha256)
+    wanted = jars()
+    for number, (coordinate, sha256) in enumerate(wanted, 1):
+        shell.tell("running", _("downloading {number} of {total} jars", number=number, total=len(wanted)))
+        path = jar(coordinate, sha256)
         if ":ecj:" in coordinate:
             compiler = path
         else:
@@ -450,16 +455,22 @@ def _build_opensearch(shell: _Shell, work: Path, target: Path) -> str:
 # --- jars -----------------------------------------------------------------------------------------------------------------------------
 
 
-def _jars() -> list[tuple[str, str]]:
+def jars() -> list[tuple[str, str]]:
     lines = (RECIPES / "opensearch" / "jars.txt").read_text("utf-8").splitlines()
     return [(words[0], words[1]) for line in lines if line and not line.startswith("#") for words in [line.split()]]
 
 
-def _artifact(coordinate: str, sha256: str) -> Path:
-    """A jar with exactly that hash, downloaded where the cache does not have it."""
+def jar(coordinate: str, sha256: str) -> Path:
+    """The jar "group:artifact:version" with exactly that hash, downloaded where the cache does not have it.
+
+    Raises
+    ------
+    BuildError
+        It cannot be downloaded, or is another one.
+    """
     from jgo.maven import MavenContext
 
-    repository = _maven_repository()
+    repository = maven_repository()
     context = MavenContext(
         repo_cache=cache() / "maven", local_repos=[], remote_repos={"repository": repository} if repository else None, timeout=60
     )
@@ -482,7 +493,7 @@ def _artifact(coordinate: str, sha256: str) -> Path:
     raise BuildError(_("{name} is not what it was: its SHA-256 is not {sha256}", name=coordinate, sha256=sha256))
 
 
-def _maven_repository() -> str | None:
+def maven_repository() -> str | None:
     """The repository that the user set: OPSLIB_MAVEN_REPOSITORY, else the mirror in ~/.m2/settings.xml, else None (Maven's default)."""
     named = os.environ.get("OPSLIB_MAVEN_REPOSITORY")
     if named:

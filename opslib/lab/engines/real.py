@@ -97,7 +97,7 @@ def up(
     parts: Sequence[str] = PARTS,
     platform: bool = True,
     report: Report = lambda step, servers, seconds: None,
-    deadline_seconds: float = 180,
+    deadline_seconds: float = 300,
 ) -> Lab:
     """Start a lab and return when all of it answers.
 

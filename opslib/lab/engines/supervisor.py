@@ -49,7 +49,7 @@ _PORTS = (
     "opensearch-transport",
 )
 _SERVICE_RANGE = "10.96.0.0/16"
-_EXPECTED_SECONDS = 120
+_EXPECTED_SECONDS = 180
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -491,7 +491,7 @@ class Supervisor:
             exporter.start(held)
         if api is not None and self.platform:
             self._tell("rollout")
-            platform.wait(api, deadline_seconds=60, stop=self.stop)
+            platform.wait(api, deadline_seconds=120, stop=self.stop)
         if "elasticsearch" in self.parts and self.platform:
             self._tell("logs")
             writer = logs.Writer(f"http://127.0.0.1:{self.ports['opensearch']}", api)

@@ -1,0 +1,125 @@
+"""The lab's client against the real API server."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from opslib.errors import InputError
+from opslib.lab.api import Api, ApiError
+from opslib.lab.informer import Informer
+
+if TYPE_CHECKING:
+    from tests.conftest import RealLab
+
+
+def config(name: str, space: str = "default", **data: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": space}, "data": data}
+
+
+@pytest.mark.real
+def test_an_object_from_its_making_to_its_end(real_cluster: RealLab) -> None:
+    api = real_cluster.api
+    assert api.apply(config("life", one="1"))["data"] == {"one": "1"}
+    path = api.path_of(config("life"))
+    assert path == "/api/v1/namespaces/default/configmaps/life"
+    assert api.apply(config("life", two="2"))["data"] == {"two": "2"}  # what is no longer applied is taken away
+    assert api.patch(path, {"data": {"three": "3"}})["data"] == {"two": "2", "three": "3"}
+    assert api.patch(path, [{"op": "remove", "path": "/data/two"}], "json")["data"] == {"three": "3"}
+    assert api.replace(config("life", four="4"))["data"] == {"four": "4"}
+    assert [one["kind"] for one in api.list("/api/v1/namespaces/default/configmaps", fields="metadata.name=life")] == ["ConfigMap"]
+    with pytest.raises(ApiError) as caught:
+        api.create(config("life"))
+    assert (caught.value.status, caught.value.reason) == (409, "AlreadyExists")
+    api.delete(path)
+    api.delete(path)
+    with pytest.raises(ApiError, match="404 NotFound"):
+        api.delete(path, missing_ok=False)
+    with pytest.raises(ApiError, match="404 NotFound"):
+        api.get(path)
+
+
+@pytest.mark.real
+def test_status_is_written_apart(real_cluster: RealLab) -> None:
+    api = real_cluster.api
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "apart"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    api.apply(claim)
+    path = api.path_of(claim)
+    assert api.patch(path, {"status": {"phase": "Lost"}})["status"]["phase"] == "Pending"
+    assert api.patch(path, {"status": {"phase": "Lost"}}, subresource="status")["status"]["phase"] == "Lost"
+    api.delete(path)
+
+
+@pytest.mark.real
+def test_paths_of_kinds_with_and_without_namespaces(real_cluster: RealLab) -> None:
+    api = real_cluster.api
+    metadata = {"name": "x", "namespace": "shop"}
+    assert (
+        api.path_of({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata}) == "/apis/apps/v1/namespaces/shop/deployments/x"
+    )
+    assert api.path_of({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "x"}}) == "/api/v1/nodes/x"
+    networking = {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": metadata}
+    assert api.path_of(networking, collection=True) == "/apis/networking.k8s.io/v1/namespaces/shop/ingresses"
+    with pytest.raises(ApiError, match="no kind Cupboard in v1"):
+        api.path_of({"apiVersion": "v1", "kind": "Cupboard", "metadata": metadata})
+
+
+@pytest.mark.real
+def test_a_long_list_comes_whole(real_cluster: RealLab) -> None:
+    api = real_cluster.api
+    api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "many"}})
+    for number in range(1005):  # a page holds 1000
+        api.create(config(f"c{number}", "many"))
+    names = {one["metadata"]["name"] for one in api.list("/api/v1/namespaces/many/configmaps")}
+    assert names >= {f"c{number}" for number in range(1005)}
+    api.delete("/api/v1/namespaces/many")
+
+
+@pytest.mark.real
+def test_an_informer_follows(real_cluster: RealLab) -> None:
+    seen: list[tuple[str, str]] = []
+    api = real_cluster.api
+    api.apply(config("followed", state="old"))
+    path = "/api/v1/namespaces/default/configmaps"
+    informer = Informer(api, path, lambda event, obj: seen.append((event, obj["data"]["state"])), fields="metadata.name=followed")
+    informer.start()
+    assert informer.synced.wait(10)
+    api.apply(config("followed", state="new"))
+    api.delete(f"{path}/followed")
+    deadline = time.monotonic() + 10
+    while len(seen) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    informer.close()
+    assert seen == [("ADDED", "old"), ("MODIFIED", "new"), ("DELETED", "new")]
+    assert informer.objects() == []
+
+
+@pytest.mark.real
+def test_users_with_fewer_rights(real_cluster: RealLab) -> None:
+    viewer = Api.from_kubeconfig(real_cluster.kubeconfig, "lab-viewer")
+    assert viewer.list("/api/v1/namespaces/default/configmaps")
+    with pytest.raises(ApiError, match='403 Forbidden: secrets is forbidden: User "viewer" cannot list'):
+        viewer.list("/api/v1/namespaces/default/secrets")
+    with pytest.raises(ApiError, match='403 Forbidden: pods is forbidden: User "nobody"'):
+        Api.from_kubeconfig(real_cluster.kubeconfig, "lab-nobody").list("/api/v1/pods")
+
+
+def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no file"):
+        Api.from_kubeconfig(tmp_path / "none")
+    path = tmp_path / "kubeconfig"
+    path.write_text("contexts: [")
+    with pytest.raises(InputError, match="is not a kubeconfig that can be used"):
+        Api.from_kubeconfig(path)
+    path.write_text("{current-context: a, contexts: [], clusters: [], users: []}")
+    with pytest.raises(InputError, match="nothing is called a"):
+        Api.from_kubeconfig(path)

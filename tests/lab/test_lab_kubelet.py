@@ -1,0 +1,216 @@
+"""The played kubelet, seen through the real API server as kubectl sees it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from opslib.lab import kubelet
+from opslib.lab.api import ApiError
+
+if TYPE_CHECKING:
+    from tests.conftest import RealLab
+
+LINES = "".join(f"2026-04-01T00:00:{second:02d}Z line {second}\n" for second in range(60))
+
+
+def until(done: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, "not within the deadline"
+        time.sleep(0.1)
+
+
+# --- which lines of a log ---------------------------------------------------------------------------------------------------------------
+
+
+def test_times_are_shown_only_where_they_are_asked_for() -> None:
+    assert kubelet.select(LINES, tail=2) == b"line 58\nline 59\n"
+    assert kubelet.select(LINES, tail=1, timestamps=True) == b"2026-04-01T00:00:59Z line 59\n"
+    assert kubelet.select("no time\n", timestamps=True) == b"no time\n"
+
+
+def test_since_and_limit() -> None:
+    moment = datetime(2026, 4, 1, 0, 0, 57, tzinfo=UTC)
+    assert kubelet.select(LINES, since=moment) == b"line 57\nline 58\nline 59\n"
+    assert kubelet.select(LINES, since=moment + timedelta(hours=1)) == b""
+    assert kubelet.select(LINES, since=moment, limit_bytes=10) == b"line 57\nli"
+    assert kubelet.select("日本語\n", limit_bytes=4) == "日".encode() + b"\xe6"
+
+
+@given(some.text(), some.integers(0, 50))
+def test_a_tail_is_the_end_of_the_whole(text: str, tail: int) -> None:
+    whole = kubelet.select(text)
+    end = kubelet.select(text, tail=tail)
+    assert whole.endswith(end)
+    assert len(end.decode("utf-8", "surrogateescape").splitlines()) <= tail
+
+
+# --- pods -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def space(real_cluster: RealLab) -> str:
+    real_cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kubelet-test"}})
+    account = "/api/v1/namespaces/kubelet-test/serviceaccounts/default"
+
+    def there() -> bool:
+        try:
+            return bool(real_cluster.api.get(account))
+        except ApiError:
+            return False
+
+    until(there)
+    return "kubelet-test"
+
+
+def pod(name: str, space: str, **more: Any) -> dict[str, Any]:
+    spec = {"containers": [{"name": "main", "image": "example.com/x:1"}], **more.pop("spec", {})}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": space, **more}, "spec": spec}
+
+
+def status(lab: RealLab, space: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = lab.api.get(f"/api/v1/namespaces/{space}/pods/{name}")["status"]
+    return found
+
+
+@pytest.mark.real
+def test_nodes_stand_in_three_zones_and_are_ready(real_cluster: RealLab) -> None:
+    nodes = real_cluster.api.list("/api/v1/nodes")
+    assert len({node["metadata"]["labels"]["topology.kubernetes.io/zone"] for node in nodes}) == 3
+    assert real_cluster.kubectl("get", "nodes", "--no-headers").count(" Ready ") == len(nodes) == 4
+    assert all(not node["spec"].get("taints") for node in nodes)
+
+
+@pytest.mark.real
+def test_a_deployment_rolls_out_and_over_and_away(real_cluster: RealLab, space: str) -> None:
+    labels = {"app": "roll"}
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "roll", "namespace": space},
+        "spec": {
+            "replicas": 3,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "main", "image": "example.com/roll:1"}]}},
+        },
+    }
+    real_cluster.api.apply(deployment)
+    real_cluster.kubectl("rollout", "status", "deployment/roll", "-n", space, "--timeout=60s")
+    deployment["spec"]["template"]["spec"]["containers"][0]["image"] = "example.com/roll:2"  # type: ignore[index]
+    real_cluster.api.apply(deployment)
+    real_cluster.kubectl("rollout", "status", "deployment/roll", "-n", space, "--timeout=60s")
+    pods = f"/api/v1/namespaces/{space}/pods"
+    until(lambda: len(real_cluster.api.list(pods, labels="app=roll")) == 3)
+    assert {one["status"]["containerStatuses"][0]["image"] for one in real_cluster.api.list(pods, labels="app=roll")} == {
+        "example.com/roll:2"
+    }
+    real_cluster.api.delete(f"/apis/apps/v1/namespaces/{space}/deployments/roll")
+    until(lambda: not real_cluster.api.list(pods, labels="app=roll"))
+
+
+@pytest.mark.real
+def test_a_held_pod_is_left_alone_even_when_it_is_deleted(real_cluster: RealLab, space: str) -> None:
+    real_cluster.api.create(pod("held", space, annotations={kubelet.HOLD: "true"}))
+    real_cluster.api.create(pod("free", space))
+    until(lambda: status(real_cluster, space, "free").get("phase") == "Running")
+    assert status(real_cluster, space, "held")["phase"] == "Pending"
+    path = f"/api/v1/namespaces/{space}/pods"
+    real_cluster.api.delete(f"{path}/free")
+    real_cluster.api.delete(f"{path}/held")
+    until(lambda: not real_cluster.api.list(path, fields="metadata.name=free"))
+    assert "deletionTimestamp" in real_cluster.api.get(f"{path}/held")["metadata"]
+    real_cluster.api.delete(f"{path}/held", grace_seconds=0)
+    until(lambda: not real_cluster.api.list(path, fields="metadata.name=held"))
+
+
+@pytest.mark.real
+def test_a_job_completes(real_cluster: RealLab, space: str) -> None:
+    template = {
+        "metadata": {"annotations": {kubelet.RUN_SECONDS: "0.5"}},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "main", "image": "example.com/job:1"}]},
+    }
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once", "namespace": space}, "spec": {"template": template}}
+    real_cluster.api.apply(job)
+    real_cluster.kubectl("wait", "--for=condition=complete", "job/once", "-n", space, "--timeout=60s")
+    assert "Completed" in real_cluster.kubectl("get", "pods", "-n", space, "-l", "job-name=once")
+
+
+@pytest.mark.real
+def test_init_containers_end_and_sidecars_go_on(real_cluster: RealLab, space: str) -> None:
+    inits = [{"name": "setup", "image": "example.com/x:1"}, {"name": "proxy", "image": "example.com/x:1", "restartPolicy": "Always"}]
+    real_cluster.api.create(pod("sided", space, spec={"initContainers": inits}))
+    until(lambda: status(real_cluster, space, "sided").get("phase") == "Running")
+    assert real_cluster.kubectl("get", "pod", "sided", "-n", space, "--no-headers").split()[1:3] == ["2/2", "Running"]
+
+
+@pytest.mark.real
+def test_a_readiness_gate_is_waited_for(real_cluster: RealLab, space: str) -> None:
+    real_cluster.api.create(pod("gated", space, spec={"readinessGates": [{"conditionType": "example.com/open"}]}))
+
+    def ready() -> str:
+        return next((one["status"] for one in status(real_cluster, space, "gated").get("conditions", []) if one["type"] == "Ready"), "")
+
+    until(lambda: ready() == "False" and status(real_cluster, space, "gated")["phase"] == "Running")
+    gate = {"type": "example.com/open", "status": "True"}
+    path = f"/api/v1/namespaces/{space}/pods/gated"
+    real_cluster.api.patch(path, {"status": {"conditions": [gate]}}, "strategic", subresource="status")
+    until(lambda: ready() == "True")
+
+
+@pytest.mark.real
+def test_kubectl_logs(real_cluster: RealLab, space: str) -> None:
+    real_cluster.api.create(pod("talks", space))
+    until(lambda: status(real_cluster, space, "talks").get("phase") == "Running")
+    folder = real_cluster.logs / space / "talks"
+    until((folder / "main.log").exists)
+    now = datetime.now(UTC)
+    lines = [f"{(now - timedelta(seconds=age)).isoformat()} 行 {age}\n" for age in (3600, 60, 5)]
+    (folder / "main.log").write_text("".join(lines))
+
+    def logs(*words: str) -> str:
+        return real_cluster.kubectl("logs", "talks", "-n", space, *words, check=False)
+
+    assert logs() == "行 3600\n行 60\n行 5\n"
+    assert logs("--tail=1") == "行 5\n"
+    assert logs("--since=10m") == "行 60\n行 5\n"
+    assert logs("--limit-bytes=5") == "行 3"
+    assert logs("--timestamps", "--tail=1") == lines[-1]
+    assert 'previous terminated container "main" in pod "talks" not found' in logs("--previous")
+    (folder / "main.previous.log").write_text("last words\n")
+    assert logs("--previous") == "last words\n"
+    real_cluster.api.create(pod("silent", space, annotations={kubelet.HOLD: "true"}))
+    until(lambda: real_cluster.api.get(f"/api/v1/namespaces/{space}/pods/silent")["spec"].get("nodeName"))
+    state = {
+        "name": "main",
+        "image": "x",
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+        "state": {"waiting": {"reason": "ErrImagePull"}},
+    }
+    path = f"/api/v1/namespaces/{space}/pods/silent"
+    real_cluster.api.patch(path, {"status": {"containerStatuses": [state]}}, subresource="status")
+    wanted = 'container "main" in pod "silent" is waiting to start: ErrImagePull'
+    until(lambda: wanted in real_cluster.kubectl("logs", "silent", "-n", space, check=False))
+    real_cluster.api.delete(path, grace_seconds=0)
+
+
+@pytest.mark.real
+def test_a_held_node_is_lost_and_comes_back(real_cluster: RealLab) -> None:
+    path = f"/api/v1/nodes/{kubelet.NODES[-1][0]}"
+
+    def ready() -> str:
+        return next(str(one["status"]) for one in real_cluster.api.get(path)["status"]["conditions"] if one["type"] == "Ready")
+
+    real_cluster.api.patch(path, {"metadata": {"annotations": {kubelet.HOLD: "true"}}})
+    until(lambda: ready() == "Unknown", seconds=90)
+    real_cluster.api.patch(path, {"metadata": {"annotations": {kubelet.HOLD: None}}})
+    until(lambda: ready() == "True")
+    until(lambda: not real_cluster.api.get(path)["spec"].get("taints"))
