@@ -216,12 +216,16 @@ class _Reader:
         existence = self._ask_existence(pods.values(), facts)
         revisions = self._ask_revisions(close, facts)
         claims = self._ask_claims(pods.values())
-        nodes = self._ask_nodes(facts, close)
+        nodes = self._ask_nodes(close)
+        # Only where the scheduler finds no node for a pod, all of them are of interest: their labels, taints and cordons.
+        all_nodes = self._ask_list(Node, "nodes") if any(case.symptom.kind == "unscheduled" for case in close) else None
         memory = self._ask_memory(close, facts.now)
         found, missing = _existing(existence, pods.values(), claims)
         known_claims = {key: claim for answer in claims.values() for key, claim in (answer.get() or {}).items()}
         volumes, claim_events = self._volumes(facts, known_claims, pods.values())
         known_nodes, gone = _nodes(nodes)
+        if all_nodes is not None and (listed := all_nodes.get()) is not None:
+            known_nodes = {**(known_nodes or {}), **{node.metadata.name: node for node in listed}}
         node_events = [(name, answer) for name, (_node, answer) in nodes.items() if answer is not None]
         return dataclasses.replace(
             facts,
@@ -415,7 +419,7 @@ class _Reader:
         volumes = answer.get()
         return None if volumes is None else tuple(volumes), events
 
-    def _ask_nodes(self, facts: Facts, close: list[Case]) -> dict[str, tuple[Answer[tuple[Node, ...]], Answer[list[Event]] | None]]:
+    def _ask_nodes(self, close: list[Case]) -> dict[str, tuple[Answer[tuple[Node, ...]], Answer[list[Event]] | None]]:
         """The nodes of the pods looked at; the events of those where a container ran out of memory."""
         names = dict.fromkeys(case.pod.spec.node_name for case in close if case.pod.spec.node_name)
         short = {case.pod.spec.node_name for case in close if "oom" in (case.symptom.kind, case.symptom.detail)}

@@ -54,7 +54,8 @@ def unhealthy_pods(
     """Every pod that is not well, in full.
 
     The server prints its table of each namespace, a hundredth of the objects' size; only pods whose line is not that of a healthy one are
-    read in full. Not well: any STATUS but Running and Completed, containers not ready, or a restart within the given time.
+    read in full. Not well: any STATUS but Running and Completed, containers or readiness gates not ready, or a restart within the given
+    time.
 
     Parameters
     ----------
@@ -133,6 +134,7 @@ def _sift(table: Table, by_status: dict[str, int], restarted_within_seconds: flo
     """The STATUS by name of each pod in the table whose line is not that of a healthy one; counts all of them in `by_status`."""
     names = [column.name for column in table.column_definitions]
     name_at, ready_at, status_at, restarts_at = (names.index(name) for name in ("Name", "Ready", "Status", "Restarts"))
+    gates_at = names.index("Readiness Gates") if "Readiness Gates" in names else None
     suspects = {}
     for row in table.rows:
         cells = row.cells
@@ -142,10 +144,17 @@ def _sift(table: Table, by_status: dict[str, int], restarted_within_seconds: flo
             continue
         if status == "Running":
             ready, _slash, total = cells[ready_at].partition("/")
-            if ready == total and not _restarted_within(cells[restarts_at], restarted_within_seconds):
+            gates_open = gates_at is None or _gates_open(cells[gates_at])
+            if ready == total and gates_open and not _restarted_within(cells[restarts_at], restarted_within_seconds):
                 continue
         suspects[cells[name_at]] = status
     return suspects
+
+
+def _gates_open(gates: object) -> bool:
+    """Whether the READINESS GATES column ("1/2", "<none>") tells of none that is closed: READY counts containers only."""
+    is_open, slash, total = str(gates).partition("/")
+    return not slash or is_open == total
 
 
 def _restarted_within(restarts: object, seconds: float) -> bool:

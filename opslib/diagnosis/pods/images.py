@@ -203,8 +203,7 @@ def _waits_for(case: Case, *reasons: str) -> bool:
 def _evidence(case: Case, pattern: str = "") -> list[Evidence]:
     """The words that the rule rests on come first: a back-off message alone says nothing."""
     events = case.event_evidence("Failed", "InspectFailed", "ErrImageNeverPull", "BackOff", limit=4)
-    if pattern:
-        events.sort(key=lambda item: re.search(pattern, item.quote, re.IGNORECASE) is None)
+    events.sort(key=lambda item: re.search(pattern or "failed to pull", item.quote, re.IGNORECASE) is None)
     waiting = [case.waiting_evidence()] if case.symptom.kind == "image" else []
     said_by_kubelet = not pattern or re.search(pattern, case.waiting_message, re.IGNORECASE)
     return [*waiting, *events[:2]] if said_by_kubelet else [*events[:2], *waiting]

@@ -7,13 +7,17 @@ reason with the number of nodes it holds for, then what preemption would have br
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from opslib.diagnosis.pods.cases import Case, Rule
 from opslib.diagnosis.pods.symptoms import condition
 from opslib.findings import Evidence, Finding, Step
 from opslib.messages import Message, Text, _
+from opslib.sources.objects import Node, Pod
 from opslib.sources.quantities import value_of
 
 
@@ -66,8 +70,9 @@ def reasons(message: str) -> tuple[int | None, list[Reason]]:
         words = (body[: parts[0].start()] if parts else body).strip(" ,")
         if words:
             found.append(Reason(_check(words), total or 0, words))
-    for part, following in zip(parts, [*parts[1:], None], strict=True):
-        words = body[part.end() : following.start() if following else len(body)].strip(" ,")
+    ends = [*(part.start() for part in parts[1:]), len(body)]
+    for part, end in zip(parts, ends, strict=False):
+        words = body[part.end() : end].strip(" ,")
         if words:
             found.append(Reason(_check(words), int(part[1]), words))
     found.sort(key=lambda reason: (-reason.nodes, _ORDER.index(reason.check)))
@@ -76,6 +81,52 @@ def reasons(message: str) -> tuple[int | None, list[Reason]]:
 
 def _check(words: str) -> str:
     return next((check for check, pattern in _CHECKS if re.search(pattern, words, re.IGNORECASE)), "other")
+
+
+def decisive(case: Case, found: list[Reason]) -> Reason:
+    """The reason that names the finding: that of most nodes.
+
+    Nodes without the labels that the pod asks for are not meant to take it. Where some node has them, what keeps the pod off those says
+    more; where none has, nothing else matters.
+    """
+    chosen = next((reason for reason in found if reason.check == "node_selector"), None)
+    if chosen is None or not case.facts.nodes:
+        return found[0]
+    if not any(matches(case.pod, node) for node in case.facts.nodes.values()):
+        return chosen
+    return next((reason for reason in found if reason.check != "node_selector"), chosen)
+
+
+def matches(pod: Pod, node: Node) -> bool:
+    """Whether a node has the labels that a pod's nodeSelector and required node affinity ask for."""
+    labels = node.metadata.labels
+    if not pod.spec.node_selector.items() <= labels.items():
+        return False
+    required = ((pod.spec.affinity or {}).get("nodeAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    terms = required.get("nodeSelectorTerms") or []
+    fields = {"metadata.name": node.metadata.name}
+    return not terms or any(
+        all(_holds(item, labels) for item in term.get("matchExpressions") or ())
+        and all(_holds(item, fields) for item in term.get("matchFields") or ())
+        for term in terms
+    )
+
+
+def _holds(expression: dict[str, Any], labels: Mapping[str, str]) -> bool:
+    value, values = labels.get(str(expression.get("key", ""))), [str(item) for item in expression.get("values") or ()]
+    operator = expression.get("operator")
+    if operator == "In":
+        return value in values
+    if operator == "NotIn":
+        return value not in values
+    if operator in ("Exists", "DoesNotExist"):
+        return bool((value is not None) == (operator == "Exists"))
+    if operator in ("Gt", "Lt") and value is not None and len(values) == 1:
+        try:
+            return int(value) > int(values[0]) if operator == "Gt" else int(value) < int(values[0])
+        except ValueError:
+            return False
+    return False
 
 
 def gated(case: Case) -> Finding | None:
@@ -131,7 +182,7 @@ def unschedulable(case: Case) -> Finding | None:
     total, found = reasons(message)
     if not found:
         return case.finding("scheduling.other", _("The pods are not scheduled"), evidence=_scheduler_words(case), steps=(case.describe(),))
-    first = found[0]
+    first = decisive(case, found)
     return case.finding(
         f"scheduling.{first.check}",
         _title(first.check),
@@ -207,20 +258,14 @@ def _asked_for(case: Case, check: str) -> list[Evidence]:
         return [case.pod_evidence(_("The pod requests"), shown)] if shown else []
     quote = ""
     if check == "node_selector":
-        import json
-
         quote = json.dumps(
             {"nodeSelector": spec.node_selector, **({"affinity": spec.affinity} if spec.affinity else {})}, ensure_ascii=False
         )
     elif check == "taints":
         quote = ", ".join(f"{item.key or '*'}{'=' + item.value if item.value else ''}:{item.effect or '*'}" for item in spec.tolerations)
     elif check in ("affinity", "anti_affinity") and spec.affinity:
-        import json
-
         quote = json.dumps(spec.affinity, ensure_ascii=False)
     elif check == "spread":
-        import json
-
         quote = json.dumps(spec.topology_spread_constraints, ensure_ascii=False)
     elif check == "ports":
         quote = ", ".join(str(port.host_port) for container in spec.containers for port in container.ports if port.host_port)

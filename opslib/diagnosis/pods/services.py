@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 from opslib.diagnosis.pods.cases import kubectl
 from opslib.diagnosis.pods.facts import Facts
@@ -195,16 +196,24 @@ def _without_endpoint(facts: Facts, service: Service, workloads: list[Workload],
         )
     if any(Subject(item.kind, item.metadata.name, namespace) in troubled for item in workloads) or _unhealthy_selected(facts, service):
         return None
+    if any(_young(item.creation_timestamp, facts) for item in (service.metadata, *(workload.metadata for workload in workloads))):
+        return None  # its pods may just be starting
+    # Endpoints and workloads are read one after the other: where pods are ready, the endpoints may only have been a moment behind.
+    serving = any(item.status.ready_replicas or item.status.number_ready for item in workloads)
     return _finding(
         facts,
         service,
         "service.pods_not_ready",
-        Severity.CRITICAL,
+        Severity.WARNING if serving else Severity.CRITICAL,
         _("Service {name} has pods, and none of them is ready", name=name),
-        _("The pods may just be starting; where it stays so, look at their readiness."),
+        _("Where it stays so, look at the pods' readiness, and at whether they have the Service's port."),
         [],
         look,
     )
+
+
+def _young(created: datetime | None, facts: Facts) -> bool:
+    return created is not None and facts.now - created < max(facts.grace, timedelta(seconds=30))
 
 
 def nearly(facts: Facts, service: Service) -> tuple[Workload, str] | None:
