@@ -249,3 +249,10 @@ def test_the_users_own_mirror_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert build.maven_repository() == "https://maven.example.com/all"
     (tmp_path / ".m2" / "settings.xml").write_text("<settings>")
     assert build.maven_repository() is None
+
+
+def test_the_toolchains_are_those_of_the_lock() -> None:
+    """`make lock` writes the lock; what an installed opslib uses are the same lines, a file a toolchain."""
+    ours = {line.strip(" \\") for path in (build.RECIPES / "toolchains").iterdir() for line in path.read_text().splitlines()}
+    lock = (Path(__file__).parents[2] / "requirements-toolchains.lock").read_text().splitlines()
+    assert ours == {line.strip(" \\") for line in lock}

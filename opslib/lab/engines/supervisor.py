@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import urllib3
 import yaml
@@ -533,13 +533,23 @@ def _described(error: Exception) -> dict[str, str]:
     return {"what": f"{type(error).__name__}: {error}", "remedy": "", "command": ""}
 
 
+def _locked(lock: IO[str]) -> bool:
+    """Take the lock that says that this lab runs; who only asks whether it does holds it for a moment, too."""
+    for _attempt in range(20):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return True
+    return False
+
+
 def main() -> int:
     """Run the supervisor of one lab: FOLDER PART[,PART...] [bare]."""
     folder, parts = Path(sys.argv[1]), tuple(sys.argv[2].split(","))
     with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             return 75
         supervisor = Supervisor(folder, parts, platform="bare" not in sys.argv[3:])
         for number in (signal.SIGTERM, signal.SIGINT):
