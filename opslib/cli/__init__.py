@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gettext
 import importlib
-import importlib.util
 import os
 import signal
 import sys
@@ -77,8 +76,6 @@ def _group() -> click.Group:
         )
     )
     for module in MODULES:
-        if importlib.util.find_spec(f"opslib.cli.{module}") is None:
-            continue
         for command in importlib.import_module(f"opslib.cli.{module}").commands():
             group.add_command(command)
     for command in _every(group):
