@@ -98,6 +98,7 @@ def services_table(facts: Facts) -> Table:
                 service.now.requests,
                 service.yesterday.requests,
                 service.last_week.requests,
+                service.recent.error_ratio,
                 service.now.error_ratio,
                 service.yesterday.error_ratio,
                 service.last_week.error_ratio,
@@ -120,7 +121,8 @@ def services_table(facts: Facts) -> Table:
             Column("requests", _("Requests"), Unit.PER_SECOND, _("Mean over the window")),
             Column("requests_yesterday", _("Requests yesterday"), Unit.PER_SECOND, at_this_time),
             Column("requests_last_week", _("Requests a week ago"), Unit.PER_SECOND, a_week_ago),
-            Column("errors", _("Errors"), Unit.RATIO, _("Share of requests that failed")),
+            Column("errors_recent", _("Errors now"), Unit.RATIO, _("Share of requests that failed in the last five minutes")),
+            Column("errors", _("Errors"), Unit.RATIO, _("Share of requests that failed in the window")),
             Column("errors_yesterday", _("Errors yesterday"), Unit.RATIO, at_this_time),
             Column("errors_last_week", _("Errors a week ago"), Unit.RATIO, a_week_ago),
             Column("latency", _("Latency"), Unit.SECONDS, _("95th percentile over the window")),
@@ -180,7 +182,9 @@ def _lines(facts: Facts, frame: pandas.DataFrame | None, title: Message, y_label
     if frame is None or frame.empty:
         plotting.no_data(axes, NOT_READ if frame is None and facts.services is None else _("There is nothing to draw."))
         return figure
-    for number, (service, rows) in enumerate(frame.groupby("service", sort=True)):
+    most = frame.groupby("service")["value"].max().sort_values(ascending=False, kind="stable").index[: len(plotting.PALETTE)]
+    for number, service in enumerate(sorted(most)):
+        rows = frame[frame["service"] == service]
         axes.plot(rows["time"].to_numpy(), rows["value"].to_numpy(), label=plotting.label(str(service), 36), **plotting.line_style(number))
     plotting.time_axis(axes, facts.zone)
     plotting.unit_axis(axes.yaxis, unit)

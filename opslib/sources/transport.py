@@ -360,7 +360,7 @@ def http(system: str, settings: HttpSystem) -> HttpTransport:
         headers["authorization"] = f"Bearer {token.get_secret_value()}"
     elif settings.username is not None and password is not None:
         headers |= urllib3.make_headers(basic_auth=f"{settings.username}:{password.get_secret_value()}")
-    tls: dict[str, Any] = {"maxsize": 16}
+    tls: dict[str, Any] = {"maxsize": 32}  # as many as a chapter asks at once: urllib3 warns of more
     if settings.ca_file:
         tls["ca_certs"] = str(settings.ca_file)
     if settings.client_certificate:

@@ -404,12 +404,26 @@ def test_latency_is_compared_with_the_worse_of_the_earlier_days(
 
 
 def test_a_service_that_is_asked_nothing_any_more() -> None:
-    before = Then(requests=10)
-    (finding,) = found("services.traffic", services=[service(Then(), before, before)])
-    assert finding.severity is Severity.CRITICAL
-    assert [item.severity for item in found("services.traffic", services=[service(Then(requests=3), before, before)])] == [Severity.WARNING]
-    assert not found("services.traffic", services=[service(Then(requests=3), before, Then(requests=4))])  # a quiet day last week too
-    assert not found("services.traffic", services=[service(Then(requests=3))])  # new
+    before, nothing = Then(requests=10), Then(requests=0.0)
+
+    def severities(**times: Then) -> list[Severity]:
+        use = ServiceUse(name="cart", **{"now": Then(), "yesterday": Then(), "last_week": Then()} | times)
+        return [finding.severity for finding in found("services.traffic", services=[use])]
+
+    assert severities(now=nothing, recent=nothing, yesterday=before, last_week=before) == [Severity.CRITICAL]
+    assert severities(now=Then(requests=5), recent=nothing) == [Severity.CRITICAL]  # it stopped within the window
+    assert severities(now=Then(requests=3), recent=Then(requests=3), yesterday=before, last_week=before) == [Severity.WARNING]
+    assert severities(now=Then(requests=3), yesterday=before, last_week=Then(requests=4)) == []  # a quiet day last week too
+    assert severities(now=Then(requests=3), recent=Then(requests=3)) == []  # new
+    assert severities(now=Then(), recent=Then(), yesterday=before, last_week=before) == []  # could not be asked
+    assert severities(now=nothing, recent=nothing) == []
+
+
+def test_an_outage_that_began_a_minute_ago_shows() -> None:
+    use = ServiceUse(
+        name="cart", now=Then(requests=5, error_ratio=0.008), recent=Then(requests=5, error_ratio=0.5), yesterday=Then(), last_week=Then()
+    )
+    assert [finding.severity for finding in found("services.errors", services=[use])] == [Severity.CRITICAL]
 
 
 # --- logs -----------------------------------------------------------------------------------------------------------------------------

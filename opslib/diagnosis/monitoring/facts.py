@@ -115,7 +115,7 @@ class NodeUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Then:
-    """A service at one time, over the window; None: not known.
+    """A service at one time, over the window; None: not known (0 requests: it is known that there were none).
 
     Requests a second, the share of them that failed, the 95th percentile of their latency in seconds.
     """
@@ -127,13 +127,18 @@ class Then:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceUse:
-    """A service now, and at the same time yesterday and a week ago. `namespace` is empty where the metrics do not name it."""
+    """A service over the window, over its last five minutes, and over the same window yesterday and a week ago.
+
+    An outage that began a minute ago hardly shows in the mean of an hour: it shows in `recent`. `namespace` is empty where the metrics do
+    not name it.
+    """
 
     name: str
     namespace: str = ""
     now: Then
     yesterday: Then
     last_week: Then
+    recent: Then = field(default_factory=Then)
 
     @property
     def label(self) -> str:
@@ -195,8 +200,8 @@ class Facts:
     ----------
     now, zone, environment, links, metrics, logs_settings
         When, in which zone times are shown, where, and what pages, metrics and fields are called there.
-    context
-        The kubeconfig's context, for commands.
+    context, alertmanager_url
+        The kubeconfig's context and Alertmanager's address, for commands.
     groups, targets, runtime, missing, alertmanagers
         From Prometheus: rule groups with their alerts, targets, itself, selectors without series, the Alertmanagers it sends to.
     alertmanager, notified, silences
@@ -219,6 +224,7 @@ class Facts:
     metrics: Metrics | None = None
     logs_settings: Logs | None = None
     context: str = ""
+    alertmanager_url: str = ""
     groups: list[RuleGroup] | None = None
     targets: list[Target] | None = None
     runtime: Runtime | None = None

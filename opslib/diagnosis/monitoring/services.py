@@ -14,8 +14,15 @@ from opslib.messages import Message, _
 def errors(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
     """Services that fail too often."""
     for service in facts.services or []:
-        now = service.now.error_ratio
-        if now is None or now < parameters.error_ratio_warning or (service.now.requests or 0) < parameters.traffic_floor_per_second:
+        now = max(
+            (
+                time.error_ratio
+                for time in (service.now, service.recent)
+                if time.error_ratio is not None and (time.requests or 0) >= parameters.traffic_floor_per_second
+            ),
+            default=0.0,
+        )
+        if now < parameters.error_ratio_warning:
             continue
         yield Finding(
             check="services.errors",
@@ -25,8 +32,11 @@ def errors(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
             evidence=(
                 Evidence(
                     text=_(
-                        "{now} of requests failed; yesterday at this time {yesterday}, a week ago {last_week}",
-                        now=percent(now),
+                        "{recent} of requests failed in the last five minutes, {now} in the last {minutes} minutes; "
+                        "yesterday at this time {yesterday}, a week ago {last_week}",
+                        recent=percent(service.recent.error_ratio),
+                        now=percent(service.now.error_ratio),
+                        minutes=parameters.window_minutes,
                         yesterday=percent(service.yesterday.error_ratio),
                         last_week=percent(service.last_week.error_ratio),
                     ),
@@ -74,24 +84,34 @@ def latency(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
 
 
 def traffic(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
-    """Services with far fewer requests than yesterday and than a week ago, both: users, or what calls it, may not get through."""
+    """Services with far fewer requests than yesterday and than a week ago, both: users, or what calls it, may not get through.
+
+    Critical where none came in the last five minutes, and they came before: earlier in the window, yesterday or a week ago.
+    """
+    floor = parameters.traffic_floor_per_second
     for service in facts.services or []:
+        now, recent = service.now.requests, service.recent.requests
         before = [value for value in (service.yesterday.requests, service.last_week.requests) if value is not None]
-        now = service.now.requests or 0  # a service that is asked nothing has no series at all
-        if not before or min(before) < parameters.traffic_floor_per_second or now >= parameters.traffic_drop * min(before):
+        busy = bool(before) and min(before) >= floor
+        silent = recent == 0 and ((now or 0) >= floor or busy)
+        fewer = now is not None and busy and now < parameters.traffic_drop * min(before)
+        if not (silent or fewer):
             continue
         yield Finding(
             check="services.traffic",
-            severity=Severity.CRITICAL if now == 0 else Severity.WARNING,
+            severity=Severity.CRITICAL if silent else Severity.WARNING,
             subject=Subject("Service", service.name, service.namespace),
             title=_("{service} gets no requests any more", service=service.label)
-            if now == 0
+            if silent
             else _("{service} gets far fewer requests than at this time on earlier days", service=service.label),
             evidence=(
                 Evidence(
                     text=_(
-                        "{now} requests a second; yesterday at this time {yesterday}, a week ago {last_week}",
+                        "{recent} requests a second in the last five minutes, {now} in the last {minutes} minutes; "
+                        "yesterday at this time {yesterday}, a week ago {last_week}",
+                        recent=_rate(recent),
                         now=_rate(now),
+                        minutes=parameters.window_minutes,
                         yesterday=_rate(service.yesterday.requests),
                         last_week=_rate(service.last_week.requests),
                     ),

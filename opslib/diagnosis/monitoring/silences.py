@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from opslib.diagnosis.monitoring.facts import Facts, Parameters
-from opslib.findings import Evidence, Finding, Severity, Step, Subject
+from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import _, _n
 from opslib.sources.monitored import Silence
 
@@ -30,7 +30,7 @@ def ending(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
                 steps=(
                     Step(
                         _("Put the cause right before it ends, or lengthen it with a reason"),
-                        f"amtool silence update --duration=4h {silence.id}",
+                        _amtool(facts, "silence", "update", "--duration=4h", silence.id),
                         changes=True,
                     ),
                 ),
@@ -52,7 +52,7 @@ def endless(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
                 steps=(
                     Step(
                         _("Ask its author; an alert that nobody wants is removed from the rules, not silenced"),
-                        f"amtool silence expire {silence.id}",
+                        _amtool(facts, "silence", "expire", silence.id),
                         changes=True,
                     ),
                 ),
@@ -74,7 +74,13 @@ def everything(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
                 subject=Subject("Silence", silence.id),
                 title=_("A silence by {author} hides every alert", author=silence.created_by or "-"),
                 evidence=(_evidence(facts, silence),),
-                steps=(Step(_("End it unless a maintenance is under way right now"), f"amtool silence expire {silence.id}", changes=True),),
+                steps=(
+                    Step(
+                        _("End it unless a maintenance is under way right now"),
+                        _amtool(facts, "silence", "expire", silence.id),
+                        changes=True,
+                    ),
+                ),
                 since=silence.starts_at,
             )
 
@@ -96,3 +102,8 @@ def _evidence(facts: Facts, silence: Silence) -> Evidence:
         reference="/api/v2/silences",
         time=silence.starts_at,
     )
+
+
+def _amtool(facts: Facts, *words: str) -> str:
+    address = ("--alertmanager.url", facts.alertmanager_url) if facts.alertmanager_url else ()
+    return command("amtool", *address, *words)

@@ -53,6 +53,7 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
         metrics=environment.prometheus,
         logs_settings=environment.elasticsearch,
         context=environment.kubernetes.context or "",
+        alertmanager_url=environment.alertmanager.url if environment.alertmanager else "",
         **answers,
         gaps=questions.gaps,
     )

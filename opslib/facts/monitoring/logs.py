@@ -17,7 +17,7 @@ from opslib.diagnosis.monitoring.facts import (
 from opslib.diagnosis.monitoring.templates import PLACE, phrases, template
 from opslib.facts import Questions
 from opslib.facts.monitoring.searches import LogSearches
-from opslib.findings import Evidence, Finding, Severity, Step, Subject
+from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import _
 from opslib.sources.monitored import SearchResult
 from opslib.sources.redaction import MASK, redact
@@ -90,11 +90,11 @@ def read(elasticsearch: Elasticsearch, parameters: Parameters, questions: Questi
     search = LogSearches(settings, parameters, now, fields.message_types)
     counts = questions.ask(
         _("errors in the logs, now and on earlier days"),
-        lambda: _complete(questions, elasticsearch.search(search.counts(), what=_("errors by service"))),
+        lambda: _complete(questions, settings, elasticsearch.search(search.counts(), what=_("errors by service"))),
     )
     over_time = questions.ask(
         _("errors in the logs over the last day"),
-        lambda: _complete(questions, elasticsearch.search(search.over_time(), what=_("errors over time"))),
+        lambda: _complete(questions, settings, elasticsearch.search(search.over_time(), what=_("errors over time"))),
     )
     newest = questions.ask(_("the newest log line"), lambda: elasticsearch.search(search.newest(), what=_("the newest line")))
     templates = (
@@ -153,7 +153,7 @@ def _missing_field(settings: Logs, parameter: str, instead: str) -> Finding:
     )
 
 
-def _complete(questions: Questions, result: SearchResult) -> SearchResult:
+def _complete(questions: Questions, settings: Logs, result: SearchResult) -> SearchResult:
     """The result; where it covers only a part of the logs, that is a gap."""
     for reason in result.partial:
         questions.gap(
@@ -166,7 +166,7 @@ def _complete(questions: Questions, result: SearchResult) -> SearchResult:
                 steps=(
                     Step(
                         _("See which shards are not there"),
-                        'curl "$ELASTICSEARCH/_cat/shards?v&h=index,shard,prirep,state,unassigned.reason"',
+                        command("curl", f"{settings.url}/_cat/shards?v&h=index,shard,prirep,state,unassigned.reason"),
                     ),
                 ),
             )
@@ -199,7 +199,7 @@ def _templates(elasticsearch: Elasticsearch, search: LogSearches, questions: Que
     texts = list(examples)[:MOST_TEMPLATES]
     if not texts:
         return (), 0
-    now = _complete(questions, elasticsearch.search(search.by_template(texts, search.window()), what=_("kinds of errors now")))
+    now = _complete(questions, settings, elasticsearch.search(search.by_template(texts, search.window()), what=_("kinds of errors now")))
     before = elasticsearch.search(search.by_template(texts, search.before()), what=_("kinds of errors before"))
     these, those = now.aggregations["templates"]["buckets"], before.aggregations["templates"]["buckets"]
     found = []

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 # Alertmanager's own counters (notify/notify.go), and Prometheus' (notifier/metric.go): `sent` counts the alerts whose sending failed too.
 TRIED, FAILED = "alertmanager_notifications_total", "alertmanager_notifications_failed_total"
 SENT, LOST = "prometheus_notifications_sent_total", "prometheus_notifications_errors_total"
-OFFSETS = {"now": "", "yesterday": " offset 1d", "last_week": " offset 1w"}
 
 
 def read(prometheus: Prometheus, parameters: Parameters, questions: Questions, now: datetime) -> dict[str, Any]:
@@ -50,8 +49,8 @@ def read(prometheus: Prometheus, parameters: Parameters, questions: Questions, n
     wanted = services.Queries(metrics, parameters)
     of_services = {
         (then, name): ask(_("requests, errors and latency of the services"), promql, "namespace", metrics.service_label)
-        for then, offset in OFFSETS.items()
-        for name, promql in wanted.instant(offset).items()
+        for then in services.TIMES
+        for name, promql in wanted.instant(then).items()
     }
 
     def missing() -> Answer[Any] | None:
@@ -77,7 +76,7 @@ def read(prometheus: Prometheus, parameters: Parameters, questions: Questions, n
     frames = {name: answer.get() for name, answer in of_nodes.items()}
     _expect(questions, frames["cpu_used"], "node_cpu_seconds_total", _("Scrape the node exporter on every node"))
     _expect(questions, frames["cpu_allocatable"], "kube_node_status_allocatable", _("Scrape kube-state-metrics"))
-    requests = [of_services[then, "requests"].get() for then in OFFSETS]
+    requests = [of_services[then, "requests"].get() for then in services.TIMES]
     if all(frame is not None and frame.empty for frame in requests):
         remedy = _("Name the counter of requests and its labels in the environment's file: {field}", field="prometheus.requests_metric")
         _expect(questions, requests[0], metrics.requests_metric, remedy)
@@ -90,7 +89,7 @@ def read(prometheus: Prometheus, parameters: Parameters, questions: Questions, n
         "deliveries": _deliveries(failed.get(), tried.get()),
         "lost": _lost(lost.get(), sent.get()),
         "nodes": nodes.nodes(frames),
-        "services": services.services({key: answer.get() for key, answer in of_services.items()}, metrics),
+        "services": services.services({key: answer.get() for key, answer in of_services.items()}, metrics, parameters.most_services),
         "requests_over_time": services.over_time(lines["requests"].get(), metrics) if lines else None,
         "errors_over_time": services.over_time(lines["errors"].get(), metrics) if lines else None,
     }

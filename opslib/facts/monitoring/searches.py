@@ -26,7 +26,9 @@ class LogSearches:
         self._where = [{"term": {settings.namespace_field: parameters.namespace}}] if parameters.namespace else []
 
     def _range(self, start: datetime, end: datetime) -> dict[str, Any]:
-        return {"range": {self.settings.time_field: {"gte": start.isoformat(), "lt": end.isoformat()}}}
+        return {
+            "range": {self.settings.time_field: {"gte": start.isoformat(), "lt": end.isoformat(), "format": "strict_date_optional_time"}}
+        }
 
     def window(self) -> dict[str, Any]:
         """Lines of the window."""
@@ -64,6 +66,7 @@ class LogSearches:
         histogram = {
             "field": self.settings.time_field,
             "fixed_interval": f"{seconds}s",
+            "format": "epoch_millis",
             "min_doc_count": 0,
             "extended_bounds": {"min": int(start.timestamp() * 1000), "max": int(self._now.timestamp() * 1000)},
         }
