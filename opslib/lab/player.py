@@ -38,6 +38,8 @@ from opslib.messages import _
 
 __all__ = ["apply_fault", "load", "names", "reset"]
 
+SECONDS_BEFORE_CHANGE = 2  # times in the API are whole seconds
+
 
 # --- applying it ------------------------------------------------------------------------------------------------------------------------
 
@@ -195,7 +197,9 @@ def _refuses_pods(api: Api, namespace: str) -> bool:
 
 
 def _wait_until_available(api: Api, objects: Iterable[Object], deadline: float) -> None:
-    """Wait until what nobody holds runs: a change must come to something that worked."""
+    """Wait until what nobody holds runs, and a little: a change must come to something that worked, and not in the second of its making."""
+    begun = time.monotonic()
+    _poll(lambda: time.monotonic() - begun >= SECONDS_BEFORE_CHANGE, deadline, "the change")
     waiting = [obj for obj in objects if obj["kind"] in ("Deployment", "DaemonSet", "StatefulSet") and HOLD not in _annotations(obj)]
     for obj in waiting:
         path = api.path_of(obj)
