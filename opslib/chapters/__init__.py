@@ -1,7 +1,7 @@
 """The chapters of the runbook, one file each, under one slug everywhere.
 
-A chapter's module gives `Parameters` (a pydantic model), `Facts` (what it must know), `findings(facts)` and its tables and plots: pure functions,
-no input or output. What reads the facts stands in `opslib.facts` under the same name.
+A chapter's module gives `Parameters` (a pydantic model), `Facts` (what it must know), `findings(facts)` and its tables and plots: pure
+functions, no input or output. What reads the facts stands in `opslib.facts` under the same name.
 """
 
 from __future__ import annotations
