@@ -259,7 +259,7 @@ def _is_ours(kind: str) -> bool:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[Callable[[], None]]:
-    """Within the block the first SIGINT, SIGTERM or SIGHUP raises Interrupted; further ones do nothing, since the kernel is being shut down.
+    """Within the block the first SIGINT, SIGTERM or SIGHUP raises Interrupted; further ones do nothing: the kernel is being shut down.
 
     Gives a function after whose call none raises: what is left to do is short and must be done. In a thread other than the main one
     signals cannot be caught, and are not.
