@@ -54,11 +54,11 @@ def test_a_secret_goes(text: str, secret: str) -> None:
     [
         "connecting to postgres://db.shop:5432/orders",
         "https://example.com:8443/path?q=1",
-        'couldn\'t find key password in Secret shop/db',
+        "couldn't find key password in Secret shop/db",
         'secret "db-credentials" not found',
         "exec /app/server: exec format error",
         "dial tcp: lookup cart on 10.0.0.10:53: no such host",
-        "2026-03-01T12:00:00Z level=error msg=\"tokenizer failed\" line=17",
+        '2026-03-01T12:00:00Z level=error msg="tokenizer failed" line=17',
         "Liveness probe failed: HTTP probe failed with statuscode: 500",
         'MountVolume.SetUp failed for volume "conf" : references non-existent secret key: url',
         "basic checks passed",
