@@ -18,7 +18,7 @@ from opslib.diagnosis.pods.facts import Change, Facts, Log, owner_of
 from opslib.diagnosis.pods.probes import describe as probe_words
 from opslib.findings import Column, Finding, Severity, Subject, Table, Unit, by_severity
 from opslib.messages import Message, Text, _, one_line
-from opslib.sources.objects import ContainerStatus, Pod
+from opslib.sources.objects import ContainerStatus, Event, Pod
 from opslib.sources.status import pod_status
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def events_table(facts: Facts) -> Table:
 
     Columns: time, namespace, object, reason, times (count), message.
     """
-    events = [event for items in (facts.events or {}).values() for event in items if event.type != "Normal"]
+    events = [event for items in (facts.events or {}).values() for event in items if event.type != "Normal" and not _gone(event, facts)]
     events.sort(key=lambda event: str(event.seen or ""), reverse=True)
     rows = [
         (
@@ -181,6 +181,11 @@ def events_table(facts: Facts) -> Table:
         rows=rows,
         empty=_("No warnings; the cluster keeps events for an hour.") if facts.events is not None else _("The events could not be read."),
     )
+
+
+def _gone(event: Event, facts: Facts) -> bool:
+    about = event.involved_object
+    return (about.kind, about.namespace, about.name) in facts.missing
 
 
 def changes_table(facts: Facts) -> Table:
@@ -349,9 +354,9 @@ def _described(pod: Pod, facts: Facts) -> list[tuple[Text, Text]]:
 def _state(status: ContainerStatus) -> Text:
     state = status.state
     if state.waiting:
-        return _("waiting: {reason}, {restarts} restarts", reason=state.waiting.reason or "-", restarts=status.restart_count)
+        return _("waiting: {reason}; restarts: {restarts}", reason=state.waiting.reason or "-", restarts=status.restart_count)
     if state.running:
-        return _("running, {restarts} restarts", restarts=status.restart_count)
+        return _("running; restarts: {restarts}", restarts=status.restart_count)
     if state.terminated:
         return _("ended with code {code}: {meaning}", code=state.terminated.exit_code, meaning=exit_meaning(state.terminated))
     return "-"

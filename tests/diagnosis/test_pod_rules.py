@@ -551,7 +551,7 @@ def network(*services: objects.Service, **more: object) -> Facts:
 def test_a_selector_that_matches_nothing_and_what_it_means() -> None:
     found = only(diagnose(network(service("{app: web, tier: front}"))))
     assert (found.check, found.severity, found.subject) == ("service.no_pods", Severity.CRITICAL, Subject("Service", "web", "shop"))
-    assert "Deployment web nearly matches, but differs in tier=front" in words(found)
+    assert "Deployment web nearly matches, but differs in tier=front (its pods have no such label)" in words(found)
     assert only(diagnose(network(service("{who: knows}"), workloads=(workload("Deployment", "x"),)))).severity is Severity.WARNING
 
 

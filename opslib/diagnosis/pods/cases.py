@@ -149,7 +149,7 @@ class Case:
             check=check,
             severity=self.severity if severity is None else severity,
             subject=self.owner,
-            title=title,
+            title=titled(self.owner, title),
             cause=cause,
             evidence=tuple(evidence),
             steps=tuple(steps),
@@ -185,9 +185,9 @@ class Case:
         values = {"container": self.symptom.container, "how": how, "restarts": status.restart_count if status else 0}
         if ended.started_at and ended.finished_at:
             ran = age(ended.finished_at - ended.started_at)
-            text = _("Container {container} ended after {ran}: {how}; {restarts} restarts", ran=ran, **values)
+            text = _("Container {container} ended after {ran}: {how}; restarts: {restarts}", ran=ran, **values)
         else:
-            text = _("Container {container} ended: {how}; {restarts} restarts", **values)
+            text = _("Container {container} ended: {how}; restarts: {restarts}", **values)
         return [self.pod_evidence(text, ended.message, ended.finished_at)]
 
     def log_evidence(self) -> list[Evidence]:
@@ -221,6 +221,10 @@ class Case:
     def kubectl(self, *words: object) -> str:
         """A kubectl command in the owner's namespace and the environment's context."""
         return kubectl(self.facts, self.owner.namespace, *words)
+
+    def kubectl_anywhere(self, *words: object) -> str:
+        """A kubectl command about the cluster, without a namespace."""
+        return kubectl(self.facts, "", *words)
 
     def describe(self) -> Step:
         """Look at the pod."""
@@ -319,6 +323,11 @@ def onset(pod: Pod, facts: Facts) -> datetime | None:
     if not known and pod.metadata.creation_timestamp:
         known = [pod.metadata.creation_timestamp]
     return min(known, default=None)
+
+
+def titled(subject: Subject, what: Text) -> Message:
+    """A title that names its subject: titles also stand alone, in lists."""
+    return _("{name}: {what}", name=subject.name, what=what)
 
 
 def evidence_of(event: Event) -> Evidence:

@@ -12,13 +12,14 @@ from opslib.diagnosis.pods.cases import Case, age
 from opslib.diagnosis.pods.config import references
 from opslib.diagnosis.pods.facts import Change, Facts
 from opslib.findings import Evidence, Finding, Step, Subject
-from opslib.messages import Text, _
+from opslib.messages import Message, Text, _
 from opslib.sources.objects import Container, Object, PodSpec, PodTemplate, Workload
 
 REVISION = "deployment.kubernetes.io/revision"
 RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 # A change counts as "before" up to this long after the onset: clocks differ, and events come in whole seconds.
 SLACK = timedelta(seconds=30)
+MOMENT = timedelta(seconds=10)
 SHOWN = 3
 NODE_KINDS = frozenset({"creating", "lost", "terminating", "evicted", "start"})
 
@@ -57,7 +58,7 @@ def with_changes(finding: Finding, case: Case) -> Finding:
         return finding
     evidence = tuple(
         Evidence(
-            text=_("{age} before the trouble began: {change}", age=age(max(since - change.time, timedelta(0))), change=change.text),
+            text=_before(since - change.time, change.text),
             reference=_reference(change.subject),
             time=change.time,
         )
@@ -67,7 +68,7 @@ def with_changes(finding: Finding, case: Case) -> Finding:
     first = next((change for change in suspects if not change.minor), suspects[0] if suspects else None)
     if first is None:
         return replace(finding, evidence=(*finding.evidence, *evidence))
-    cause = finding.cause or _("It began {age} after a change: {change}", age=age(max(since - first.time, timedelta(0))), change=first.text)
+    cause = finding.cause or _after(since - first.time, first.text)
     steps = finding.steps
     if first.rollout and not first.minor and not any("undo" in step.command for step in steps):
         target = f"{case.owner.kind.lower()}/{case.owner.name}"
@@ -79,6 +80,18 @@ def with_changes(finding: Finding, case: Case) -> Finding:
         words: tuple[object, ...] = ("describe", first.subject.kind.lower(), first.subject.name)
         steps = (Step(_("Look at what was changed"), case.kubectl(*words)), *steps)
     return replace(finding, cause=cause, evidence=(*finding.evidence, *evidence), steps=steps)
+
+
+def _before(lead: timedelta, change: Text) -> Message:
+    if lead < MOMENT:
+        return _("When the trouble began: {change}", change=change)
+    return _("{age} before the trouble began: {change}", age=age(lead), change=change)
+
+
+def _after(lead: timedelta, change: Text) -> Message:
+    if lead < MOMENT:
+        return _("It began right after a change: {change}", change=change)
+    return _("It began {age} after a change: {change}", age=age(lead), change=change)
 
 
 def difference(before: PodTemplate, after: PodTemplate) -> list[Text]:

@@ -79,7 +79,7 @@ def dns(case: Case) -> Finding | None:
         cause=_why(case, line, name),
         evidence=[case.pod_evidence(_("The line of the log"), line), *case.end_evidence(), *_service(case, name)],
         steps=(
-            Step(_("See whether the Service exists"), case.kubectl("get", "services", "-A")),
+            Step(_("See whether the Service exists"), case.kubectl_anywhere("get", "services", "-A")),
             Step(_("See whether the cluster's DNS runs"), _dns_pods(case)),
             case.logs(previous=bool(case.log.previous)),
         ),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from opslib.diagnosis.pods.cases import evidence_of, kubectl
+from opslib.diagnosis.pods.cases import evidence_of, kubectl, titled
 from opslib.diagnosis.pods.facts import Facts, controller, ready_pods, top_of
 from opslib.findings import Evidence, Finding, Severity, Step, Subject
 from opslib.messages import Message, Text, _
@@ -140,7 +140,7 @@ def _finding(facts: Facts, owner: Subject, check: str, items: list[Refusal]) -> 
         check=check,
         severity=Severity.WARNING if ready or owner.kind in ("Job", "CronJob") else Severity.CRITICAL,
         subject=owner,
-        title=_title(check, message),
+        title=titled(owner, _title(check, message)),
         cause=_cause(check, message),
         evidence=tuple(evidence),
         steps=_steps(facts, owner, check),

@@ -161,7 +161,7 @@ def no_scheduler(case: Case) -> Finding | None:
         ),
         evidence=[case.pod_evidence(_("The pod has no node, no scheduling condition and no event; its scheduler is {name}", name=name))],
         steps=(
-            Step(_("See whether that scheduler runs"), case.kubectl("get", "pods", "-A", "-l", "component=kube-scheduler")),
+            Step(_("See whether that scheduler runs"), case.kubectl_anywhere("get", "pods", "-A", "-l", "component=kube-scheduler")),
             case.edit(_("Put right schedulerName in the template")),
         ),
     )
@@ -177,7 +177,7 @@ def unschedulable(case: Case) -> Finding | None:
             "scheduling.no_nodes",
             _("The cluster has no node to schedule pods on"),
             evidence=_scheduler_words(case),
-            steps=(Step(_("Look at the nodes and at what should add them"), case.kubectl("get", "nodes")),),
+            steps=(Step(_("Look at the nodes and at what should add them"), case.kubectl_anywhere("get", "nodes")),),
         )
     total, found = reasons(message)
     if not found:
@@ -300,7 +300,7 @@ def _node_words(case: Case, check: str) -> list[Evidence]:
 
 
 def _steps(case: Case, check: str) -> tuple[Step, ...]:
-    nodes = Step(_("Look at the nodes: allocatable against requests"), case.kubectl("describe", "nodes"))
+    nodes = Step(_("Look at the nodes: allocatable against requests"), case.kubectl_anywhere("describe", "nodes"))
     if check in ("cpu", "memory", "resources", "pod_limit"):
         return (
             nodes,
@@ -309,12 +309,12 @@ def _steps(case: Case, check: str) -> tuple[Step, ...]:
         )
     if check == "cordoned":
         return (
-            Step(_("See which nodes are cordoned, and why"), case.kubectl("get", "nodes")),
-            Step(_("Uncordon a node whose maintenance is over"), case.kubectl("uncordon", "NODE"), changes=True),
+            Step(_("See which nodes are cordoned, and why"), case.kubectl_anywhere("get", "nodes")),
+            Step(_("Uncordon a node whose maintenance is over"), case.kubectl_anywhere("uncordon", "NODE"), changes=True),
         )
     if check in ("taints", "node_selector"):
         return (
-            Step(_("See the nodes' labels and taints"), case.kubectl("get", "nodes", "--show-labels", "-o", "wide")),
+            Step(_("See the nodes' labels and taints"), case.kubectl_anywhere("get", "nodes", "--show-labels", "-o", "wide")),
             case.edit(_("Put right nodeSelector, affinity or tolerations in the template")),
         )
     if check == "volumes":

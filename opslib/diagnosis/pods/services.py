@@ -216,7 +216,7 @@ def _young(created: datetime | None, facts: Facts) -> bool:
     return created is not None and facts.now - created < max(facts.grace, timedelta(seconds=30))
 
 
-def nearly(facts: Facts, service: Service) -> tuple[Workload, str] | None:
+def nearly(facts: Facts, service: Service) -> tuple[Workload, list[Text]] | None:
     """The workload that a selector most likely means: it shares a label, or the Service's name; and the labels in which it differs."""
     best: tuple[int, str, Workload] | None = None
     for kind in ("Deployment", "StatefulSet", "DaemonSet"):
@@ -230,10 +230,14 @@ def nearly(facts: Facts, service: Service) -> tuple[Workload, str] | None:
     if best is None:
         return None
     labels = best[2].spec.template.metadata.labels
-    differs = [
-        f"{key}={value} ≠ {labels.get(key, '-')}" for key, value in sorted(service.spec.selector.items()) if labels.get(key) != value
+    differs: list[Text] = [
+        _("{label} (its pods have {value})", label=f"{key}={value}", value=labels[key])
+        if key in labels
+        else _("{label} (its pods have no such label)", label=f"{key}={value}")
+        for key, value in sorted(service.spec.selector.items())
+        if labels.get(key) != value
     ]
-    return best[2], ", ".join(differs)
+    return best[2], differs
 
 
 def _endpoints(facts: Facts) -> tuple[dict[tuple[str, str], int], dict[tuple[str, str], int]]:

@@ -76,7 +76,7 @@ def multi_attach(case: Case) -> Finding | None:
         ),
         evidence=said,
         steps=(
-            Step(_("See which node has the volume"), case.kubectl("get", "volumeattachments")),
+            Step(_("See which node has the volume"), case.kubectl_anywhere("get", "volumeattachments")),
             Step(_("See whether an old pod is left, and whether its node answers"), case.kubectl("get", "pods", "-o", "wide")),
             Step(_("With a Deployment, use the Recreate strategy, or a StatefulSet, for such volumes")),
         ),
@@ -92,7 +92,10 @@ def attach(case: Case) -> Finding | None:
         "storage.attach",
         _("A volume of the pods cannot be attached to their node"),
         evidence=said,
-        steps=(case.describe(), Step(_("Look at the attachments and at the storage driver"), case.kubectl("get", "volumeattachments"))),
+        steps=(
+            case.describe(),
+            Step(_("Look at the attachments and at the storage driver"), case.kubectl_anywhere("get", "volumeattachments")),
+        ),
     )
 
 
@@ -163,7 +166,7 @@ def _pending(case: Case, claim: Claim) -> Finding | None:
             evidence=evidence,
             steps=(
                 described,
-                Step(_("Compare with the volumes"), case.kubectl("get", "pv")),
+                Step(_("Compare with the volumes"), case.kubectl_anywhere("get", "pv")),
                 Step(_("Make a volume that fits, or a claim that fits a volume")),
             ),
         )
@@ -181,7 +184,7 @@ def _pending(case: Case, claim: Claim) -> Finding | None:
         _("The volume claim {name} is not bound", name=claim.metadata.name),
         cause=cause,
         evidence=evidence,
-        steps=(described, Step(_("See the storage classes"), case.kubectl("get", "storageclass"))),
+        steps=(described, Step(_("See the storage classes"), case.kubectl_anywhere("get", "storageclass"))),
     )
 
 
