@@ -302,16 +302,20 @@ def _reset() -> click.Command:
         "reset",
         callback=_run_reset,
         params=[_state_dir()],
-        help=str(_("Take back all faults.")),
+        help=str(_("Take back all faults; returns when the platform is well again.")),
         epilog=examples("opslib lab reset"),
     )
 
 
 def _run_reset(folder: Path | None) -> None:
-    from opslib.lab import player
+    from opslib.lab import platform, player
     from opslib.lab.api import Api
     from opslib.lab.engines import real
 
     lab = real.running(folder)
-    count = player.reset(Api.from_kubeconfig(lab.kubeconfig), logs=lab.folder / "logs")
+    api = Api.from_kubeconfig(lab.kubeconfig)
+    count = player.reset(api, logs=lab.folder / "logs")
+    if lab.platform:  # a fault may have taken a workload of the platform as its own
+        platform.apply(api)
+        platform.wait(api)
     click.echo(str(_n("{count} object taken back", "{count} objects taken back", count)))

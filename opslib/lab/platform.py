@@ -177,7 +177,7 @@ def _claim(workload: Workload, number: int, wanted: dict[str, Any]) -> Iterator[
     yield {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": wanted}
 
 
-def wait(api: Api, *, deadline_seconds: float, stop: threading.Event) -> None:
+def wait(api: Api, *, deadline_seconds: float = 120, stop: threading.Event | None = None) -> None:
     """Wait until every workload has all its pods ready.
 
     Raises
@@ -194,7 +194,7 @@ def wait(api: Api, *, deadline_seconds: float, stop: threading.Event) -> None:
             return
         if time.monotonic() > deadline:
             raise OpsError(_("The platform's workloads are not ready: {names}", names=late))
-        if stop.wait(0.3):
+        if (stop or threading.Event()).wait(0.3):
             raise InterruptedError("stopped")
 
 

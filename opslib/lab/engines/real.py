@@ -50,11 +50,14 @@ class Lab:
         Base address of each server by its part: "kubernetes", "prometheus", "alertmanager", "elasticsearch".
     already
         Whether it ran before.
+    platform
+        Whether it has the background platform.
     """
 
     folder: Path
     addresses: dict[str, str]
     already: bool = False
+    platform: bool = True
 
     @property
     def kubeconfig(self) -> Path:
@@ -249,7 +252,7 @@ def _running(place: Path, *, already: bool = False) -> Lab:
     for part in state.get("parts", ()):
         server, scheme = schemes.get(part, ("opensearch" if part == "elasticsearch" else part, "http"))
         addresses[part] = f"{scheme}://127.0.0.1:{state['ports'][server]}"
-    return Lab(place, addresses, already)
+    return Lab(place, addresses, already, state.get("platform", True))
 
 
 def _state(place: Path) -> dict[str, Any]:
