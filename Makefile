@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST_ARGS ?=
+UPGRADE ?=
 CODE := opslib tools tests $(wildcard benchmarks)
 
 .DEFAULT_GOAL := help
@@ -17,9 +18,9 @@ install: $(STAMP) ## Make .venv from the lock
 $(STAMP): requirements.lock pyproject.toml tools/install.py
 	@$(PYTHON) tools/install.py
 
-lock: $(STAMP) ## Pin every dependency anew, with hashes
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-header --upgrade -o requirements.lock
-	$(BIN)/uv pip compile requirements-toolchains.in --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade -o requirements-toolchains.lock
+lock: $(STAMP) ## Pin what pyproject.toml asks for, with hashes; UPGRADE=--upgrade moves the pins to the newest
+	$(BIN)/uv pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-header $(UPGRADE) -o requirements.lock
+	$(BIN)/uv pip compile --quiet requirements-toolchains.in --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $(UPGRADE) -o requirements-toolchains.lock
 
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff format $(CODE)
