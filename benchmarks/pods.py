@@ -15,7 +15,9 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -25,6 +27,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Process
 from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 NAMESPACES = 50
 SICK = ("CrashLoopBackOff", "ImagePullBackOff", "not ready", "Pending", "Evicted")
@@ -69,16 +74,86 @@ def main() -> None:
 
 @contextlib.contextmanager
 def cluster() -> Iterator[tuple[Path, str]]:
-    """An API server of our own for the time of the benchmark: its kubeconfig, and the lab's kubectl."""
-    from opslib.lab.build import binary
+    """An etcd and an API server alone, for the time of the benchmark: the kubeconfig, and the kubectl of the same version.
 
-    with tempfile.TemporaryDirectory(prefix="opslib-bench-") as folder:
-        opslib = [sys.executable, "-m", "opslib.cli", "lab"]
-        subprocess.run([*opslib, "up", "--engine", "real", "--only", "etcd,kube-apiserver", "--state-dir", folder], check=True)
-        try:
-            yield Path(folder, "kubeconfig"), str(binary("kubectl"))
-        finally:
-            subprocess.run([*opslib, "down", "--state-dir", folder], check=True)
+    No controllers: they would tidy away pods on nodes that do not exist.
+    """
+    from opslib.lab.build import program
+
+    with tempfile.TemporaryDirectory(prefix="opslib-bench-") as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        client, peer, secure = (free_port() for _port in range(3))
+        token = secrets.token_urlsafe(16)
+        (folder / "tokens.csv").write_text(f"{token},bench,bench,system:masters\n")
+        key = rsa.generate_private_key(65537, 2048)
+        encoding, public = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        private = serialization.PrivateFormat.TraditionalOpenSSL
+        (folder / "sa.key").write_bytes(key.private_bytes(encoding, private, serialization.NoEncryption()))
+        (folder / "sa.pub").write_bytes(key.public_key().public_bytes(encoding, public))
+        start(
+            stack,
+            folder / "etcd.log",
+            [
+                program("etcd"),
+                f"--data-dir={folder / 'etcd'}",
+                *(f"--{kind}-client-urls=http://127.0.0.1:{client}" for kind in ("listen", "advertise")),
+                f"--listen-peer-urls=http://127.0.0.1:{peer}",
+                f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+                f"--initial-cluster=default=http://127.0.0.1:{peer}",
+                f"--quota-backend-bytes={8 << 30}",
+                "--unsafe-no-fsync",
+            ],
+        )
+        start(
+            stack,
+            folder / "kube-apiserver.log",
+            [
+                program("kube-apiserver"),
+                f"--etcd-servers=http://127.0.0.1:{client}",
+                f"--secure-port={secure}",
+                "--bind-address=127.0.0.1",
+                f"--cert-dir={folder}",
+                f"--service-account-key-file={folder / 'sa.pub'}",
+                f"--service-account-signing-key-file={folder / 'sa.key'}",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                "--service-cluster-ip-range=10.0.0.0/24",
+                "--disable-admission-plugins=ServiceAccount",
+                "--authorization-mode=RBAC",
+                f"--token-auth-file={folder / 'tokens.csv'}",
+            ],
+        )
+        kubeconfig = folder / "kubeconfig"
+        content = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "bench",
+            "clusters": [{"name": "bench", "cluster": {"server": f"https://127.0.0.1:{secure}", "certificate-authority": "apiserver.crt"}}],
+            "users": [{"name": "bench", "user": {"token": token}}],
+            "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
+        }
+        kubeconfig.write_text(json.dumps(content))
+        kubectl = str(program("kubectl"))
+        give_up = time.monotonic() + 120
+        while subprocess.run(
+            [kubectl, "--kubeconfig", kubeconfig, "get", "namespace", "default"], capture_output=True, check=False
+        ).returncode:
+            if time.monotonic() > give_up:
+                raise SystemExit((folder / "kube-apiserver.log").read_text()[-2000:])
+            time.sleep(0.5)
+        yield kubeconfig, kubectl
+
+
+def start(stack: contextlib.ExitStack, log: Path, words: list[object]) -> None:
+    """Start a server whose end is the stack's."""
+    process = subprocess.Popen([str(word) for word in words], stdout=stack.enter_context(log.open("wb")), stderr=subprocess.STDOUT)
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 # --- loading ---
