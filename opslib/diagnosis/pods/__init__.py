@@ -13,6 +13,7 @@ from opslib.diagnosis.pods import (
     config,
     containers,
     images,
+    ingresses,
     jobs,
     lifecycle,
     network,
@@ -59,11 +60,12 @@ def diagnose(facts: Facts) -> list[Finding]:
     found = merged((*map(diagnose_case, cases(facts)), *jobs.failed_jobs(facts), *owners.refusals(facts)))
     found = folded_into_jobs(found)
     found += list(owners.no_progress(facts, found))
-    found += list(services.without_endpoints(facts, found))
-    found += list(services.port_mismatch(facts))
-    found += list(services.ingresses(facts))
+    links = services.network_of(facts)
+    found += list(services.without_endpoints(links, found))
+    found += list(services.port_mismatch(links))
+    found += list(ingresses.ingresses(facts))
     found += list(scaling.autoscalers(facts))
-    return by_severity(services.with_services(finding, facts) for finding in found)
+    return by_severity(services.with_services(finding, links) for finding in found)
 
 
 def diagnose_case(case: Case) -> Finding:
