@@ -46,7 +46,7 @@ check: lint ## Everything but the tests
 	$(BIN)/opslib environment check
 
 test: check ## Check and test everything that needs no real servers
-	$(BIN)/pytest -m "not real" $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not real" -n auto --dist loadgroup $(PYTEST_ARGS)
 	@echo "Not run here: the tests on real servers (make test-real)."
 
 test-real: $(STAMP) ## Test on the real servers; builds them first where they are missing
