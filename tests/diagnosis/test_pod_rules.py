@@ -370,6 +370,16 @@ def test_a_lost_node() -> None:
     found = only(diagnose(facts(pod(status=status), nodes=node("Unknown"))))
     assert (found.check, found.since) == ("node.lost", NOW.replace(hour=11, minute=55))
     assert "Kubelet stopped posting node status." in words(found)
+    assert found.subject == WEB
+    # Where the owners serve from elsewhere, the node is told once, with all its pods.
+    serving = (
+        workload("Deployment", "web", "status: {readyReplicas: 1}"),
+        workload("ReplicaSet", "web-5d9", owner="Deployment/web"),
+        workload("DaemonSet", "agent", "status: {numberReady: 3}"),
+    )
+    two = (pod(status=status), pod("agent-x", "DaemonSet/agent", status=status))
+    found = only(diagnose(facts(*two, nodes=node("Unknown"), workloads=serving)))
+    assert (found.subject, found.severity, len(found.affected)) == (Subject("Node", "node-1"), Severity.WARNING, 2)
 
 
 @pytest.mark.parametrize(

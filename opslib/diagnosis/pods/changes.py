@@ -238,19 +238,10 @@ def _node_changes(facts: Facts, name: str) -> list[Change]:
     found = [
         Change(taint.time_added, subject, _("node {node} got the taint {taint}", node=name, taint=f"{taint.key}:{taint.effect}"))
         for taint in node.spec.taints
-        if taint.time_added
+        if taint.time_added and not taint.key.startswith("node.kubernetes.io/")  # those follow from its conditions, which rules look at
     ]
     if node.metadata.creation_timestamp:
         found.append(Change(node.metadata.creation_timestamp, subject, _("node {node} was added", node=name), suspect=False))
-    for item in node.status.conditions:
-        if (item.status == "True") != (item.type == "Ready") and item.last_transition_time:
-            found.append(
-                Change(
-                    item.last_transition_time,
-                    subject,
-                    _("condition {type} of node {node} became {status}", type=item.type, node=name, status=item.status),
-                )
-            )
     return found
 
 

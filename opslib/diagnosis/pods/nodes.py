@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime
 
 from opslib.diagnosis.pods.cases import Case, Rule, kubectl
 from opslib.diagnosis.pods.symptoms import condition
-from opslib.findings import Evidence, Finding, Severity, Step
+from opslib.findings import Evidence, Finding, Severity, Step, Subject
 from opslib.messages import Text, _
 from opslib.sources.objects import Condition, Node
 
@@ -26,19 +27,13 @@ def lost(case: Case) -> Finding | None:
         return None
     if case.symptom.kind == "terminating":
         return None
-    return case.finding(
+    found = case.finding(
         "node.lost",
         _("Node {node} does not answer", node=case.pod.spec.node_name or "?"),
         cause=_(
             "The node's kubelet no longer reports: the machine, its network or the kubelet is down. What the pods do there is not known."
         ),
-        evidence=[
-            *node_evidence(case, down),
-            case.pod_evidence(
-                _("The pod's status is {phase} {reason}", phase=case.pod.status.phase or "-", reason=case.pod.status.reason),
-                case.pod.status.message,
-            ),
-        ],
+        evidence=[*node_evidence(case, down), *_status_evidence(case)],
         steps=(
             Step(_("Look at the node"), kubectl(case.facts, "", "describe", "node", case.pod.spec.node_name)),
             Step(_("Go on with the runbook's section 4.2 (node failures)")),
@@ -49,6 +44,23 @@ def lost(case: Case) -> Finding | None:
             ),
         ),
     )
+    if down is None or node is None or found.severity > Severity.WARNING:
+        return found
+    # Owners that serve from elsewhere are one finding a node, or a lost node would be told once for each of its pods.
+    return replace(
+        found,
+        subject=Subject("Node", node.metadata.name),
+        title=_("Node {node} does not answer; its pods' owners have others that are ready", node=node.metadata.name),
+        affected=tuple(Subject("Pod", pod.metadata.name, pod.metadata.namespace) for pod in case.pods),
+        steps=found.steps[:2],
+    )
+
+
+def _status_evidence(case: Case) -> list[Evidence]:
+    status = case.pod.status
+    if not status.reason:
+        return []
+    return [case.pod_evidence(_("The pod ended: {reason}", reason=status.reason), status.message)]
 
 
 def preempted(case: Case) -> Finding | None:
