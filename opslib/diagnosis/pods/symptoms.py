@@ -100,8 +100,8 @@ def _containers(pod: Pod, now: datetime, grace: timedelta, restarted_within: tim
         ended = container.state.terminated
         if init and ended and ended.exit_code == 0:
             continue
-        if initialising and not init and container.name not in sidecars:
-            continue  # it waits for the init containers, which have a word of their own
+        if initialising and container.name not in sidecars:
+            continue  # it waits for an init container before it, which has a word of its own
         symptom = _container(pod, container, init, once, now, grace, restarted_within)
         if symptom:
             found.append(symptom)
