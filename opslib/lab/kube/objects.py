@@ -1,0 +1,561 @@
+"""Creating, changing and deleting objects: what each verb does to the store, whatever came over the wire before."""
+
+from __future__ import annotations
+
+import copy
+import secrets
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from opslib.lab.kube import admission, defaults, errors, ownership, patches, validation
+from opslib.lab.kube.access import User
+from opslib.lab.kube.decoding import WrongType, fill, object_of
+from opslib.lab.kube.errors import Object, bad_request, conflict, not_found
+from opslib.lab.kube.resources import Resource
+from opslib.lab.kube.store import Changed, Exists, Record, Store
+
+_SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
+# kinds whose metadata has a generation
+_GENERATIONS = {
+    "pods", "deployments.apps", "replicasets.apps", "statefulsets.apps", "daemonsets.apps", "jobs.batch", "cronjobs.batch",
+    "replicationcontrollers", "ingresses.networking.k8s.io", "networkpolicies.networking.k8s.io", "poddisruptionbudgets.policy",
+    "customresourcedefinitions.apiextensions.k8s.io", "endpointslices.discovery.k8s.io", "priorityclasses.scheduling.k8s.io",
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io", "validatingwebhookconfigurations.admissionregistration.k8s.io",
+    "ingressclasses.networking.k8s.io",
+}  # fmt: skip
+# kinds that a status is not taken from at creation
+_STATUS_RESET = {
+    "pods", "deployments.apps", "replicasets.apps", "statefulsets.apps", "daemonsets.apps", "jobs.batch", "cronjobs.batch",
+    "replicationcontrollers", "ingresses.networking.k8s.io", "poddisruptionbudgets.policy", "services", "persistentvolumeclaims",
+    "persistentvolumes", "namespaces", "horizontalpodautoscalers.autoscaling", "resourcequotas",
+    "customresourcedefinitions.apiextensions.k8s.io", "certificatesigningrequests.certificates.k8s.io",
+}  # fmt: skip
+_CREATED_BY_UPDATE = {
+    "events", "endpoints", "leases.coordination.k8s.io", "limitranges", "roles.rbac.authorization.k8s.io",
+    "rolebindings.rbac.authorization.k8s.io", "clusterroles.rbac.authorization.k8s.io",
+    "clusterrolebindings.rbac.authorization.k8s.io",
+}  # fmt: skip
+_VERSION_NEEDED = {"ingresses.networking.k8s.io", "leases.coordination.k8s.io", "customresourcedefinitions.apiextensions.k8s.io"}
+# kinds of which a deletion answers with the object
+_DELETED_SHOWN = {
+    "pods", "services", "serviceaccounts", "persistentvolumes", "persistentvolumeclaims", "podtemplates", "resourcequotas",
+    "replicationcontrollers@",
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Options:
+    """How a change is to be done."""
+
+    user: User
+    manager: str = ""
+    dry_run: bool = False
+    validation: str = "Warn"
+    force: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Result:
+    """What a change leaves: the object, and whether it is new, or gone."""
+
+    obj: Object
+    created: bool = False
+    deleted: bool = False
+    record: Record | None = None
+
+
+def now_text() -> str:
+    """The time as objects have it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Objects:
+    """The verbs over one store."""
+
+    def __init__(self, store: Store, world: admission.World) -> None:
+        self._store = store
+        self._world = world
+
+    def record(self, resource: Resource, namespace: str, name: str) -> Record:
+        """The stored object.
+
+        Raises
+        ------
+        Refused
+            404.
+        """
+        record = self._store.get(resource.storage, (namespace, name))
+        if record is None:
+            raise not_found(resource.group, resource.plural, name)
+        return record
+
+    def decode(self, resource: Resource, data: Any, options: Options) -> Object:
+        """An object from a body."""
+        if isinstance(data, dict) and resource.custom is not None:
+            for what in ("apiVersion", "kind"):
+                if not data.get(what):
+                    raise bad_request(f"Object '{'Kind' if what == 'kind' else what}' is missing in '{_compact(data)}'")
+        obj, warnings = object_of(data, resource.node(), resource.kind, resource.api_version, options.validation)
+        options.warnings += warnings
+        return obj
+
+    # --- create ---
+
+    def create(
+        self, resource: Resource, namespace: str, obj: Object, options: Options, *, fields: Callable[[Object], None] | None = None
+    ) -> Result:
+        """Add an object."""
+        metadata = obj["metadata"]
+        self._place(resource, namespace, metadata)
+        if metadata.get("resourceVersion"):
+            raise errors.Refused(500, "InternalError", "resourceVersion should not be set on objects to be created", {})
+        metadata.pop("resourceVersion", None)
+        for name in ("uid", "creationTimestamp", "generation", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"):
+            metadata.pop(name, None)
+        generated = not metadata.get("name") and bool(metadata.get("generateName"))
+        if generated:
+            prefix = metadata["generateName"][:58]
+            metadata["name"] = prefix + "".join(secrets.choice(_SUFFIX) for _ in range(5))
+        if resource.storage in _STATUS_RESET or (resource.custom is not None and "status" in resource.subresources):
+            obj.pop("status", None)
+        metadata["creationTimestamp"] = now_text()
+        metadata["uid"] = str(uuid.uuid4())
+        if resource.storage in _GENERATIONS or resource.custom is not None:
+            metadata["generation"] = 1
+        admission.prepare(resource, obj)
+        defaults.apply_defaults(resource.storage, obj)
+        if resource.custom is not None:
+            validation.custom_defaults(resource, obj)
+        self._world.admit_create(resource, obj, options)
+        problems = validation.create(resource, obj)
+        if problems:
+            raise errors.invalid_object(resource.group, resource.kind, metadata.get("name", ""), problems)
+        if resource.custom is None:
+            fill(obj, resource.node())
+        if fields is not None:
+            fields(obj)
+        else:
+            self._note(resource, None, obj, options, "")
+        key = (metadata.get("namespace", ""), metadata["name"])
+        if self._store.get(resource.storage, key) is not None:
+            raise errors.already_exists(resource.group, resource.plural, metadata["name"])
+        self._world.check_quota(resource, obj, None, charge=not options.dry_run)
+        if options.dry_run:
+            return Result(obj, created=True)
+        try:
+            record = self._store.create(resource.storage, key, obj)
+        except Exists:
+            raise errors.already_exists(resource.group, resource.plural, metadata["name"]) from None
+        self._world.created(resource, obj)
+        return Result(obj, created=True, record=record)
+
+    def _place(self, resource: Resource, namespace: str, metadata: Object) -> None:
+        if resource.namespaced:
+            if not namespace:
+                raise bad_request("an empty namespace may not be set during creation")
+            if metadata.get("namespace") and metadata["namespace"] != namespace:
+                raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+            metadata["namespace"] = namespace
+        elif metadata.get("namespace"):
+            metadata.pop("namespace")
+
+    def _note(self, resource: Resource, live: Object | None, obj: Object, options: Options, subresource: str) -> None:
+        ownership.updated(
+            live,
+            obj,
+            resource.node(),
+            manager=options.manager,
+            api_version=resource.api_version,
+            subresource=subresource,
+            time=now_text(),
+        )
+
+    # --- update ---
+
+    def update(self, resource: Resource, namespace: str, name: str, obj: Object, options: Options, *, subresource: str = "") -> Result:
+        """Put an object in the place of the stored one."""
+        metadata = obj["metadata"]
+        if metadata.get("name") and metadata["name"] != name:
+            raise bad_request(f"the name of the object ({metadata['name']}) does not match the name on the URL ({name})")
+        if not metadata.get("name"):
+            raise bad_request("name must be provided")
+        if resource.namespaced and metadata.get("namespace", namespace) != namespace:
+            raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+        record = self._store.get(resource.storage, (namespace, name))
+        if record is None:
+            if resource.storage in _CREATED_BY_UPDATE and not subresource:
+                return self.create(resource, namespace, obj, options)
+            raise not_found(resource.group, resource.plural, name)
+        given = metadata.get("resourceVersion")
+        if not given and (resource.custom is not None or resource.storage in _VERSION_NEEDED) and not subresource:
+            problem = errors.invalid("metadata.resourceVersion", 0, "must be specified for an update")
+            raise errors.invalid_object(resource.group, resource.kind, name, [problem])
+        live = record.object()
+        if metadata.get("uid") and metadata["uid"] != live["metadata"].get("uid"):
+            why = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {live['metadata'].get('uid')}"
+            raise conflict(resource.group, resource.plural, name, why)
+        if given and given not in ("0", str(record.version)):
+            raise conflict(resource.group, resource.plural, name)
+        return self.change(resource, record, live, obj, options, subresource=subresource)
+
+    def change(
+        self,
+        resource: Resource,
+        record: Record,
+        live: Object,
+        obj: Object,
+        options: Options,
+        *,
+        subresource: str = "",
+        noted: bool = False,
+    ) -> Result:
+        """Turn the stored `live` into `obj`, as far as `subresource` (none: the object itself) may."""
+        node = resource.node()
+        name = record.name
+        given = obj["metadata"]
+        obj = self._allowed(resource, live, obj, subresource)
+        metadata, before = obj["metadata"], live["metadata"]
+        metadata["name"] = name
+        if record.namespace:
+            metadata["namespace"] = record.namespace
+        for one in (
+            "uid",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "generation",
+            "selfLink",
+            "generateName",
+        ):
+            if one in before:
+                metadata[one] = before[one]
+            else:
+                metadata.pop(one, None)
+        if not noted:
+            if "managedFields" not in given and "managedFields" in before:
+                metadata["managedFields"] = before["managedFields"]
+        if not subresource:
+            admission.prepare_update(resource, live, obj)
+            defaults.apply_defaults(resource.storage, obj)
+            if resource.custom is not None:
+                validation.custom_defaults(resource, obj)
+        self._world.admit_update(resource, live, obj, options, subresource)
+        problems = validation.update(resource, live, obj, subresource)
+        if problems:
+            raise errors.invalid_object(resource.group, resource.kind, name, problems)
+        if resource.custom is None:
+            fill(obj, node)
+        if (
+            (resource.storage in _GENERATIONS or resource.custom is not None)
+            and subresource != "status"
+            and _content(live, resource) != _content(obj, resource)
+        ):
+            metadata["generation"] = before.get("generation", 0) + 1
+        metadata["resourceVersion"] = str(record.version)
+        if not noted:
+            self._note(resource, live, obj, options, subresource)
+        elif _without_times(obj) == _without_times(live):
+            obj = live  # applied again: nothing has changed
+        self._world.check_quota(resource, obj, live, charge=not options.dry_run)
+        gone = bool(before.get("deletionTimestamp")) and not metadata.get("finalizers") and self._may_go(resource, before, obj)
+        if options.dry_run:
+            return Result(obj, deleted=gone)
+        try:
+            if gone:
+                removed = self._store.delete(resource.storage, record, obj)
+                self._world.deleted(resource, obj)
+                return Result(obj, deleted=True, record=removed)
+            updated = self._store.update(resource.storage, obj, record)
+        except Changed:
+            raise conflict(resource.group, resource.plural, name) from None
+        self._world.updated(resource, live, obj)
+        return Result(obj, record=updated)
+
+    def _may_go(self, resource: Resource, before: Object, obj: Object) -> bool:
+        """Whether an object under deletion goes once its finalizers are gone."""
+        if resource.storage == "namespaces":
+            return not (obj.get("spec") or {}).get("finalizers")
+        if resource.storage == "pods":
+            return not before.get("deletionGracePeriodSeconds")
+        return True
+
+    def _allowed(self, resource: Resource, live: Object, obj: Object, subresource: str) -> Object:
+        """`obj` with the parts that this way of changing leaves alone as they were."""
+        if not subresource:
+            if "status" in resource.subresources and resource.storage not in ("nodes@",):
+                _keep(live, obj, "status")
+            if resource.storage == "namespaces":
+                _keep(live, obj, "spec")
+            return obj
+        changed = copy.deepcopy(live)
+        metadata = obj["metadata"]
+        if "managedFields" in metadata:
+            changed["metadata"]["managedFields"] = metadata["managedFields"]
+        if subresource == "status":
+            if resource.custom is None:
+                for part in (
+                    ("annotations", "labels", "finalizers")
+                    if resource.storage in ("nodes", "pods", "namespaces", "persistentvolumes")
+                    else ("annotations",)
+                ):
+                    _keep(metadata, changed["metadata"], part)
+            _keep(obj, changed, "status")
+            if resource.storage == "certificatesigningrequests.certificates.k8s.io":
+                _keep(obj, changed, "status")
+        elif subresource == "finalize":
+            changed.setdefault("spec", {}).pop("finalizers", None)
+            finalizers = (obj.get("spec") or {}).get("finalizers")
+            if finalizers:
+                changed["spec"]["finalizers"] = finalizers
+        elif subresource == "ephemeralcontainers":
+            there = (obj.get("spec") or {}).get("ephemeralContainers") or []
+            if there:
+                changed["spec"]["ephemeralContainers"] = there
+            for one in there:
+                defaults.container(one)
+        elif subresource == "resize":
+            wanted = {one.get("name"): one.get("resources") for one in (obj.get("spec") or {}).get("containers") or []}
+            for one in changed["spec"].get("containers") or []:
+                if wanted.get(one.get("name")) is not None:
+                    one["resources"] = wanted[one["name"]]
+        elif subresource == "approval":
+            conditions = (obj.get("status") or {}).get("conditions")
+            changed.setdefault("status", {})["conditions"] = conditions or []
+        elif subresource == "scale":
+            return obj
+        return changed
+
+    # --- patch ---
+
+    def patch(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        kind: str,
+        patch: Any,
+        options: Options,
+        *,
+        subresource: str = "",
+    ) -> Result:
+        """Change an object by a patch of the content type `kind`."""
+        record = self._store.get(resource.storage, (namespace, name))
+        if kind == patches.APPLY_PATCH:
+            return self._apply(resource, namespace, name, record, patch, options, subresource)
+        if record is None:
+            raise not_found(resource.group, resource.plural, name)
+        live = record.object()
+        node = resource.node()
+        whole: Object = {"apiVersion": resource.api_version, "kind": resource.kind, **copy.deepcopy(live)}
+        if kind == patches.JSON_PATCH:
+            patched = patches.json_patch(whole, patch)
+        elif kind == patches.MERGE_PATCH:
+            if not isinstance(patch, dict):
+                raise bad_request("error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}")
+            patched = patches.merge_patch(whole, patch)
+        elif resource.custom is not None:
+            raise errors.Refused(
+                415,
+                "UnsupportedMediaType",
+                "the body of the request was in an unknown format - accepted media types include: "
+                "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+            )
+        else:
+            patched = patches.strategic_patch(whole, patch, node)
+        obj, warnings = self._decode_patched(resource, patched, options)
+        options.warnings += warnings
+        given = obj["metadata"].get("resourceVersion")
+        if given and given != str(record.version):
+            raise conflict(resource.group, resource.plural, name)
+        if obj["metadata"].get("name", name) != name:
+            problem = errors.invalid("metadata.name", obj["metadata"].get("name"), "field is immutable")
+            raise errors.invalid_object(resource.group, resource.kind, obj["metadata"].get("name", ""), [problem])
+        if obj["metadata"].get("uid") != live["metadata"].get("uid"):
+            why = (
+                f"Precondition failed: UID in precondition: {obj['metadata'].get('uid')}, UID in object meta: {live['metadata'].get('uid')}"
+            )
+            raise conflict(resource.group, resource.plural, name, why)
+        return self.change(resource, record, live, obj, options, subresource=subresource)
+
+    def _decode_patched(self, resource: Resource, patched: Any, options: Options) -> tuple[Object, list[str]]:
+        try:
+            return object_of(patched, resource.node(), resource.kind, resource.api_version, options.validation)
+        except errors.Refused as error:
+            if "strict decoding error" in error.message:
+                words = error.message.partition("strict decoding error: ")[2]
+                raise errors.Refused(422, "Invalid", f'{_kind_name(resource)} "" is invalid: patch: Invalid value: "{{}}": strict decoding error: {words}',
+                                     {"kind": resource.kind, **({"group": resource.group} if resource.group else {}),
+                                      "causes": [{"reason": "FieldValueInvalid", "message": f'Invalid value: "{{}}": strict decoding error: {words}', "field": "patch"}]}) from None  # fmt: skip
+            raise
+
+    def _apply(
+        self, resource: Resource, namespace: str, name: str, record: Record | None, config: Any, options: Options, subresource: str
+    ) -> Result:
+        if not isinstance(config, dict):
+            raise bad_request("error decoding YAML: object expected")
+        if not options.manager:
+            raise bad_request('PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch')
+        if (config.get("metadata") or {}).get("managedFields"):
+            raise bad_request("metadata.managedFields must be nil")
+        kind, version = config.get("kind"), config.get("apiVersion")
+        if kind != resource.kind or version != resource.api_version:
+            raise bad_request(
+                f"invalid object type: {str(version).rpartition('/')[0] or '/'}{str(version).rpartition('/')[2]}, Kind={kind}"
+                if kind
+                else "Object 'Kind' is missing in '{}'"
+            )
+        wanted, warnings = object_of(config, resource.node(), resource.kind, resource.api_version, options.validation)
+        options.warnings += warnings
+        metadata = wanted["metadata"]
+        if metadata.get("name", name) != name:
+            raise bad_request(f"the name of the object ({metadata.get('name')}) does not match the name on the URL ({name})")
+        metadata["name"] = name
+        if resource.namespaced:
+            metadata["namespace"] = namespace
+        given = metadata.pop("resourceVersion", None)
+        common: Mapping[str, Any] = {
+            "manager": options.manager,
+            "api_version": resource.api_version,
+            "subresource": subresource,
+            "force": options.force,
+            "time": now_text(),
+        }
+        if record is None:
+            if subresource:
+                raise not_found(resource.group, resource.plural, name)
+            if metadata.get("uid"):
+                why = f"uid mismatch: the provided object specified uid {metadata['uid']}, and no existing object was found"
+                raise conflict(resource.group, resource.plural, name, why)
+            obj = copy.deepcopy(wanted)
+
+            def note(complete: Object) -> None:
+                complete["metadata"]["managedFields"] = ownership.applied(None, wanted, resource.node(), **common)["metadata"][
+                    "managedFields"
+                ]
+
+            return self.create(resource, namespace, obj, options, fields=note)
+        if given and given != str(record.version):
+            raise conflict(resource.group, resource.plural, name)
+        live = record.object()
+        merged = ownership.applied(live, wanted, resource.node(), **common)
+        return self.change(resource, record, live, merged, options, subresource=subresource, noted=True)
+
+    # --- delete ---
+
+    def delete(self, resource: Resource, record: Record, given: Object, options: Options) -> Result:
+        """Delete an object, or begin to. `given` is the DeleteOptions."""
+        live = record.object()
+        metadata = live["metadata"]
+        name = record.name
+        wanted = given.get("preconditions") or {}
+        if wanted.get("uid") is not None and wanted["uid"] != metadata.get("uid"):
+            why = f"Precondition failed: UID in precondition: {wanted['uid']}, UID in object meta: {metadata.get('uid')}"
+            raise conflict(resource.group, resource.plural, name, why)
+        if wanted.get("resourceVersion") is not None and wanted["resourceVersion"] != str(record.version):
+            why = (
+                f"Precondition failed: ResourceVersion in precondition: {wanted['resourceVersion']}, "
+                f"ResourceVersion in object meta: {record.version}"
+            )
+            raise conflict(resource.group, resource.plural, name, why)
+        self._world.admit_delete(resource, live)
+        propagation = _propagation(given)
+        finalizers = [one for one in metadata.get("finalizers") or [] if one not in ("orphan", "foregroundDeletion") or propagation is None]
+        if propagation == "Orphan" and "orphan" not in finalizers:
+            finalizers.append("orphan")
+        elif propagation == "Foreground" and "foregroundDeletion" not in finalizers:
+            finalizers.append("foregroundDeletion")
+        elif propagation is None and resource.storage == "replicationcontrollers":
+            finalizers.append("orphan")
+        obj = copy.deepcopy(live)
+        if finalizers:
+            obj["metadata"]["finalizers"] = finalizers
+        else:
+            obj["metadata"].pop("finalizers", None)
+        seconds = self._grace(resource, live, given)
+        namespace_stays = resource.storage == "namespaces" and bool((live.get("spec") or {}).get("finalizers"))
+        if not finalizers and not seconds and not namespace_stays:
+            if options.dry_run:
+                return Result(live, deleted=True)
+            try:
+                removed = self._store.delete(resource.storage, record, obj)
+            except Changed:
+                raise conflict(resource.group, resource.plural, name) from None
+            self._world.deleted(resource, live)
+            return Result(live, deleted=True, record=removed)
+        there = metadata.get("deletionTimestamp")
+        if there is None:
+            obj["metadata"]["deletionTimestamp"] = (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+            obj["metadata"]["deletionGracePeriodSeconds"] = seconds
+            if resource.storage in _GENERATIONS and obj["metadata"].get("generation"):
+                obj["metadata"]["generation"] += 1
+        elif seconds < metadata.get("deletionGracePeriodSeconds", 0):
+            begun = datetime.fromisoformat(there) - timedelta(seconds=metadata.get("deletionGracePeriodSeconds", 0))
+            obj["metadata"]["deletionTimestamp"] = (begun + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+            obj["metadata"]["deletionGracePeriodSeconds"] = seconds
+        if resource.storage == "namespaces":
+            obj.setdefault("status", {})["phase"] = "Terminating"
+        if options.dry_run:
+            return Result(obj)
+        updated = self._store.update(resource.storage, obj, record)
+        self._world.updated(resource, live, obj)
+        return Result(obj, record=updated)
+
+    def _grace(self, resource: Resource, live: Object, given: Object) -> int:
+        if resource.storage != "pods":
+            return 0
+        spec, status = live.get("spec") or {}, live.get("status") or {}
+        if not spec.get("nodeName") or status.get("phase") in ("Succeeded", "Failed"):
+            return 0
+        asked = given.get("gracePeriodSeconds")
+        if asked is None:
+            asked = spec.get("terminationGracePeriodSeconds", 30)
+        return max(int(asked), 1 if int(asked) < 0 else 0)
+
+    @staticmethod
+    def shows_deleted(resource: Resource) -> bool:
+        """Whether an answer to a deletion is the object (else a Status)."""
+        return resource.storage in _DELETED_SHOWN
+
+
+def _propagation(given: Object) -> str | None:
+    policy = given.get("propagationPolicy")
+    if policy is not None:
+        return str(policy)
+    if given.get("orphanDependents") is not None:
+        return "Orphan" if given["orphanDependents"] else "Background"
+    return None
+
+
+def _keep(source: Object, target: Object, part: str) -> None:
+    if part in source:
+        target[part] = copy.deepcopy(source[part])
+    else:
+        target.pop(part, None)
+
+
+def _content(obj: Object, resource: Resource) -> Object:
+    left_out = {"metadata", "status"} if resource.custom is None or "status" in resource.subresources else {"metadata"}
+    return {name: value for name, value in obj.items() if name not in left_out}
+
+
+def _without_times(obj: Object) -> Object:
+    metadata = {**obj["metadata"]}
+    metadata["managedFields"] = [{**one, "time": ""} for one in metadata.get("managedFields") or []]
+    return {**obj, "metadata": metadata}
+
+
+def _kind_name(resource: Resource) -> str:
+    return f"{resource.kind}.{resource.group}" if resource.group else resource.kind
+
+
+def _compact(data: Any) -> str:
+    import json
+
+    return json.dumps(data, separators=(",", ":"))
+
+
+__all__ = ["Objects", "Options", "Result", "WrongType", "now_text"]

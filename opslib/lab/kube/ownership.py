@@ -1,0 +1,344 @@
+"""Who owns which field (``metadata.managedFields``), and server-side apply.
+
+A set of fields is a set of paths; a path is a tuple of the parts of FieldsV1 ("f:spec", "f:replicas", 'k:{"name":"web"}', "v:...").
+The rules are those of sigs.k8s.io/structured-merge-diff, for one version of each kind.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from opslib.lab.kube.errors import Object, Refused
+from opslib.lab.kube.schema import ANY, Node
+
+Path = tuple[str, ...]
+Paths = dict[Path, Any]  # each path with its value; containers whose being there counts have `_HERE`
+
+_HERE = ("here",)
+_SYSTEM = {
+    ("f:apiVersion",), ("f:kind",), ("f:metadata", "f:name"), ("f:metadata", "f:namespace"), ("f:metadata", "f:uid"),
+    ("f:metadata", "f:creationTimestamp"), ("f:metadata", "f:generation"), ("f:metadata", "f:resourceVersion"),
+    ("f:metadata", "f:selfLink"), ("f:metadata", "f:deletionTimestamp"), ("f:metadata", "f:deletionGracePeriodSeconds"),
+    ("f:metadata", "f:generateName"),
+}  # fmt: skip
+_KEY_DEFAULTS = {"protocol": "TCP"}
+
+
+def paths_of(obj: Object, node: Node) -> Paths:
+    """Every field of an object, but for those that the server sets itself."""
+    found: Paths = {}
+    _collect(obj, node, (), found)
+    for path in [path for path in found if path in _SYSTEM or path[:2] == ("f:metadata", "f:managedFields")]:
+        del found[path]
+    found.pop(("f:metadata",), None)
+    return found
+
+
+def _collect(value: Any, node: Node, path: Path, found: Paths) -> None:
+    if isinstance(value, dict) and not node.atomic and (node.kind in ("struct", "map") or (node.kind == "any" and path == ())):
+        if path and (node.kind == "map" or not value or path[-1][:2] == "k:"):
+            found[path] = _HERE
+        for name, one in value.items():
+            _collect(one, child_of(node, name), (*path, f"f:{name}"), found)
+    elif isinstance(value, list) and node.kind == "list" and node.list_type == "map":
+        item = node.item or ANY
+        found[path] = _HERE
+        for one in value:
+            if isinstance(one, dict):
+                _collect(one, item, (*path, _key_part(one, node)), found)
+    elif isinstance(value, list) and node.kind == "list" and node.list_type == "set":
+        found[path] = _HERE
+        for one in value:
+            found[(*path, f"v:{json.dumps(one)}")] = one
+    elif path:
+        found[path] = value
+
+
+def child_of(node: Node, name: str) -> Node:
+    """The node of a member."""
+    if node.kind == "struct":
+        return node.fields.get(name, ANY)
+    return (node.item or ANY) if node.kind == "map" else ANY
+
+
+def _key_part(item: Mapping[str, Any], node: Node) -> str:
+    keys = {key: item.get(key, _KEY_DEFAULTS.get(key)) for key in sorted(node.list_keys)}
+    return "k:" + json.dumps({key: value for key, value in keys.items() if value is not None}, separators=(",", ":"))
+
+
+def to_fields(paths: set[Path] | Paths) -> Object:
+    """Paths as FieldsV1."""
+    tree: Object = {}
+    for path in sorted(paths):
+        here = tree
+        for part in path:
+            here = here.setdefault(part, {})
+        here["."] = {}
+    _drop_leaf_dots(tree)
+    return tree
+
+
+def _drop_leaf_dots(tree: Object) -> None:
+    for part, below in tree.items():
+        if part == ".":
+            continue
+        if set(below) == {"."}:
+            below.clear()
+        else:
+            _drop_leaf_dots(below)
+
+
+def from_fields(fields: Object) -> set[Path]:
+    """FieldsV1 as paths."""
+    found: set[Path] = set()
+
+    def walk(tree: Object, path: Path) -> None:
+        if not tree and path:
+            found.add(path)
+        for part, below in tree.items():
+            if part == ".":
+                found.add(path)
+            else:
+                walk(below, (*path, part))
+
+    walk(fields, ())
+    return found
+
+
+def _entries(obj: Object) -> list[Object]:
+    return [*((obj.get("metadata") or {}).get("managedFields") or [])]
+
+
+def _same(entry: Object, manager: str, operation: str, api_version: str, subresource: str) -> bool:
+    return (
+        entry.get("manager") == manager
+        and entry.get("operation") == operation
+        and entry.get("apiVersion") == api_version
+        and entry.get("subresource", "") == subresource
+    )
+
+
+def _entry(manager: str, operation: str, api_version: str, subresource: str, paths: set[Path], time: str) -> Object:
+    entry: Object = {
+        "manager": manager,
+        "operation": operation,
+        "apiVersion": api_version,
+        "time": time,
+        "fieldsType": "FieldsV1",
+        "fieldsV1": to_fields(paths),
+    }
+    if subresource:
+        entry["subresource"] = subresource
+    return entry
+
+
+def _write(obj: Object, entries: list[Object]) -> None:
+    if entries:
+        obj["metadata"]["managedFields"] = sorted(
+            entries, key=lambda one: (one["operation"] != "Apply", one.get("time", ""), one["manager"])
+        )
+    else:
+        obj["metadata"].pop("managedFields", None)
+
+
+def updated(live: Object | None, obj: Object, node: Node, *, manager: str, api_version: str, subresource: str, time: str) -> None:
+    """Note in `obj` that `manager` made it out of `live` by an update."""
+    before = paths_of(live, node) if live is not None else {}
+    after = paths_of(obj, node)
+    changed = {path for path, value in after.items() if path not in before or before[path] != value}
+    removed = set(before) - set(after)
+    given = (obj.get("metadata") or {}).get("managedFields")
+    if given == [{}] or (given == [] and live is not None):
+        entries: list[Object] = []
+    else:
+        entries = _entries(live) if live is not None else []
+    kept: list[Object] = []
+    mine: set[Path] = set()
+    mine_before: Object | None = None
+    for entry in entries:
+        if _same(entry, manager, "Update", api_version, subresource):
+            mine |= from_fields(entry.get("fieldsV1") or {})
+            mine_before = entry
+            continue
+        if not changed and not removed:
+            kept.append(entry)
+            continue
+        there = from_fields(entry.get("fieldsV1") or {})
+        left = there - {path for path in changed if after[path] is not _HERE} - removed
+        if left == there:
+            kept.append(entry)
+        elif left:
+            kept.append({**entry, "fieldsV1": to_fields(left)})
+    owned = (mine | changed) - removed
+    if mine_before is not None and owned == mine:
+        kept.append(mine_before)
+    elif owned:
+        kept.append(_entry(manager, "Update", api_version, subresource, owned, time))
+    _write(obj, kept)
+
+
+def applied(
+    live: Object | None, config: Object, node: Node, *, manager: str, api_version: str, subresource: str, force: bool, time: str
+) -> Object:
+    """The object that results where `manager` applies `config`.
+
+    Raises
+    ------
+    Refused
+        Other managers own fields with other values, and `force` is not set.
+    """
+    config = copy.deepcopy(config)
+    config.get("metadata", {}).pop("managedFields", None)
+    wanted = paths_of(config, node)
+    base: Object = copy.deepcopy(live) if live is not None else {"metadata": {}}
+    present = paths_of(base, node)
+    entries = _entries(base)
+    mine: set[Path] = set()
+    others: list[tuple[Object, set[Path]]] = []
+    mine_before: Object | None = None
+    for entry in entries:
+        if _same(entry, manager, "Apply", api_version, subresource):
+            mine = from_fields(entry.get("fieldsV1") or {})
+            mine_before = entry
+        else:
+            others.append((entry, from_fields(entry.get("fieldsV1") or {})))
+
+    conflicts = []
+    for entry, theirs in others:
+        clash = sorted(
+            path for path, value in wanted.items() if path in theirs and value is not _HERE and path in present and present[path] != value
+        )
+        if clash:
+            conflicts.append((entry, clash))
+    if conflicts and not force:
+        raise _conflict(conflicts)
+
+    merged = merge(base, config, node)
+    gone = {path for path in mine - set(wanted) if not any(path in theirs for _entry_, theirs in others)}
+    for path in sorted(gone, key=len, reverse=True):
+        _remove(merged, node, path)
+    clashing = {path for _entry_, clash in conflicts for path in clash}
+    result = paths_of(merged, node)
+    changed = {path for path, value in result.items() if value is not _HERE and (path not in present or present[path] != value)}
+    kept: list[Object] = []
+    for entry, theirs in others:
+        left = {path for path in theirs - clashing if path not in changed and (path in result or path not in present)}
+        if left == theirs:
+            kept.append(entry)
+        elif left:
+            kept.append({**entry, "fieldsV1": to_fields(left)})
+    fields = set(wanted) - {
+        path
+        for path, value in wanted.items()
+        if value is _HERE and path[-1][:2] != "k:" and any(other[: len(path)] == path and other != path for other in wanted)
+    }
+    if mine_before is not None and fields == mine and not changed and not gone:
+        kept.append(mine_before)
+    else:
+        kept.append(_entry(manager, "Apply", api_version, subresource, fields, time))
+    _write(merged, kept)
+    return merged
+
+
+def merge(live: Any, config: Any, node: Node) -> Any:
+    """`live` with `config` laid over it, by the schema's rules."""
+    if (
+        isinstance(config, dict)
+        and isinstance(live, dict)
+        and not node.atomic
+        and node.kind in ("struct", "map", "any")
+        and (node.kind != "any")
+    ):
+        merged = dict(live)
+        for name, one in config.items():
+            child = child_of(node, name)
+            merged[name] = merge(merged[name], one, child) if name in merged else one
+        return merged
+    if isinstance(config, list) and isinstance(live, list) and node.kind == "list":
+        if node.list_type == "map":
+            item = node.item or ANY
+            wanted = {_key_part(one, node): one for one in config if isinstance(one, dict)}
+            result = []
+            for one in live:
+                part = _key_part(one, node) if isinstance(one, dict) else ""
+                result.append(merge(one, wanted.pop(part), item) if part in wanted else one)
+            return result + [*wanted.values()]
+        if node.list_type == "set":
+            return live + [one for one in config if one not in live]
+    return config
+
+
+def _remove(obj: Any, node: Node, path: Path) -> None:
+    """Take the field at `path` out; containers only where nothing is left in them."""
+    here, at = obj, node
+    for number, part in enumerate(path):
+        last = number == len(path) - 1
+        if part[:2] == "f:":
+            name = part[2:]
+            if not isinstance(here, dict) or name not in here:
+                return
+            if last:
+                value = here[name]
+                if not (
+                    isinstance(value, dict) and value and child_of(at, name).kind in ("struct", "map") and not child_of(at, name).atomic
+                ) and not (isinstance(value, list) and value and child_of(at, name).list_type in ("map", "set")):
+                    del here[name]
+                return
+            here, at = here[name], child_of(at, name)
+        elif not isinstance(here, list):
+            return
+        elif part[:2] == "k:":
+            position = next((index for index, one in enumerate(here) if isinstance(one, dict) and _key_part(one, at) == part), None)
+            if position is None:
+                return
+            if last:
+                if set(here[position]) <= {*at.list_keys}:
+                    del here[position]
+                return
+            here, at = here[position], at.item or ANY
+        elif part[:2] == "v:":
+            value = json.loads(part[2:])
+            if value in here:
+                here.remove(value)
+            return
+        else:
+            return
+
+
+def _conflict(conflicts: list[tuple[Object, list[Path]]]) -> Refused:
+    causes = []
+    lines: list[tuple[str, str]] = []
+    for entry, clash in conflicts:
+        who = f'"{entry["manager"]}"'
+        if entry.get("subresource"):
+            who += f' with subresource "{entry["subresource"]}"'
+        if entry["operation"] == "Update":
+            who += f" using {entry['apiVersion']}" + (f" at {entry['time']}" if entry.get("time") else "")
+        for path in clash:
+            causes.append({"reason": "FieldManagerConflict", "message": f"conflict with {who}", "field": shown(path)})
+            lines.append((who, shown(path)))
+    if len(lines) == 1:
+        message = f"Apply failed with 1 conflict: conflict with {lines[0][0]}: {lines[0][1]}"
+    else:
+        whos = list(dict.fromkeys(who for who, _path in lines))
+        groups = "\n".join(f"conflicts with {who}:\n" + "\n".join(f"- {path}" for one, path in lines if one == who) for who in whos)
+        message = f"Apply failed with {len(lines)} conflicts: {groups}"
+    return Refused(409, "Conflict", message, {"causes": causes})
+
+
+def shown(path: Path) -> str:
+    """A path as it is written for people: ``.spec.containers[name="web"].image``."""
+    text = ""
+    for part in path:
+        kind, value = part[:2], part[2:]
+        if kind == "f:":
+            text += f".{value}"
+        elif kind == "k:":
+            keys = json.loads(value)
+            text += "[" + ",".join(f"{key}={json.dumps(one)}" for key, one in keys.items()) + "]"
+        else:
+            text += f"[={value}]"
+    return text
