@@ -126,7 +126,20 @@ def _matchers_sorted(tree: Any) -> Any:
     return tree
 
 
-SAME_WORDS = ["sum(", "foo{", "rate(up)", "sum(1)", "nosuch(up)", "{}", "up and 1", "rate(up[5m]", '{job=~".*"}', "abs()"]
+SAME_WORDS = [
+    'up{job=~"("}',
+    'up{job=~"a**"}',
+    "sum(",
+    "foo{",
+    "rate(up)",
+    "sum(1)",
+    "nosuch(up)",
+    "{}",
+    "up and 1",
+    "rate(up[5m]",
+    '{job=~".*"}',
+    "abs()",
+]
 
 
 @pytest.mark.real

@@ -9,9 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 import promql_parser as ast
-import re2
 
-from opslib.lab.prometheus.store import Matcher, pattern
+from opslib.lab.prometheus.store import Matcher, regexp_error
 
 _EXPERIMENTAL_AGGREGATIONS = frozenset({"limitk", "limit_ratio"})
 _EXPERIMENTAL = frozenset(
@@ -81,6 +80,9 @@ def _place(text: str, reason: str) -> str:
     place = 0
     if reason.startswith(("unclosed", "unexpected end")):
         place = len(text)
+    elif reason.startswith("error parsing regexp"):
+        found = re.search(r"\w+\s*[=!]~", text)
+        place = found.start() if found else 0
     elif "in aggregation expression" in reason:
         place = text.find("(") + 1
     elif not reason.startswith("set operator") and (named := re.search(r'(in call to function )?"(\w+)"', reason)):
@@ -104,6 +106,9 @@ def _reworded(reason: str) -> str:
     if match:
         place = re.sub("'([^']*)'", r'"\1"', match[2])
         return f"expected type {_type_name(match[1])} in {place}, got {_type_name(match[3])}"
+    illegal = re.fullmatch(r"illegal regex for (.*)", reason, re.DOTALL)
+    if illegal:
+        return regexp_error(illegal[1]) or reason
     reason = re.sub(r"^unknown function with name '(.*)'$", r'unknown function with name "\1"', reason)
     reason = re.sub(r"in call to '(\w+)'", r'in call to "\1"', reason)
     reason = reason.replace("only allowed on vector,", "only allowed on instant vector,")
@@ -149,11 +154,8 @@ def _unsupported(node: Any, experimental: bool) -> str:
         if node.matchers.or_matchers:
             return 'unexpected identifier "or" in label matching, expected "," or "}"'
         for matcher in matchers(node):
-            if "~" in matcher.sign:
-                try:
-                    pattern(matcher.value)
-                except re2.error as error:
-                    return f"error parsing regexp: {error}"
+            if "~" in matcher.sign and (reason := regexp_error(matcher.value)):
+                return reason
     elif isinstance(node, ast.BinaryExpr) and node.modifier is not None:
         fill = node.modifier.fill_values
         if fill.lhs is not None or fill.rhs is not None:

@@ -28,6 +28,14 @@ Booleans = npt.NDArray[np.bool_]
 STALE_BITS = np.uint64(0x7FF0000000000002)
 ABSENT_BITS = np.uint64(0x7FF0000000000004)
 _CHUNK = 240
+_GO_WORDS = {
+    "missing )": "missing closing )",
+    "missing ]": "missing closing ]",
+    "no argument for repetition operator": "missing argument to repetition operator",
+    "bad repetition operator": "invalid nested repetition operator",
+    "invalid repetition size": "invalid repeat count",
+    "invalid perl operator": "invalid or unsupported Perl syntax",
+}
 
 
 def labels_of(labels: Mapping[str, str]) -> Labels:
@@ -72,6 +80,18 @@ def pattern(text: str) -> Any:
     options = re2.Options()
     options.log_errors = False
     return re2.compile(f"(?s:{text})", options)
+
+
+def regexp_error(text: str, shown: str | None = None) -> str:
+    """What is wrong with an expression, as Go's regexp says it; empty where nothing is. `shown` is the whole as it was compiled."""
+    try:
+        pattern(text)
+    except re2.error as error:
+        reason, _colon, place = error.args[0].decode("utf-8", "replace").rpartition(": ")
+        if reason.startswith("missing "):
+            place = text if shown is None else shown
+        return f"error parsing regexp: {_GO_WORDS.get(reason, reason)}: `{place}`"
+    return ""
 
 
 @dataclass(slots=True)
