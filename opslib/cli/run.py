@@ -120,9 +120,10 @@ def _run_all(
     severities = [Severity.OK]
     failed = False
     for chapter, values in zip(chapters.CHAPTERS, own, strict=True):
-        click.echo(f"{chapter.section} {chapter.title}", err=True)
         try:
-            finished = _run_one(runs.prepare(chapter.slug, environment, values, language), outputs, with_html, opened)
+            plan = runs.prepare(chapter.slug, environment, values, language)
+            click.echo(f"{chapter.section} {chapter.title.text(plan.language)}", err=True)
+            finished = _run_one(plan, outputs, with_html, opened)
         except InputError:
             raise
         except OpsError as error:

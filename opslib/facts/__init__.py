@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from opslib.errors import SourceError, Unauthenticated, Unreachable
 from opslib.findings import Finding, Subject
-from opslib.messages import Text
+from opslib.messages import Text, _, text_of
 
 T = TypeVar("T")
 
@@ -68,12 +68,14 @@ class Questions:
     def gaps(self) -> tuple[Finding, ...]:
         """What could not be looked at, so far."""
         with self._lock:
-            failures = [(error, subject, list(dict.fromkeys(whats))) for error, subject, whats in self._failures.values()]
+            failures = [
+                (error, subject, list({str(what): what for what in whats}.values())) for error, subject, whats in self._failures.values()
+            ]
             known = tuple(self._gaps.values())
         return (*(_gap(error, subject, whats) for error, subject, whats in failures), *known)
 
 
 def _gap(error: SourceError, subject: Subject | None, whats: list[Text]) -> Finding:
-    from opslib.messages import _
-
-    return Finding.gap(error, whats[0] if len(whats) == 1 else _("{what}", what=sorted(whats, key=str)), subject)
+    """One gap for all that failed for one reason, each thing named once."""
+    named = sorted({text_of(what): what for what in whats}.items())
+    return Finding.gap(error, named[0][1] if len(named) == 1 else _("{what}", what=[what for _text, what in named]), subject)

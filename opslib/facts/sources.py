@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opslib.environments import Environment
-from opslib.errors import InputError, OpsError, SourceError
+from opslib.errors import InputError, NotFound, OpsError, SourceError
+from opslib.findings import command
 from opslib.messages import Message, _
 
 if TYPE_CHECKING:
@@ -126,6 +128,34 @@ class Sources:
                 ),
                 _("Name the right context in kubernetes.context, or mend kubernetes.expected_cluster_uid"),
             )
+
+    def check_namespace(self, namespace: str) -> None:
+        """Make sure that a namespace that was asked for exists: one that does not would look healthy, having nothing in it.
+
+        Raises
+        ------
+        InputError
+            There is none of that name.
+        """
+        if not namespace:
+            return
+        try:
+            self.kubernetes.metadata("namespaces", namespace)
+        except NotFound:
+            raise InputError(
+                _("There is no namespace {name} in this cluster", name=namespace),
+                _("Did you mean {names}? All of them", names=self._namespaces_like(namespace) or "-"),
+                command("kubectl", "get", "namespaces"),
+            ) from None
+        except SourceError:
+            return  # not to be known now; what cannot be read becomes a gap
+
+    def _namespaces_like(self, name: str) -> list[str]:
+        try:
+            names = [item.metadata.name for item in self.kubernetes.metadata_list("namespaces")]
+        except SourceError:
+            return []
+        return difflib.get_close_matches(name, names, n=3)
 
     def ping(self, system: str) -> None:
         """Ask `system` for the least that shows that it answers and accepts the credentials.

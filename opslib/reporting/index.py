@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from opslib.chapters import CHAPTERS
 from opslib.findings import Finding, Severity
 from opslib.messages import Message, _, _n, current_language, one_line, text_of
 from opslib.reporting import records, render
@@ -91,9 +92,9 @@ def _row(run: Record, before: Record | None, outputs: Path, language: str) -> di
         "failure": one_line(text_of(run.failure, language), 300),
         "time": time_text(run.started, zone),
         "started": run.started.isoformat(),
-        "chapter": f"{run.section} {run.slug}",
+        "chapter": f"{run.section} {_title(run, language)}",
         "environment": run.environment,
-        "parameters": one_line(render.parameters_text(dict(run.parameters)), 200),
+        "parameters": one_line(render.parameters_text({name: run.parameters[name] for name in run.chosen if name in run.parameters}), 200),
         "counts": [
             {"severity": severity.name.lower(), "text": f"{severity.label.text(language)} {run.counts[severity.name.lower()]}"}
             for severity in sorted(Severity, reverse=True)
@@ -109,6 +110,11 @@ def _row(run: Record, before: Record | None, outputs: Path, language: str) -> di
             if (run.folder / name).is_file()
         ],
     }
+
+
+def _title(run: Record, language: str) -> str:
+    """The chapter's title; its slug where there is no such chapter any more."""
+    return next((chapter.title.text(language) for chapter in CHAPTERS if chapter.slug == run.slug), run.slug)
 
 
 def _state(run: Record) -> Message:

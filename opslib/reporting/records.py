@@ -32,6 +32,8 @@ class Record:
 
     Parameters
     ----------
+    chosen
+        Names of the parameters that were given; the others have their defaults.
     state
         "running"; "finished": the notebook came to its end; "failed": a cell failed; "interrupted"; "unfinished": it was killed.
     severity
@@ -47,6 +49,7 @@ class Record:
     language: str = "en"
     timezone: str = "UTC"
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    chosen: tuple[str, ...] = ()
     state: str = "running"
     started: datetime
     finished: datetime | None = None
@@ -177,6 +180,7 @@ def read(folder: Path) -> Record | None:
             language=str(content["language"]),
             timezone=str(content["timezone"]),
             parameters=dict(content["parameters"]),
+            chosen=tuple(content.get("chosen", content["parameters"])),
             state=content["state"] if content["state"] in STATES else "unfinished",
             started=datetime.fromisoformat(content["started"]),
             finished=datetime.fromisoformat(content["finished"]) if content["finished"] else None,

@@ -49,6 +49,7 @@ class Plan:
     language: str
     parameters: dict[str, Any]
     notebook: Path
+    chosen: tuple[str, ...] = ()  # names of the parameters that were given
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +91,26 @@ def prepare(chapter: str, environment: str, parameters: Mapping[str, Any], langu
     """
     which = chapters.find(chapter)
     loaded = environments.load(environment)
-    values = checked(which, parameters).model_dump(mode="json")
+    chosen = checked(which, parameters)
+    values = chosen.model_dump(mode="json")
     # The kernel starts in the same folder, and a name means the same there; a path is made whole all the same.
     name = environment if environment == loaded.name else str(Path(environment).resolve())
     language = language or loaded.language
-    plan = Plan(which, loaded, name, language, values, notebooks.find(which, language))
-    check_systems(which, loaded)
+    plan = Plan(which, loaded, name, language, values, notebooks.find(which, language), tuple(sorted(chosen.model_fields_set)))
+    check_systems(which, loaded, str(values.get("namespace") or ""))
     return plan
 
 
-def check_systems(chapter: Chapter, environment: Environment) -> None:
-    """Ask the chapter's systems whether they answer.
+def check_systems(chapter: Chapter, environment: Environment, namespace: str = "") -> None:
+    """Ask the chapter's systems whether they answer, and whether the namespace that it is to look at exists.
 
     A chapter's module may say `REQUIRES`, the systems without which it is nothing; of the others one must answer (`READS`, by default all).
 
     Raises
     ------
     OpsError
-        One of the required does not answer, none of the others does, or the kubeconfig leads to the wrong cluster.
+        One of the required does not answer, none of the others does, the kubeconfig leads to the wrong cluster, or there is no such
+        namespace.
     """
     module = importlib.import_module(f"opslib.chapters.{chapter.slug}")
     required: tuple[str, ...] = getattr(module, "REQUIRES", ())
@@ -127,6 +130,8 @@ def check_systems(chapter: Chapter, environment: Environment) -> None:
             first.remedy,
             first.command,
         )
+    if "kubernetes" not in failed:
+        sources.check_namespace(namespace)
 
 
 def execute(plan: Plan, outputs: Path, *, with_html: bool = True, progress: Progress | None = None) -> Run:
@@ -147,6 +152,7 @@ def execute(plan: Plan, outputs: Path, *, with_html: bool = True, progress: Prog
         language=plan.language,
         timezone=plan.environment.timezone,
         parameters=plan.parameters,
+        chosen=plan.chosen,
         started=started,
     )
     with records.lock(folder), _signals() as hold:

@@ -63,6 +63,7 @@ def start(
     loaded = environment if isinstance(environment, Environment) else environments.load(environment)
     session = Session(which, loaded, language or loaded.language, dict(parameters or {}))
     session.sources.check_cluster()
+    session.sources.check_namespace(getattr(session.parameters, "namespace", ""))
     session.show_header()
     return session
 

@@ -10,6 +10,7 @@ import pytest
 from opslib.errors import Forbidden, SourceError, Unauthenticated, Unreachable
 from opslib.facts import Questions
 from opslib.findings import Severity, Subject
+from opslib.messages import _
 
 
 @pytest.fixture
@@ -54,3 +55,11 @@ def test_different_refusals_and_subjects_stay_apart(questions: Questions) -> Non
 def test_what_is_not_a_system_s_fault_is_not_hidden(questions: Questions) -> None:
     with pytest.raises(ZeroDivisionError):
         questions.ask("x", lambda: 1 / 0).get()
+
+
+def test_the_same_words_are_said_once() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        questions = Questions(executor)
+        for what in (_("nodes"), "nodes"):
+            questions.failed(SourceError("kubernetes", "refused"), what)
+        assert questions.gaps[0].title.text("en") == "Could not look at nodes"  # type: ignore[union-attr]

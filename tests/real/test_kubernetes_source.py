@@ -12,7 +12,8 @@ import yaml
 
 from opslib.environments import Environment
 from opslib.environments import Kubernetes as Settings
-from opslib.errors import Forbidden, NotFound, Unauthenticated, Unreachable
+from opslib.errors import Forbidden, InputError, NotFound, Unauthenticated, Unreachable
+from opslib.facts.sources import Sources
 from opslib.sources import kubernetes as module
 from opslib.sources.kubernetes import Kubernetes
 from opslib.sources.objects import ConfigMap, Node, Pod
@@ -149,3 +150,13 @@ def test_what_is_not_there(cluster: Kubernetes) -> None:
         cluster.get(Pod, "pods", "none", "default")
     with pytest.raises(NotFound):
         cluster.list(Pod, "widgets.example.com")
+
+
+def test_a_namespace_that_does_not_exist_is_no_healthy_one(real_cluster: Any) -> None:
+    def sources(context: str) -> Sources:
+        return Sources(Environment(name="lab", kubernetes=Settings(kubeconfig=real_cluster.kubeconfig, context=context)))
+
+    sources("lab").check_namespace("default")
+    with pytest.raises(InputError, match="default"):
+        sources("lab").check_namespace("defualt")
+    sources("lab-nobody").check_namespace("defualt")  # may not look: that becomes a gap, later
