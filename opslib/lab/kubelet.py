@@ -1,7 +1,8 @@
 """Plays the kubelet of every node: registers the nodes, keeps them ready, runs what is scheduled to them, and serves container logs.
 
 "Running" a pod means to write the status that a kubelet would write when all goes well. A pod with the annotation
-``lab.opslib/hold: "true"`` is left alone: who breaks the cluster writes its status. A node with it stops answering, as a lost one does.
+``lab.opslib/hold: "true"`` is left alone until it is deleted, and with "forever" then too: who breaks the cluster writes its status. A node
+with ``lab.opslib/hold: "true"`` stops answering, as a lost one does.
 
 Logs are the files ``<folder>/logs/<namespace>/<pod>/<container>.log`` and ``<container>.previous.log``. A line may begin with a time in
 RFC 3339, as the container runtime keeps it: it is shown only where timestamps are asked for, and decides for ``sinceSeconds``.
@@ -229,7 +230,8 @@ class Kubelet:
 
     def _is_ours(self, pod: Object) -> bool:
         node = pod["spec"].get("nodeName", "")
-        held = pod["metadata"].get("annotations", {}).get(HOLD) == "true"
+        hold = pod["metadata"].get("annotations", {}).get(HOLD)
+        held = hold == "forever" or (hold == "true" and "deletionTimestamp" not in pod["metadata"])
         return not held and any(node == name for name, _zone, _address in NODES) and not self._is_held_node(node)
 
     def _sync(self, pod: Object) -> None:

@@ -110,8 +110,9 @@ def reset(api: Api, *, logs: Path | None = None, timeout_seconds: float = 90) ->
     for node in api.list("/api/v1/nodes"):
         count += _restore_node(api, node, deadline)
     for space in api.list("/api/v1/namespaces", labels=LABEL):
-        api.delete(api.path_of(space))
-        count += 1
+        if "deletionTimestamp" not in space["metadata"]:
+            api.delete(api.path_of(space))
+            count += 1
     for mark in logs.glob("*/*/.fault") if logs is not None else ():
         shutil.rmtree(mark.parent)
     return count

@@ -116,18 +116,20 @@ def test_a_deployment_rolls_out_and_over_and_away(real_cluster: RealLab, space: 
 
 
 @pytest.mark.real
-def test_a_held_pod_is_left_alone_even_when_it_is_deleted(real_cluster: RealLab, space: str) -> None:
-    real_cluster.api.create(pod("held", space, annotations={kubelet.HOLD: "true"}))
+def test_a_held_pod_is_left_alone(real_cluster: RealLab, space: str) -> None:
+    """Until it is deleted; one that is held for ever then too."""
+    for name, hold in (("held", "true"), ("stuck", "forever")):
+        real_cluster.api.create(pod(name, space, annotations={kubelet.HOLD: hold}))
     real_cluster.api.create(pod("free", space))
     until(lambda: status(real_cluster, space, "free").get("phase") == "Running")
-    assert status(real_cluster, space, "held")["phase"] == "Pending"
+    assert status(real_cluster, space, "held")["phase"] == status(real_cluster, space, "stuck")["phase"] == "Pending"
     path = f"/api/v1/namespaces/{space}/pods"
-    real_cluster.api.delete(f"{path}/free")
-    real_cluster.api.delete(f"{path}/held")
-    until(lambda: not real_cluster.api.list(path, fields="metadata.name=free"))
-    assert "deletionTimestamp" in real_cluster.api.get(f"{path}/held")["metadata"]
-    real_cluster.api.delete(f"{path}/held", grace_seconds=0)
-    until(lambda: not real_cluster.api.list(path, fields="metadata.name=held"))
+    for name in ("stuck", "held", "free"):
+        real_cluster.api.delete(f"{path}/{name}")
+    until(lambda: [one["metadata"]["name"] for one in real_cluster.api.list(path)] == ["stuck"])
+    assert "deletionTimestamp" in real_cluster.api.get(f"{path}/stuck")["metadata"]
+    real_cluster.api.delete(f"{path}/stuck", grace_seconds=0)
+    until(lambda: not real_cluster.api.list(path))
 
 
 @pytest.mark.real

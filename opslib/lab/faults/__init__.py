@@ -17,7 +17,7 @@ from opslib.errors import InputError
 from opslib.messages import _
 
 FAULTS = Path(__file__).parent
-HOLD = "lab.opslib/hold"  # annotation: the lab's kubelet leaves the pod's status alone
+HOLD = "lab.opslib/hold"  # annotation: the lab's kubelet leaves the pod's status alone; with "forever" it does not let it end either
 LABEL = "lab.opslib/fault"  # label on everything that a fault made, so that `reset` finds it
 BEFORE = "lab.opslib/before"  # annotation on what a fault changed: how to put it back
 
@@ -249,8 +249,10 @@ def complete_pod(pod: Object, app: str, fault: Fault) -> None:
     labels = metadata.setdefault("labels", {})
     labels.setdefault("app", app)
     labels.setdefault(LABEL, fault.name)
-    if any(labels_of(rule).items() <= labels.items() for rule in fault.pods):
-        metadata.setdefault("annotations", {})[HOLD] = "true"
+    rules = [rule for rule in fault.pods if labels_of(rule).items() <= labels.items()]
+    if rules:
+        stuck = any(rule.deleted_grace_seconds is not None for rule in rules)
+        metadata.setdefault("annotations", {})[HOLD] = "forever" if stuck else "true"
 
 
 def labels_of(rule: PodPlay) -> dict[str, str]:
