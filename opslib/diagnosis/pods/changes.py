@@ -210,10 +210,13 @@ def _referenced(facts: Facts, namespace: str, spec: PodSpec | None, owner_create
         if item is None:
             continue
         time, writer = last_write(item)
-        if time is None or (owner_created and time <= owner_created + SLACK):
+        if time is None:
+            continue
+        made = time == item.metadata.creation_timestamp
+        if owner_created and time <= owner_created + (SLACK if made else timedelta(seconds=1)):
             continue
         subject = Subject(kind, name, namespace)
-        if time == item.metadata.creation_timestamp:
+        if made:
             found.append(Change(time, subject, _("{kind} {name} was created", kind=kind, name=name)))
         elif writer:
             found.append(Change(time, subject, _("{kind} {name} was changed by {writer}", kind=kind, name=name, writer=writer)))
