@@ -56,7 +56,7 @@ test-real: $(STAMP) ## Test on the real servers; builds them first where they ar
 demo: $(STAMP) ## A lab of real servers with an incident in it, and every chapter's report on it
 	$(BIN)/opslib lab build
 	$(BIN)/opslib lab up --engine real
-	$(BIN)/opslib lab break incident
+	$(BIN)/opslib lab break incident --wait
 	$(BIN)/opslib run --all --env lab --html --fail-on never
 	@echo
 	@echo "Reports:         $(CURDIR)/outputs/index.html"

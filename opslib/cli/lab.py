@@ -15,6 +15,7 @@ from opslib.messages import Message, _, _n
 
 if TYPE_CHECKING:
     from opslib.lab.build import Progress
+    from opslib.lab.engines.real import Lab
 
 
 def commands() -> list[click.Command]:
@@ -254,6 +255,7 @@ def _break() -> click.Command:
         params=[
             click.Argument(["name"]),
             click.Option(["-n", "--namespace"], help=str(_("Where; without it the fault's own namespace."))),
+            click.Option(["--wait"], is_flag=True, help=str(_("Return when the first alert about it fires, at most three minutes later."))),
             _state_dir(),
         ],
         help=str(_("Break the cluster with a fault; `opslib lab list` names them.")),
@@ -261,12 +263,16 @@ def _break() -> click.Command:
     )
 
 
-def _run_break(name: str, namespace: str | None, folder: Path | None) -> None:
+ALERT_SECONDS = 180
+
+
+def _run_break(name: str, namespace: str | None, wait: bool, folder: Path | None) -> None:
     from opslib.lab import player
     from opslib.lab.api import Api
     from opslib.lab.engines import real
 
     lab = real.running(folder)
+    before = _firing(lab) if wait else set()
     fault = player.apply_fault(Api.from_kubeconfig(lab.kubeconfig), name, namespace, logs=lab.folder / "logs")
     click.echo(
         str(
@@ -277,6 +283,33 @@ def _run_break(name: str, namespace: str | None, folder: Path | None) -> None:
             )
         )
     )
+    if wait:
+        _wait_for_alert(lab, before)
+
+
+def _wait_for_alert(lab: Lab, before: set[str]) -> None:
+    began = time.monotonic()
+    while time.monotonic() - began < ALERT_SECONDS:
+        fresh = sorted(_firing(lab) - before)
+        if fresh:
+            click.echo(str(_("Firing after {seconds} seconds: {names}", seconds=round(time.monotonic() - began), names=fresh)))
+            return
+        time.sleep(1)
+    raise OpsError(
+        _("No alert about it fires after {seconds} seconds", seconds=ALERT_SECONDS),
+        _("Not every fault has an alert; see the rules"),
+        f"{lab.addresses['prometheus']}/alerts",
+    )
+
+
+def _firing(lab: Lab) -> set[str]:
+    """Names of the alerts that fire in the lab's Prometheus."""
+    import urllib3
+
+    if "prometheus" not in lab.addresses:
+        raise OpsError(_("This lab has no Prometheus"), _("Start it whole, or leave --wait out"), "opslib lab up")
+    answer = urllib3.request("GET", f"{lab.addresses['prometheus']}/api/v1/alerts", timeout=10)
+    return {alert["labels"]["alertname"] for alert in answer.json()["data"]["alerts"] if alert["state"] == "firing"}
 
 
 def _list() -> click.Command:

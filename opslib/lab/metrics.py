@@ -32,6 +32,12 @@ RULES = Path(__file__).parent / "rules"
 
 _DAY = 86400.0
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_POD_FAMILIES = (
+    "kube_pod_container_status_waiting_reason",
+    "kube_pod_container_status_last_terminated_reason",
+    "kube_pod_container_resource_limits",
+    "kube_pod_container_resource_requests",
+)  # those that a healthy cluster may have no samples of
 _PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
 _UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 
@@ -125,7 +131,8 @@ class Exporter:
                 self._objects("deployments"),
                 self._objects("statefulsets"),
                 self._objects("daemonsets"),
-            )
+            ),
+            always=_POD_FAMILIES,
         )
 
     def _cadvisor(self, request: Request) -> Response:
@@ -355,13 +362,21 @@ def _resource(name: str) -> dict[str, str]:
     return {"resource": name.replace("-", "_").replace("/", "_").replace(".", "_"), "unit": units.get(name, "integer")}
 
 
-def _page(samples: Iterable[Sample]) -> Response:
+def _page(samples: Iterable[Sample], always: Iterable[str] = ()) -> Response:
+    """The samples by family. Those of `always` have their head even without samples, as kube-state-metrics writes it: Prometheus then
+    knows that the metric is on offer, and that there is nothing to count.
+    """
     from starlette.responses import PlainTextResponse
 
-    lines = []
+    families: dict[str, list[str]] = {name: [] for name in always}
     for name, labels, value in samples:
         inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-        lines.append(f"{name}{{{inside}}} {value!r}\n")
+        families.setdefault(name, []).append(f"{name}{{{inside}}} {value!r}\n")
+    lines = []
+    for name, rows in families.items():
+        if not name.endswith(("_bucket", "_sum", "_count")):  # parts of a histogram have one head for all, which nothing here reads
+            lines.append(f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}\n")
+        lines += rows
     return PlainTextResponse("".join(lines), media_type="text/plain; version=0.0.4")
 
 

@@ -123,7 +123,7 @@ def test_rates_are_plausible(real_lab: RealLab) -> None:
     until(lambda: query(real_lab, 'rate(node_cpu_seconds_total{mode="idle"}[1m])'))
     idle = query(real_lab, 'avg by (instance) (rate(node_cpu_seconds_total{mode="idle"}[1m]))')
     assert len(idle) == 4
-    assert all(0.3 < value < 1 for _labels, value in idle)
+    assert all(0.3 < value < 1.1 for _labels, value in idle)
 
 
 @pytest.mark.real

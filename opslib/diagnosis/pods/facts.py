@@ -100,8 +100,6 @@ class Facts:
         Of the namespaces looked at.
     memory
         Tidy frame with columns namespace, pod, container, time, value (bytes): working set of containers that ran out of memory.
-    restarts
-        Tidy frame with columns namespace, pod, container, time, value (count): restarts of containers over time.
     gaps
         What could not be looked at, and why.
     """
@@ -132,7 +130,6 @@ class Facts:
     autoscalers: tuple[Autoscaler, ...] | None = None
     quotas: tuple[Quota, ...] | None = None
     memory: pandas.DataFrame | None = None
-    restarts: pandas.DataFrame | None = None
     gaps: tuple[Finding, ...] = ()
 
     def workload(self, kind: str, namespace: str, name: str) -> Workload | None:
