@@ -356,7 +356,9 @@ class World:
         if resource.storage == "services" and (live.get("spec") or {}) != (obj.get("spec") or {}):
             self._addresses = self._node_ports = None
         self._on_change("updated", resource, obj)
-        if (resource.storage == QUOTAS and live.get("spec") != obj.get("spec")) or (resource.storage == "pods" and (live.get("status") or {}).get("phase") != (obj.get("status") or {}).get("phase")):
+        if (resource.storage == QUOTAS and live.get("spec") != obj.get("spec")) or (
+            resource.storage == "pods" and (live.get("status") or {}).get("phase") != (obj.get("status") or {}).get("phase")
+        ):
             self._recount_after(resource, obj)
 
     def deleted(self, resource: Resource, obj: Object) -> None:

@@ -71,6 +71,9 @@ class Answer:
     headers: Headers = field(default_factory=list)
 
 
+_NO_PAGE = Answer(404, b"404 page not found\n", "text/plain; charset=utf-8")
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """What a path names."""
@@ -113,7 +116,12 @@ class Api:
         self._address = address
         self._lists = Lists(store)
         self._documents: dict[str, tuple[int, bytes]] = {}
-        self.stopped = asyncio.Event()
+        self._queues: set[asyncio.Queue[Any]] = set()
+
+    def stop(self) -> None:
+        """End all watches."""
+        for queue in self._queues:
+            queue.put_nowait(None)
 
     # --- ASGI ---
 
@@ -260,6 +268,8 @@ class Api:
         resource = self._registry.get(group, version, plural)
         if resource is None or (resource.namespaced and not namespace and verb not in ("list", "watch", "deletecollection")
                                 and not (verb == "create" and resource.namespaced)):  # fmt: skip
+            if group not in self._registry.groups():
+                return _NO_PAGE
             raise errors.no_such_resource()
         if namespace and not resource.namespaced:
             raise errors.no_such_resource()
@@ -323,7 +333,7 @@ class Api:
             return self._swagger(request)
         if path == "/metrics":
             return Answer(200, self._metrics(), "text/plain; version=0.0.4; charset=utf-8")
-        return Answer(404, b"404 page not found\n", "text/plain; charset=utf-8")
+        return _NO_PAGE
 
     def _paths(self, request: Request) -> Answer:
         paths = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
@@ -369,12 +379,12 @@ class Api:
                 key = f"apis/{group}/{version}"
                 made = self._cached(key, lambda: discovery.resource_list(group, version, self._registry.of_version(group, version)))
                 return _encoded(request, 200, made)
-        return Answer(404, b"404 page not found\n", "text/plain; charset=utf-8")
+        return _NO_PAGE
 
     def _document(self, request: Request, parts: Sequence[str]) -> Answer:
         group, version = ("", parts[3]) if parts[2] == "api" else (parts[3], parts[4] if len(parts) > 4 else "")
         if version not in self._registry.groups().get(group, ()):
-            return Answer(404, b"404 page not found\n", "text/plain; charset=utf-8")
+            return _NO_PAGE
         wanted = openapi.digest(self._registry, group, version)
         asked = request.query_params.get("hash")
         if asked and asked != wanted:
@@ -435,6 +445,11 @@ class Api:
             return await self._delete_many(request, target, options)
         raise errors.method_not_allowed()
 
+    def _deprecated(self, resource: Resource) -> list[str]:
+        if resource.storage == "endpoints":
+            return ["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"]
+        return []
+
     def _one(self, request: Request, resource: Resource, record: Any) -> Answer:
         form = self._form(request)
         if form.kind == "table":
@@ -443,7 +458,7 @@ class Api:
             body = reading.partial(resource, record, form)
         else:
             body = reading.whole(resource, record)
-        return _encoded(request, 200, body)
+        return _encoded(request, 200, body, _warnings(self._deprecated(resource)))
 
     def _selection(self, request: Request, target: Target) -> Selection:
         resource = target.resource
@@ -469,9 +484,8 @@ class Api:
         parts = self._lists.read(target.resource, selection, lambda name: query.get(name, ""), form)
         if _wants_yaml(request):
             return _encoded(request, 200, b"".join(parts))
-        if _pretty(request):
-            return Answer(200, b"".join(parts))
-        return Answer(200, parts)
+        headers = _warnings(self._deprecated(target.resource))
+        return Answer(200, b"".join(parts) if _pretty(request) else parts, headers=headers)
 
     async def _watch(self, request: Request, target: Target) -> Answer:
         query = request.query_params
@@ -488,9 +502,9 @@ class Api:
             initial_events=initial and bookmarks,
             bookmarks=bookmarks,
             seconds=float(seconds) if seconds.isdigit() and int(seconds) else random.uniform(1800, 3600),
-            stopped=self.stopped,
+            queues=self._queues,
         )
-        return Answer(200, watch.lines(), _JSON)
+        return Answer(200, watch.lines(), _JSON, _warnings(self._deprecated(target.resource)))
 
     async def _create(self, request: Request, target: Target, options: Options) -> Answer:
         resource = target.resource
@@ -546,7 +560,7 @@ class Api:
         return _encoded(request, 200, msgspec.json.encode(head)[:-1] + b',"items":[' + b",".join(bodies) + b"]}")
 
     def _changed(self, request: Request, resource: Resource, result: Result, options: Options) -> Answer:
-        headers = _warnings(options.warnings)
+        headers = _warnings([*self._deprecated(resource), *options.warnings])
         status = 201 if result.created else 200
         if result.record is not None:
             form = self._form(request)

@@ -27,6 +27,8 @@ system:aggregate-to-edit | {_WRITE} | - events.k8s.io | events
 system:aggregate-to-edit | {_WRITE} | apps | statefulsets statefulsets/scale daemonsets deployments deployments/scale deployments/rollback replicasets replicasets/scale
 system:aggregate-to-edit | {_WRITE} | autoscaling | horizontalpodautoscalers
 system:aggregate-to-edit | {_WRITE} | batch | jobs cronjobs
+system:aggregate-to-edit | {_WRITE} | extensions | daemonsets deployments deployments/scale deployments/rollback ingresses replicasets replicasets/scale replicationcontrollers/scale networkpolicies
+system:aggregate-to-edit | {_WRITE} | resource.k8s.io | resourceclaims resourceclaimtemplates
 system:aggregate-to-edit | {_WRITE} | policy | poddisruptionbudgets
 system:aggregate-to-edit | {_WRITE} | networking.k8s.io | networkpolicies ingresses
 system:aggregate-to-edit | {_ALL} | coordination.k8s.io | leases
@@ -38,6 +40,8 @@ system:aggregate-to-view | {_READ} | discovery.k8s.io | endpointslices
 system:aggregate-to-view | {_READ} | apps | controllerrevisions statefulsets statefulsets/status statefulsets/scale daemonsets daemonsets/status deployments deployments/status deployments/scale replicasets replicasets/status replicasets/scale
 system:aggregate-to-view | {_READ} | autoscaling | horizontalpodautoscalers horizontalpodautoscalers/status
 system:aggregate-to-view | {_READ} | batch | jobs cronjobs cronjobs/status jobs/status
+system:aggregate-to-view | {_READ} | extensions | daemonsets daemonsets/status deployments deployments/scale deployments/status ingresses ingresses/status replicasets replicasets/scale replicasets/status replicationcontrollers/scale networkpolicies
+system:aggregate-to-view | {_READ} | resource.k8s.io | resourceclaims resourceclaims/status resourceclaimtemplates
 system:aggregate-to-view | {_READ} | policy | poddisruptionbudgets poddisruptionbudgets/status
 system:aggregate-to-view | {_READ} | networking.k8s.io | networkpolicies ingresses ingresses/status
 system:basic-user | create | authorization.k8s.io | selfsubjectaccessreviews selfsubjectrulesreviews
@@ -95,7 +99,10 @@ _PATHS = {
     "system:discovery": ("get", f"/api /api/* /apis /apis/* {_HEALTH} /openapi /openapi/* /version /version/"),
     "system:public-info-viewer": ("get", f"{_HEALTH} /version /version/"),
     "system:monitoring": ("get", f"{_HEALTH} /healthz/* /livez/* /readyz/* /metrics /metrics/slis"),
-    "system:service-account-issuer-discovery": ("get", "/.well-known/openid-configuration /openid/v1/jwks"),
+    "system:service-account-issuer-discovery": (
+        "get",
+        "/.well-known/openid-configuration /.well-known/openid-configuration/ /openid/v1/jwks /openid/v1/jwks/",
+    ),
 }
 _AGGREGATED = {
     "admin": ("rbac.authorization.k8s.io/aggregate-to-admin", ""),

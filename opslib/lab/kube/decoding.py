@@ -20,7 +20,7 @@ ACCEPTED = (JSON, YAML, "application/vnd.kubernetes.protobuf")
 class _Pairs(dict[str, Any]):
     """A JSON object that remembers names that stood in it twice."""
 
-    __slots__ = ("twice",)
+    twice: list[str]
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> Any:
@@ -82,6 +82,7 @@ class Found:
 
     unknown: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
+    as_written: bool = False  # leave quantities and times as the client wrote them
 
     def texts(self) -> list[str]:
         """In the API server's words."""
@@ -143,7 +144,7 @@ def conform(value: Any, node: Node, path: str, found: Found, owner: str = "") ->
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise WrongType(quantities.MALFORMED)
         try:
-            return quantities.canonical(str(value))
+            return str(value) if found.as_written and quantities.canonical(str(value)) else quantities.canonical(str(value))
         except ValueError as error:
             raise WrongType(str(error)) from None
     if kind == "int-or-string":
@@ -230,9 +231,7 @@ def _base64(value: str) -> str:
     return base64.b64encode(raw).decode()
 
 
-def object_of(
-    data: Any, node: Node, kind: str, api_version: str, validation: str, *, strict_prefix: bool = True
-) -> tuple[Object, list[str]]:
+def object_of(data: Any, node: Node, kind: str, api_version: str, validation: str, *, as_written: bool = False) -> tuple[Object, list[str]]:
     """An object from a body, and the warnings about it.
 
     Parameters
@@ -249,7 +248,7 @@ def object_of(
             raise bad_request(message)
         raise bad_request(f"{given_kind} in version \"{given_version.rpartition('/')[2]}\" cannot be handled as a {kind}: converting "
                           f"({_go_name(given_version, given_kind)}) to ({_go_name(api_version, kind)}): unknown conversion")  # fmt: skip
-    found = Found()
+    found = Found(as_written=as_written)
     version = api_version.rpartition("/")[2]
     try:
         obj = conform(data, node, "", found, kind)
@@ -270,19 +269,24 @@ def _go_name(api_version: str, kind: str) -> str:
     return f"{api_version.replace('/', '.').replace('v1', 'v1')}.{kind}"
 
 
-def fill(obj: Any, node: Node) -> None:
+def fill(obj: Any, node: Node, *, root: bool = True) -> None:
     """Give what must stand there its zero value, as a struct of the API server has it when it is written out."""
+    if root and "status" in node.fields and node.fields["status"].kind == "struct" and node.model not in ("APIService",):
+        obj.setdefault("status", {})
     if node.kind == "list" and node.item is not None and node.item.kind in ("struct", "list", "map") and isinstance(obj, list):
         for one in obj:
-            fill(one, node.item)
+            fill(one, node.item, root=False)
     elif node.kind == "struct" and isinstance(obj, dict):
         for name, field_node in node.fields.items():
             if name in obj:
                 if field_node.kind in ("struct", "list") and name != "metadata":
-                    fill(obj[name], field_node)
+                    fill(obj[name], field_node, root=False)
             elif field_node.kind == "struct" and field_node.keep_zero:
                 obj[name] = {}
-                fill(obj[name], field_node)
+                fill(obj[name], field_node, root=False)
+            elif field_node.kind in ("time", "microtime"):
+                if field_node.keep_zero:
+                    obj[name] = None
             elif field_node.required and field_node.kind in ("integer", "boolean", "string"):
                 obj[name] = {"integer": 0, "boolean": False, "string": ""}[field_node.kind]
 

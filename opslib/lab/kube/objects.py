@@ -408,7 +408,7 @@ class Objects:
                 if kind
                 else "Object 'Kind' is missing in '{}'"
             )
-        wanted, warnings = object_of(config, resource.node(), resource.kind, resource.api_version, options.validation)
+        wanted, warnings = object_of(config, resource.node(), resource.kind, resource.api_version, options.validation, as_written=True)
         options.warnings += warnings
         metadata = wanted["metadata"]
         if metadata.get("name", name) != name:
@@ -430,7 +430,7 @@ class Objects:
             if metadata.get("uid"):
                 why = f"uid mismatch: the provided object specified uid {metadata['uid']}, and no existing object was found"
                 raise conflict(resource.group, resource.plural, name, why)
-            obj = copy.deepcopy(wanted)
+            obj, _again = object_of(config, resource.node(), resource.kind, resource.api_version, "Ignore")
 
             def note(complete: Object) -> None:
                 complete["metadata"]["managedFields"] = ownership.applied(None, wanted, resource.node(), **common)["metadata"][
@@ -442,6 +442,10 @@ class Objects:
             raise conflict(resource.group, resource.plural, name)
         live = record.object()
         merged = ownership.applied(live, wanted, resource.node(), **common)
+        entries = merged["metadata"].get("managedFields")
+        merged, _again = object_of(merged, resource.node(), resource.kind, resource.api_version, "Ignore")
+        if entries:
+            merged["metadata"]["managedFields"] = entries
         return self.change(resource, record, live, merged, options, subresource=subresource, noted=True)
 
     # --- delete ---

@@ -181,10 +181,11 @@ class _Maker:
 
     def _field(self, node: Node, package: str) -> Object:
         content = self._type(node, package)
-        if node.description:
+        text = node.description or (schema.struct_description(node.identifier) if node.kind == "struct" else "")
+        if text:
             if "$ref" in content and not self._old:
                 content = {"allOf": [content]}
-            content = {"description": node.description, **content}
+            content = {"description": text, **content}
         if node.kind == "list":
             if node.list_type and not (
                 node.list_type == "atomic" and node.item is not None and node.item.kind == "struct" and node.merge_key

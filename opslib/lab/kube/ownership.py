@@ -30,22 +30,30 @@ _KEY_DEFAULTS = {"protocol": "TCP"}
 def paths_of(obj: Object, node: Node) -> Paths:
     """Every field of an object, but for those that the server sets itself."""
     found: Paths = {}
-    _collect(obj, node, (), found)
+    _collect(obj, node, (), found, always=True)
     for path in [path for path in found if path in _SYSTEM or path[:2] == ("f:metadata", "f:managedFields")]:
         del found[path]
-    found.pop(("f:metadata",), None)
+    for part in ("f:metadata", "f:status", "f:spec"):
+        found.pop((part,), None)
     return found
 
 
-def _collect(value: Any, node: Node, path: Path, found: Paths) -> None:
+def _collect(value: Any, node: Node, path: Path, found: Paths, *, always: bool = False) -> None:
+    """`always`: this part stands in every object of the kind, even an empty one; so its being there is nobody's."""
     if isinstance(value, dict) and not node.atomic and (node.kind in ("struct", "map") or (node.kind == "any" and path == ())):
-        if path and (node.kind == "map" or not value or path[-1][:2] == "k:"):
+        if path and (not always or not value):
             found[path] = _HERE
         for name, one in value.items():
-            _collect(one, child_of(node, name), (*path, f"f:{name}"), found)
+            child = child_of(node, name)
+            kept = always and (
+                (child.kind == "struct" and (child.keep_zero or (not path and name in ("metadata", "spec", "status"))))
+                or (child.kind == "list" and child.required)
+            )
+            _collect(one, child, (*path, f"f:{name}"), found, always=kept)
     elif isinstance(value, list) and node.kind == "list" and node.list_type == "map":
         item = node.item or ANY
-        found[path] = _HERE
+        if not always or not value:
+            found[path] = _HERE
         for one in value:
             if isinstance(one, dict):
                 _collect(one, item, (*path, _key_part(one, node)), found)
@@ -207,7 +215,7 @@ def applied(
             others.append((entry, from_fields(entry.get("fieldsV1") or {})))
 
     conflicts = []
-    for entry, theirs in others:
+    for entry, theirs in sorted(others, key=lambda one: (one[0]["manager"], one[0]["operation"], one[0].get("subresource", ""))):
         clash = sorted(
             path for path, value in wanted.items() if path in theirs and value is not _HERE and path in present and present[path] != value
         )
@@ -316,7 +324,7 @@ def _conflict(conflicts: list[tuple[Object, list[Path]]]) -> Refused:
         if entry.get("subresource"):
             who += f' with subresource "{entry["subresource"]}"'
         if entry["operation"] == "Update":
-            who += f" using {entry['apiVersion']}" + (f" at {entry['time']}" if entry.get("time") else "")
+            who += f" using {entry['apiVersion']}"
         for path in clash:
             causes.append({"reason": "FieldManagerConflict", "message": f"conflict with {who}", "field": shown(path)})
             lines.append((who, shown(path)))

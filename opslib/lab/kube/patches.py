@@ -31,11 +31,7 @@ def json_patch(obj: Object, operations: Any) -> Any:
         raise bad_request("json: cannot unmarshal object into Go value of type jsonpatch.Patch")
     try:
         return jsonpatch.JsonPatch(operations).apply(obj)
-    except jsonpatch.JsonPatchTestFailed as error:
-        path = next((one.get("path", "") for one in operations if one.get("op") == "test"), "")
-        raise Refused(422, "Invalid", f"the server rejected our request due to an error in our request: testing value {path} failed",
-                      {}) from error  # fmt: skip
-    except (jsonpatch.InvalidJsonPatch, jsonpatch.JsonPatchConflict, JsonPointerException, KeyError, TypeError) as error:
+    except (jsonpatch.JsonPatchException, JsonPointerException, KeyError, TypeError) as error:
         raise Refused(422, "Invalid", "the server rejected our request due to an error in our request", {}) from error
 
 
@@ -101,7 +97,8 @@ def _merge_map(value: Any, patch: Mapping[str, Any], node: Node) -> Any:
             merged[name] = one
     for name, order in orders.items():
         if name not in patch and isinstance(merged.get(name), list):
-            merged[name] = _in_order(merged[name], order, _child(node, name).merge_key)
+            there = merged[name]
+            merged[name] = _in_order(there, there, [], order, _child(node, name).merge_key)
     return merged
 
 
@@ -115,55 +112,63 @@ def _child(node: Node, name: str) -> Node:
 
 def _merge_list(value: Any, patch: list[Any], node: Node, order: list[Any] | None) -> list[Any]:
     item = node.item or ANY
+    there: list[Any] = value if isinstance(value, list) else []
     if node.merge_key and any(isinstance(one, dict) for one in patch):
-        return _merge_objects(value, patch, node, item, order)
-    if node.list_type == "set" and item.kind == "string" and node.kind == "list" and _merges_values(node):
-        merged = [*(value if isinstance(value, list) else [])]
-        merged += [one for one in patch if one not in merged]
-        return _in_order(merged, order, "") if order else merged
+        return _merge_objects(there, patch, node, item, order)
+    if node.list_type == "set" and item.kind == "string" and node.values_merged:
+        merged = [*there, *(one for one in dict.fromkeys(patch) if one not in there)]
+        return _in_order(merged, there, patch, order, "")
     return [_without_directives(one) for one in patch]
 
 
-def _merges_values(node: Node) -> bool:
-    return node.list_type == "set"
-
-
-def _merge_objects(value: Any, patch: list[Any], node: Node, item: Node, order: list[Any] | None) -> list[Any]:
+def _merge_objects(there: list[Any], patch: list[Any], node: Node, item: Node, order: list[Any] | None) -> list[Any]:
     key = node.merge_key
     if any(isinstance(one, dict) and one.get("$patch") == "replace" for one in patch):
         return [_without_directives(one) for one in patch if not (isinstance(one, dict) and "$patch" in one)]
-    merged: list[Any] = [*(value if isinstance(value, list) else [])]
+    merged = [*there]
     for one in patch:
-        if not isinstance(one, dict) or (key not in one and "$patch" not in one):
-            raise bad_request(f"map: {one} does not contain declared merge key: {key}")
-        position = next((number for number, there in enumerate(merged) if isinstance(there, dict) and there.get(key) == one.get(key)), None)
+        if not isinstance(one, dict) or key not in one:
+            raise bad_request(f"map: {_shown(one)} does not contain declared merge key: {key}")
+        position = next((number for number, known in enumerate(merged) if _identity(known, key) == one[key]), None)
         if one.get("$patch") == "delete":
-            merged = [there for there in merged if not (isinstance(there, dict) and there.get(key) == one.get(key))]
+            merged = [known for known in merged if _identity(known, key) != one[key]]
         elif position is None:
             merged.append(_merge_map({}, one, item))
         else:
             merged[position] = _merge_map(merged[position], one, item)
-    return _in_order(merged, order, key) if order else merged
+    return _in_order(merged, there, patch, order, key)
 
 
-def _in_order(values: list[Any], order: list[Any], key: str) -> list[Any]:
-    """Values in the order that the patch asks for; those that it does not name stay after the one that they stood behind."""
-    wanted = [one.get(key) if isinstance(one, dict) else one for one in order]
+def _identity(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, dict) and key else value
 
-    def identity(value: Any) -> Any:
-        return value.get(key) if isinstance(value, dict) else value
 
-    named = {identity(value): value for value in values if identity(value) in wanted}
-    arranged = [named[one] for one in wanted if one in named]
-    previous: Any = None
-    for value in values:
-        if identity(value) not in wanted:
-            position = next(
-                (number + 1 for number, there in enumerate(arranged) if previous is not None and identity(there) == previous), None
-            )
-            arranged.insert(len(arranged) if position is None and previous is not None else position or 0, value)
-        previous = identity(value)
-    return arranged
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"map[{' '.join(f'{name}:{_shown(one)}' for name, one in sorted(value.items()))}]"
+    return str(value)
+
+
+def _in_order(merged: list[Any], before: list[Any], patch: list[Any], order: list[Any] | None, key: str) -> list[Any]:
+    """What the patch names in its order; each other value before the first named one that it stood before
+    (``mergeSortedSlice`` in k8s.io/apimachinery, pkg/util/strategicpatch).
+    """
+    wanted = [_identity(one, key) for one in (order if order is not None else patch)]
+    known = [_identity(one, key) for one in before]
+    named = [_identity(one, key) for one in patch]
+    if order is not None:
+        named += wanted
+    right = sorted(
+        (one for one in merged if _identity(one, key) in named),
+        key=lambda one: wanted.index(_identity(one, key)) if _identity(one, key) in wanted else len(wanted),
+    )
+    left = [one for one in merged if _identity(one, key) not in named]
+    arranged: list[Any] = []
+    while left and right:
+        first, second = _identity(left[0], key), _identity(right[0], key)
+        take_left = first in known and second in known and known.index(first) < known.index(second)
+        arranged.append((left if take_left else right).pop(0))
+    return arranged + left + right
 
 
 def _without_directives(value: Any) -> Any:

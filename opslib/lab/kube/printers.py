@@ -859,6 +859,13 @@ PRINTERS: dict[str, tuple[tuple[Column, ...], Printer]] = {
         _event,
     ),
     "namespaces": ((_NAME, *_columns("Status, Age")), _plain(lambda obj: _status(obj).get("phase", ""))),
+    "componentstatuses": ((_NAME, *_columns("Status, Message, Error")), lambda obj: (obj["metadata"].get("name", ""), "", "", "")),
+    "ipaddresses.networking.k8s.io": (
+        (_NAME, *_columns("ParentRef")),
+        lambda obj: (obj["metadata"].get("name", ""), "/".join(str(one) for one in (_spec(obj).get("parentRef") or {}).values())),
+    ),
+    "servicecidrs.networking.k8s.io": ((_NAME, *_columns("CIDRs, Age")), _plain(lambda obj: ",".join(_spec(obj).get("cidrs") or []))),
+    "volumeattributesclasses.storage.k8s.io": ((_NAME, *_columns("DriverName, Age")), _plain(lambda obj: obj.get("driverName", ""))),
     "configmaps": (
         (_NAME, *_columns("Data, Age")),
         _plain(lambda obj: len(obj.get("data") or {}) + len(obj.get("binaryData") or {})),

@@ -312,6 +312,8 @@ class Watch:
         The version after which changes are wanted; None begins with the objects that there are.
     initial_events
         Whether the beginning ends with a bookmark that says so.
+    queues
+        Where the watch puts its queue while it goes on; None in a queue ends the watch.
     """
 
     def __init__(
@@ -325,7 +327,7 @@ class Watch:
         initial_events: bool,
         bookmarks: bool,
         seconds: float,
-        stopped: asyncio.Event,
+        queues: set[asyncio.Queue[Change | None]],
     ) -> None:
         self._store = store
         self._resource = resource
@@ -335,7 +337,7 @@ class Watch:
         self._initial_events = initial_events
         self._bookmarks = bookmarks
         self._seconds = seconds
-        self._stopped = stopped
+        self._queues = queues
         self._tables = Tables(resource, form) if form.kind == "table" else None
         self._headers_sent = False
 
@@ -343,6 +345,7 @@ class Watch:
         """The events."""
         queue: asyncio.Queue[Change | None] = asyncio.Queue()
         stop = self._store.listen(self._resource.storage, queue.put_nowait)
+        self._queues.add(queue)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._seconds
         try:
@@ -364,7 +367,7 @@ class Watch:
                     return
                 begun = max(begun, self._start)
             next_bookmark = loop.time() + BOOKMARK_SECONDS
-            while not self._stopped.is_set():
+            while True:
                 left = min(end, next_bookmark if self._bookmarks else end) - loop.time()
                 if left <= 0:
                     if self._bookmarks:
@@ -373,22 +376,21 @@ class Watch:
                     if loop.time() >= end:
                         return
                     continue
-                waiting = asyncio.ensure_future(queue.get())
-                stopping = asyncio.ensure_future(self._stopped.wait())
-                done, pending = await asyncio.wait((waiting, stopping), timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                for task in pending:
-                    task.cancel()
-                if waiting not in done:
+                try:
+                    changes = [await asyncio.wait_for(queue.get(), left)]
+                except TimeoutError:
                     continue
-                changes = [waiting.result()]
                 while not queue.empty():
                     changes.append(queue.get_nowait())
+                if None in changes:  # the server stops
+                    return
                 lines = [self._line(change) for change in changes if change is not None and change.version > begun]
                 text = b"".join(line for line in lines if line)
                 if text:
                     yield text
         finally:
             stop()
+            self._queues.discard(queue)
 
     def _line(self, change: Change) -> bytes | None:
         selection = self._selection

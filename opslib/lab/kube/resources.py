@@ -13,6 +13,7 @@ ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "up
 
 # group version | plural kind short-names namespaced category subresources
 _TABLE = """
+- v1 | componentstatuses ComponentStatus cs - -
 - v1 | configmaps ConfigMap cm ns -
 - v1 | endpoints Endpoints ep ns -
 - v1 | events Event ev ns -
@@ -41,7 +42,9 @@ batch v1 | jobs Job - ns all status
 certificates.k8s.io v1 | certificatesigningrequests CertificateSigningRequest csr - - approval,status
 networking.k8s.io v1 | ingressclasses IngressClass - - -
 networking.k8s.io v1 | ingresses Ingress ing ns - status
+networking.k8s.io v1 | ipaddresses IPAddress ip - -
 networking.k8s.io v1 | networkpolicies NetworkPolicy netpol ns -
+networking.k8s.io v1 | servicecidrs ServiceCIDR - - - status
 policy v1 | poddisruptionbudgets PodDisruptionBudget pdb ns - status
 rbac.authorization.k8s.io v1 | clusterrolebindings ClusterRoleBinding - - -
 rbac.authorization.k8s.io v1 | clusterroles ClusterRole - - -
@@ -49,8 +52,14 @@ rbac.authorization.k8s.io v1 | rolebindings RoleBinding - ns -
 rbac.authorization.k8s.io v1 | roles Role - ns -
 storage.k8s.io v1 | csidrivers CSIDriver - - -
 storage.k8s.io v1 | csinodes CSINode - - -
+storage.k8s.io v1 | csistoragecapacities CSIStorageCapacity - ns -
 storage.k8s.io v1 | storageclasses StorageClass sc - -
 storage.k8s.io v1 | volumeattachments VolumeAttachment - - - status
+storage.k8s.io v1 | volumeattributesclasses VolumeAttributesClass vac - -
+admissionregistration.k8s.io v1 | mutatingadmissionpolicies MutatingAdmissionPolicy - - api-extensions
+admissionregistration.k8s.io v1 | mutatingadmissionpolicybindings MutatingAdmissionPolicyBinding - - api-extensions
+admissionregistration.k8s.io v1 | validatingadmissionpolicies ValidatingAdmissionPolicy - - api-extensions status
+admissionregistration.k8s.io v1 | validatingadmissionpolicybindings ValidatingAdmissionPolicyBinding - - api-extensions
 admissionregistration.k8s.io v1 | mutatingwebhookconfigurations MutatingWebhookConfiguration - - api-extensions
 admissionregistration.k8s.io v1 | validatingwebhookconfigurations ValidatingWebhookConfiguration - - api-extensions
 apiextensions.k8s.io v1 | customresourcedefinitions CustomResourceDefinition crd,crds - api-extensions status
@@ -188,14 +197,14 @@ def _resource(group: str, version: str, text: str) -> Resource:
     verbs: tuple[str, ...] = ALL_VERBS
     if plural == "namespaces":
         verbs = tuple(verb for verb in ALL_VERBS if verb != "deletecollection")
-    if group == "metrics.k8s.io":
+    if group == "metrics.k8s.io" or plural == "componentstatuses":
         verbs = ("get", "list")
     return Resource(
         group=group,
         version=version,
         plural=plural,
         kind=kind,
-        singular=kind.lower() if group != "metrics.k8s.io" else "",
+        singular="" if group == "metrics.k8s.io" else kind.lower(),
         namespaced=scope == "ns",
         short_names=() if short == "-" else tuple(short.split(",")),
         categories=() if category == "-" else (category,),

@@ -126,6 +126,18 @@ _STRUCTS_KEPT = {  # parts that stand there even where they are empty
     "ContainerStatus.lastState", "NodeStatus.daemonEndpoints", "NodeStatus.nodeInfo", "JobTemplateSpec.metadata",
     "DaemonEndpoints.kubeletEndpoint", "NodeDaemonEndpoints.kubeletEndpoint", "Event.source", "CronJobSpec.jobTemplate",
 }  # fmt: skip
+# times that stand there even where there is none
+_TIMES_KEPT = {
+    "PersistentVolumeClaimCondition.lastProbeTime", "PersistentVolumeClaimCondition.lastTransitionTime",
+    "ContainerStateRunning.startedAt", "ContainerStateTerminated.startedAt", "ContainerStateTerminated.finishedAt",
+    "PodCondition.lastProbeTime", "PodCondition.lastTransitionTime", "ReplicationControllerCondition.lastTransitionTime",
+    "NodeCondition.lastHeartbeatTime", "NodeCondition.lastTransitionTime", "NamespaceCondition.lastTransitionTime",
+    "Event.firstTimestamp", "Event.lastTimestamp", "Event.eventTime", "EventSeries.lastObservedTime",
+    "StatefulSetCondition.lastTransitionTime", "DeploymentCondition.lastUpdateTime", "DeploymentCondition.lastTransitionTime",
+    "DaemonSetCondition.lastTransitionTime", "ReplicaSetCondition.lastTransitionTime", "JobCondition.lastProbeTime",
+    "JobCondition.lastTransitionTime", "HorizontalPodAutoscalerCondition.lastTransitionTime", "VolumeError.time",
+    "CertificateSigningRequestCondition.lastUpdateTime", "CertificateSigningRequestCondition.lastTransitionTime",
+}  # fmt: skip
 _MERGE_KEYS = {
     name: (tuple(keys.split(",")) if keys != "-" else (), key if key != "-" else "")
     for name, keys, key in (line.split() for line in _MERGED.split("\n") if line)
@@ -168,6 +180,7 @@ class Node:
         "retain_keys",
         "rules",
         "struct_doc",
+        "values_merged",
     )  # fmt: skip
 
     def __init__(self, kind: str, *, item: Node | None = None, model: str = "", load: Any = None, description: str = "") -> None:
@@ -187,6 +200,7 @@ class Node:
         self.atomic = False
         self.retain_keys = False
         self.replaced = False
+        self.values_merged = False
         self.keep_unknown = False
         self.keep_zero = True
         self.rules: Mapping[str, Any] = {}
@@ -300,6 +314,7 @@ def _field(type_text: str, path: str) -> Node:
     elif path in _SETS:
         node.list_type = "set"
     node.merge_key = merge_key
+    node.values_merged = path in _MERGED_VALUES
     node.retain_keys = path in _RETAIN_KEYS
     node.replaced = path in _REPLACED
     if path in _ATOMIC:
@@ -315,6 +330,8 @@ def _field(type_text: str, path: str) -> Node:
         node.keep_zero = False
     elif node.kind == "struct":
         node.keep_zero = path in _STRUCTS_KEPT
+    elif node.kind in ("time", "microtime"):
+        node.keep_zero = path in _TIMES_KEPT
     return node
 
 

@@ -96,7 +96,7 @@ def app(settings: Settings) -> Starlette:
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         keeper.resume()
         yield
-        api.stopped.set()
+        api.stop()
         store.close()
 
     application = Starlette(routes=[Mount("/", app=api)], lifespan=lifespan)
@@ -126,7 +126,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop."""
-        self._api.stopped.set()
+        self._api.stop()
         await super().shutdown(sockets)
 
 

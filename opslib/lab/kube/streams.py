@@ -300,10 +300,7 @@ def exit_status(code: int) -> Object:
 async def relay(host: str, port: int, target: str, protocol: str, receive: Any, send: Any, certificate: tuple[str, str] | None) -> None:
     """Hand the frames of a WebSocket to the kubelet's and back.
 
-    Raises
-    ------
-    Refused
-        The kubelet does not answer.
+    A kubelet that does not answer is said on the error channel, since the client's connection stands by then.
     """
     from websockets.asyncio.client import connect
     from websockets.exceptions import ConnectionClosed, InvalidHandshake
@@ -312,7 +309,11 @@ async def relay(host: str, port: int, target: str, protocol: str, receive: Any, 
     try:
         link = await connect(address, ssl=_tls(certificate), subprotocols=[protocol], max_size=None, open_timeout=10)  # type: ignore[list-item]
     except (OSError, TimeoutError, InvalidHandshake) as error:
-        raise internal(f"error dialing backend: {error}") from None
+        why = "connect: connection refused" if isinstance(error, ConnectionRefusedError) else str(error) or "i/o timeout"
+        refused = internal(f'error sending request: Post "https://{host}:{port}{target}": dial tcp {host}:{port}: {why}')
+        await send({"type": "websocket.accept", "subprotocol": protocol})
+        await Channel(receive, send, protocol).finish(refused.status())
+        return
     async with link:
         await send({"type": "websocket.accept", "subprotocol": protocol})
 
