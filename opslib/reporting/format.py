@@ -48,8 +48,6 @@ def is_unknown(value: Any) -> bool:
 
 def number_text(value: float, unit: Unit) -> str:
     """A number of that unit."""
-    if math.isinf(value):
-        return "∞" if value > 0 else "-∞"
     match unit:
         case Unit.BYTES:
             return bytes_text(value)
@@ -74,6 +72,8 @@ def bytes_text(value: float) -> str:
 
 def duration_text(seconds: float) -> str:
     """A duration by its two largest parts: ``3d4h``, ``2h5m``, ``90ms``."""
+    if math.isinf(seconds):
+        return _short(seconds)
     if seconds < 0:
         return f"-{duration_text(-seconds)}"
     if seconds < 1:
@@ -94,6 +94,8 @@ def time_text(value: datetime, zone: tzinfo) -> str:
 
 def _short(value: float) -> str:
     """Three figures are enough to judge by; whole numbers are shown whole."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
     if value == int(value):
         return f"{int(value):,}"
     if abs(value) >= 100:
