@@ -118,8 +118,7 @@ class Objects:
             metadata.pop(name, None)
         generated = not metadata.get("name") and bool(metadata.get("generateName"))
         if generated:
-            prefix = metadata["generateName"][:58]
-            metadata["name"] = prefix + "".join(secrets.choice(_SUFFIX) for _ in range(5))
+            metadata["name"] = self._free_name(resource, metadata)
         if resource.storage in _STATUS_RESET or (resource.custom is not None and "status" in resource.subresources):
             obj.pop("status", None)
         metadata["creationTimestamp"] = now_text()
@@ -152,6 +151,14 @@ class Objects:
             raise errors.already_exists(resource.group, resource.plural, metadata["name"]) from None
         self._world.created(resource, obj)
         return Result(obj, created=True, record=record)
+
+    def _free_name(self, resource: Resource, metadata: Object) -> str:
+        """A name from generateName that is not taken; after eight tries any, as the real server does."""
+        for _attempt in range(8):
+            name = metadata["generateName"][:58] + "".join(secrets.choice(_SUFFIX) for _ in range(5))
+            if self._store.get(resource.storage, (metadata.get("namespace", ""), name)) is None:
+                break
+        return name
 
     def _place(self, resource: Resource, namespace: str, metadata: Object) -> None:
         if resource.namespaced:
