@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from opslib.lab import build
+from opslib.lab import build, engines
 from opslib.lab.api import Api
 from opslib.lab.engines import real
 
@@ -47,7 +47,7 @@ def real_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
 @pytest.fixture(scope="session")
 def real_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
     """All the real servers, with the background platform."""
-    yield from _lab(tmp_path_factory.mktemp("lab"), parts=real.PARTS, platform=True)
+    yield from _lab(tmp_path_factory.mktemp("lab"), parts=engines.PARTS, platform=True)
 
 
 @pytest.fixture(scope="session")
@@ -71,11 +71,11 @@ def _need_servers(*names: str) -> None:
 
 def _lab(folder: Path, *, parts: tuple[str, ...], platform: bool) -> Iterator[RealLab]:
     _need_servers(*(name for part in parts for name in real.NEEDS[part]))
-    lab = real.up(folder, parts=parts, platform=platform)
+    lab = engines.up(folder, engine="real", parts=parts, platform=platform)
     try:
         yield RealLab(lab.folder, lab.kubeconfig, lab.environment, lab.addresses, Api.from_kubeconfig(lab.kubeconfig))
     finally:
-        real.down(folder)
+        engines.down(folder)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,7 +15,7 @@ from opslib.messages import Message, _, _n
 
 if TYPE_CHECKING:
     from opslib.lab.build import Progress
-    from opslib.lab.engines.real import Lab
+    from opslib.lab.engines import Lab
 
 
 def commands() -> list[click.Command]:
@@ -156,12 +156,18 @@ def _clock(seconds: float) -> str:
 
 
 def _up() -> click.Command:
+    from opslib.lab.engines import DEFAULT_ENGINE, ENGINES
+
     return click.Command(
         "up",
         callback=_run_up,
         params=[
             click.Option(
-                ["--engine"], type=click.Choice(["real"]), default="real", show_default=True, help=str(_("What the lab runs on."))
+                ["--engine"],
+                type=click.Choice(ENGINES),
+                default=DEFAULT_ENGINE,
+                show_default=True,
+                help=str(_("What the lab runs on: embedded needs nothing but this package, real what `opslib lab build` has built.")),
             ),
             click.Option(
                 ["--only", "parts"],
@@ -176,7 +182,7 @@ def _up() -> click.Command:
 
 
 def _run_up(engine: str, parts: str | None, bare: bool, folder: Path | None) -> None:
-    from opslib.lab.engines import real
+    from opslib.lab import engines
 
     line = _Line()
 
@@ -190,9 +196,9 @@ def _run_up(engine: str, parts: str | None, bare: bool, folder: Path | None) -> 
         )
         line.write(text, key="")
 
-    chosen = tuple(part.strip() for part in parts.split(",")) if parts else real.PARTS
+    chosen = tuple(part.strip() for part in parts.split(",")) if parts else engines.PARTS
     try:
-        lab = real.up(folder, parts=chosen, platform=not bare, report=report)
+        lab = engines.up(folder, engine=engine, parts=chosen, platform=not bare, report=report)
     finally:
         line.end()
     if lab.already:
@@ -215,9 +221,9 @@ def _down() -> click.Command:
 
 
 def _run_down(folder: Path | None) -> None:
-    from opslib.lab.engines import real
+    from opslib.lab import engines
 
-    click.echo(str(_("The lab is down") if real.down(folder) else _("No lab was running")))
+    click.echo(str(_("The lab is down") if engines.down(folder) else _("No lab was running")))
 
 
 def _status() -> click.Command:
@@ -231,11 +237,11 @@ def _status() -> click.Command:
 
 
 def _run_status(folder: Path | None) -> int:
-    from opslib.lab.engines import real
+    from opslib.lab import engines
 
-    servers = real.status(folder)
+    servers = engines.status(folder)
     if not servers:
-        raise OpsError(_("No lab is running in {path}", path=real.state_folder(folder)), _("Start one"), "opslib lab up")
+        raise OpsError(_("No lab is running in {path}", path=engines.state_folder(folder)), _("Start one"), "opslib lab up")
     healths = {"ok": _("ok"), "not ready": _("not ready"), "ended": _("ended"), "no answer": _("no answer")}
     click.echo(f"{_('SERVER')!s:26}{_('PID')!s:>8}{_('PORT')!s:>8}  {_('HEALTH')!s:12}{_('MEMORY')!s:>8}")
     for one in servers:
@@ -267,11 +273,10 @@ ALERT_SECONDS = 180
 
 
 def _run_break(name: str, namespace: str | None, wait: bool, folder: Path | None) -> None:
-    from opslib.lab import player
+    from opslib.lab import engines, player
     from opslib.lab.api import Api
-    from opslib.lab.engines import real
 
-    lab = real.running(folder)
+    lab = engines.running(folder)
     before = _firing(lab) if wait else set()
     fault = player.apply_fault(Api.from_kubeconfig(lab.kubeconfig), name, namespace, logs=lab.folder / "logs")
     click.echo(
@@ -341,11 +346,10 @@ def _reset() -> click.Command:
 
 
 def _run_reset(folder: Path | None) -> None:
-    from opslib.lab import platform, player
+    from opslib.lab import engines, platform, player
     from opslib.lab.api import Api
-    from opslib.lab.engines import real
 
-    lab = real.running(folder)
+    lab = engines.running(folder)
     api = Api.from_kubeconfig(lab.kubeconfig)
     count = player.reset(api, logs=lab.folder / "logs")
     if lab.platform:  # a fault may have taken a workload of the platform as its own

@@ -50,7 +50,7 @@ class Served:
             ssl_cert_reqs=ssl.CERT_REQUIRED if ca else ssl.CERT_NONE,
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, args=([held] if held else None,), daemon=True)
+        self._thread = threading.Thread(target=self._server.run, args=([held.dup()] if held else None,), daemon=True)
         self._thread.start()
 
     def close(self) -> None:

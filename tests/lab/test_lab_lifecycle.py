@@ -19,9 +19,8 @@ import pytest
 import yaml
 
 from opslib.errors import InputError, OpsError
-from opslib.lab import build
+from opslib.lab import build, engines
 from opslib.lab.api import Api
-from opslib.lab.engines import real
 
 pytestmark = pytest.mark.real
 
@@ -32,7 +31,7 @@ PARTS = ("kubernetes",)
 def folder(tmp_path: Path, need_servers: Callable[..., None]) -> Iterator[Path]:
     need_servers("etcd", "kubernetes")
     yield tmp_path / "lab"
-    real.down(tmp_path / "lab")
+    engines.down(tmp_path / "lab")
 
 
 def state(folder: Path) -> dict[str, Any]:
@@ -65,8 +64,8 @@ def listens(port: int) -> bool:
 
 
 def test_up_status_and_down_leave_nothing(folder: Path) -> None:
-    lab = real.up(folder, parts=PARTS, platform=False)
-    servers = real.status(folder)
+    lab = engines.up(folder, engine="real", parts=PARTS, platform=False)
+    servers = engines.status(folder)
     assert [one.name for one in servers] == ["supervisor", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
     assert {one.health for one in servers} == {"ok"}
     assert all(one.memory_bytes > 10_000_000 for one in servers)
@@ -81,26 +80,26 @@ def test_up_status_and_down_leave_nothing(folder: Path) -> None:
         }
     }
     assert lab.kubeconfig.stat().st_mode & 0o077 == 0
-    assert real.up(folder, parts=PARTS, platform=False).already
+    assert engines.up(folder, engine="real", parts=PARTS, platform=False).already
     ports = state(folder)["ports"].values()
-    assert real.down(folder)
+    assert engines.down(folder)
     assert of_lab(folder) == []
     assert not any(listens(port) for port in ports)
     assert not lab.kubeconfig.exists()
     assert not lab.environment.exists()
-    assert real.status(folder) == []
-    assert not real.down(folder)
+    assert engines.status(folder) == []
+    assert not engines.down(folder)
 
 
 def test_a_killed_supervisor_takes_its_servers_with_it_and_the_next_lab_starts(folder: Path) -> None:
-    real.up(folder, parts=PARTS, platform=False)
+    engines.up(folder, engine="real", parts=PARTS, platform=False)
     before = state(folder)
     os.kill(before["supervisor"]["pid"], signal.SIGKILL)
     until(lambda: not of_lab(folder))
-    assert real.status(folder) == []
+    assert engines.status(folder) == []
     with pytest.raises(InputError, match="No lab is running"):
-        real.running(folder)
-    again = real.up(folder, parts=PARTS, platform=False)
+        engines.running(folder)
+    again = engines.up(folder, engine="real", parts=PARTS, platform=False)
     assert not again.already
     assert state(folder)["supervisor"]["pid"] != before["supervisor"]["pid"]
     assert len(Api.from_kubeconfig(again.kubeconfig).list("/api/v1/nodes")) == 4
@@ -108,22 +107,22 @@ def test_a_killed_supervisor_takes_its_servers_with_it_and_the_next_lab_starts(f
 
 def test_two_labs_run_side_by_side(folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    first = real.up(folder, parts=PARTS, platform=False)
+    first = engines.up(folder, engine="real", parts=PARTS, platform=False)
     try:
-        second = real.up(other, parts=PARTS, platform=False)
+        second = engines.up(other, engine="real", parts=PARTS, platform=False)
         assert first.addresses != second.addresses
         assert not set(state(folder)["ports"].values()) & set(state(other)["ports"].values())
         Api.from_kubeconfig(first.kubeconfig).apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "only-here"}})
         names = {one["metadata"]["name"] for one in Api.from_kubeconfig(second.kubeconfig).list("/api/v1/namespaces")}
         assert "only-here" not in names
     finally:
-        real.down(other)
-    assert {one.health for one in real.status(folder)} == {"ok"}
+        engines.down(other)
+    assert {one.health for one in engines.status(folder)} == {"ok"}
 
 
 def test_ctrl_c_while_starting_leaves_nothing(folder: Path) -> None:
     program = "import sys, opslib.cli; sys.exit(opslib.cli.main())"
-    command = [sys.executable, "-c", program, "lab", "up", "--only", "kubernetes", "--state-dir", str(folder)]
+    command = [sys.executable, "-c", program, "lab", "up", "--engine", "real", "--only", "kubernetes", "--state-dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until(lambda: (folder / "state.json").exists() and "kube-apiserver" in state(folder)["servers"])
     ports = state(folder)["ports"].values()
@@ -147,20 +146,20 @@ def test_a_server_that_does_not_start_is_named_with_its_last_words(folder: Path,
     program.chmod(0o755)
     monkeypatch.setenv("OPSLIB_CACHE", str(cache))
     with pytest.raises(OpsError, match="kube-apiserver ended with status 7: this machine is too old") as caught:
-        real.up(folder, parts=PARTS, platform=False)
+        engines.up(folder, engine="real", parts=PARTS, platform=False)
     assert "kube-apiserver.log" in str(caught.value.remedy)
     assert (folder / "servers" / "kube-apiserver.log").read_text() == "this machine is too old\n"
     assert of_lab(folder) == []
 
 
 def test_a_server_that_ends_is_told_by_status(folder: Path) -> None:
-    real.up(folder, parts=PARTS, platform=False)
+    engines.up(folder, engine="real", parts=PARTS, platform=False)
     os.kill(state(folder)["servers"]["kube-scheduler"]["pid"], signal.SIGKILL)
-    until(lambda: {one.name: one.health for one in real.status(folder)}["kube-scheduler"] == "ended")
-    assert {one.name: one.health for one in real.status(folder)}["kube-apiserver"] == "ok"
+    until(lambda: {one.name: one.health for one in engines.status(folder)}["kube-scheduler"] == "ended")
+    assert {one.name: one.health for one in engines.status(folder)}["kube-apiserver"] == "ok"
 
 
 def test_an_unknown_part_is_refused_before_anything_starts(folder: Path) -> None:
     with pytest.raises(InputError, match="grafana"):
-        real.up(folder, parts=("grafana",))
+        engines.up(folder, parts=("grafana",))
     assert not folder.exists()

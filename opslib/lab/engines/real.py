@@ -1,31 +1,13 @@
-"""The real engine: starts and stops the servers that `opslib lab build` made.
-
-Everything of a lab is in one folder (default ``.lab`` in the project): the kubeconfig, ``environment.yaml`` with the addresses, data, the
-servers' logs, and ``state.json``. Two labs in two folders run side by side. A lab is owned by one supervisor process; when that ends,
-however it ends, its servers end with it.
-"""
+"""The real engine: the servers that `opslib lab build` made."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import os
-import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import urllib3
-
-from opslib.errors import InputError, OpsError
-from opslib.lab import build, processes
-from opslib.lab.engines.supervisor import PARTS as PARTS
+from opslib.errors import InputError
+from opslib.lab import build
+from opslib.lab.engines.servers import SERVICE_RANGE, Setup, Spec, alertmanager_file, prometheus_file
 from opslib.messages import _
 
 NEEDS = {
@@ -34,258 +16,154 @@ NEEDS = {
     "alertmanager": ("alertmanager",),
     "elasticsearch": ("opensearch",),
 }
-
-Report = Callable[[str, dict[str, bool], float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Lab:
-    """A lab that runs.
-
-    Parameters
-    ----------
-    folder
-        Its state folder.
-    addresses
-        Base address of each server by its part: "kubernetes", "prometheus", "alertmanager", "elasticsearch".
-    already
-        Whether it ran before.
-    platform
-        Whether it has the background platform.
-    """
-
-    folder: Path
-    addresses: dict[str, str]
-    already: bool = False
-    platform: bool = True
-
-    @property
-    def kubeconfig(self) -> Path:
-        """Contexts "lab" (may do everything), "lab-viewer" (may read, no secrets), "lab-nobody" (may do nothing)."""
-        return self.folder / "kubeconfig"
-
-    @property
-    def environment(self) -> Path:
-        """The addresses, as an environment's `addresses_file`."""
-        return self.folder / "environment.yaml"
+PORTS = (
+    "etcd",
+    "etcd-peer",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "prometheus",
+    "alertmanager",
+    "opensearch",
+    "opensearch-transport",
+)
+SERVERS = {"kubernetes": "kube-apiserver", "prometheus": "prometheus", "alertmanager": "alertmanager", "elasticsearch": "opensearch"}
 
 
-@dataclass(frozen=True, slots=True)
-class ServerStatus:
-    """One server of a lab. `health` is "ok", "not ready", "ended" or "no answer"."""
-
-    name: str
-    pid: int
-    port: int
-    health: str
-    memory_bytes: int
-
-
-def state_folder(folder: Path | None = None) -> Path:
-    """The lab's folder: `folder`, else OPSLIB_LAB, else ``.lab`` here or in a folder above that has one, else ``.lab`` here."""
-    if folder is not None:
-        return folder.absolute()
-    if os.environ.get("OPSLIB_LAB"):
-        return Path(os.environ["OPSLIB_LAB"]).expanduser().absolute()
-    here = Path.cwd()
-    for place in (here, *here.parents):
-        if (place / ".lab").is_dir() or (place / "pyproject.toml").is_file():
-            return place / ".lab"
-    return here / ".lab"
-
-
-def up(
-    folder: Path | None = None,
-    *,
-    parts: Sequence[str] = PARTS,
-    platform: bool = True,
-    report: Report = lambda step, servers, seconds: None,
-    deadline_seconds: float = 300,
-) -> Lab:
-    """Start a lab and return when all of it answers.
-
-    An exception, KeyboardInterrupt too, ends what was started.
-
-    Parameters
-    ----------
-    parts
-        What to start, of "kubernetes", "prometheus", "alertmanager" and "elasticsearch".
-    platform
-        Whether to set up the background platform (workloads, logs); without it the cluster has nodes and nothing else.
-    report
-        Called again and again with what is being done, which servers are ready, and the seconds so far.
-
-    Raises
-    ------
-    InputError
-        A part that is not known, or a server that has not been built.
-    OpsError
-        A server that did not start; the end of its log says why.
-    """
-    for part in parts:
-        if part not in PARTS:
-            raise InputError(_("There is no part {name}", name=part), _("There are {names}", names=list(PARTS)))
+def check(parts: Sequence[str]) -> None:
+    """Raise InputError where a server of these parts has not been built."""
     missing = [name for part in parts for name in NEEDS[part] if not build.is_built(build.find(name))]
     if missing:
         raise InputError(_("{names} must be built first", names=missing), _("Build the servers, once"), "opslib lab build")
-    place = state_folder(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    if is_running(place):
-        return _running(place, already=True)
-    _clear(place)
-    for name in ("data", "servers", "logs"):
-        (place / name).mkdir()
-    with (place / "supervisor.log").open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "opslib.lab.engines.supervisor", str(place), ",".join(parts), *([] if platform else ["bare"])],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    started = time.monotonic()
-    try:
-        while True:
-            state = _state(place)
-            seconds = time.monotonic() - started
-            report(state.get("step", ""), {name: one["ready"] for name, one in state.get("servers", {}).items()}, seconds)
-            if state.get("phase") == "ready":
-                return _running(place)
-            if process.poll() is not None:
-                error = _state(place).get("error")
-                if error:
-                    raise OpsError(error["what"], error["remedy"], error["command"])
-                raise OpsError(
-                    _(
-                        "The lab's supervisor ended with status {status}: {output}",
-                        status=process.returncode,
-                        output=processes.last_lines(place / "supervisor.log"),
-                    )
-                )
-            if seconds > deadline_seconds:
-                raise OpsError(
-                    _("The lab was not ready within {seconds} s, at {step}", seconds=deadline_seconds, step=state.get("step", "")),
-                    _("The logs of its servers are in {path}", path=place / "servers"),
-                )
-            time.sleep(0.1)
-    except BaseException:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(15)
-        process.kill()
-        process.wait()
-        _reap(place)
-        _clear(place, keep_logs=True)
-        raise
 
 
-def down(folder: Path | None = None) -> bool:
-    """Stop a lab and see that nothing of it is left; False where none was running.
-
-    Raises
-    ------
-    OpsError
-        A process of it could not be ended.
-    """
-    place = state_folder(folder)
-    state = _state(place)
-    running = is_running(place)
-    if state.get("supervisor"):
-        processes.end([state["supervisor"]], seconds=15)
-    left = _reap(place)
-    if left or is_running(place):
-        raise OpsError(_("Processes of the lab are left: {pids}", pids=left), _("Its folder is {path}", path=place))
-    _clear(place, keep_logs=True)
-    return running
+def specs(setup: Setup) -> Iterator[Spec]:
+    """The servers of the lab's parts."""
+    if "kubernetes" in setup.parts:
+        yield from _kubernetes(setup)
+    if "prometheus" in setup.parts:
+        yield _prometheus(setup)
+    if "alertmanager" in setup.parts:
+        yield _alertmanager(setup)
+    if "elasticsearch" in setup.parts:
+        yield _opensearch(setup)
 
 
-def status(folder: Path | None = None) -> list[ServerStatus]:
-    """The supervisor and the servers of a lab, each asked now; empty where none is running."""
-    place = state_folder(folder)
-    state = _state(place)
-    if not state or not is_running(place):
-        return []
-    supervisor = state["supervisor"]
-    first = ServerStatus(
-        "supervisor",
-        supervisor["pid"],
-        state["ports"].get("kubelet", 0),
-        "ok" if state["phase"] == "ready" else "not ready",
-        processes.memory_bytes(supervisor["pid"]),
-    )
-    servers = state["servers"]
-    with ThreadPoolExecutor(max(1, len(servers))) as executor:
-        healths = list(executor.map(lambda item: _health(place, item), servers.values()))
-    return [
-        first,
-        *(
-            ServerStatus(name, one["pid"], state["ports"][name], health, processes.memory_bytes(one["pid"]))
-            for (name, one), health in zip(servers.items(), healths, strict=True)
+def _kubernetes(setup: Setup) -> Iterator[Spec]:
+    ports, pki = setup.ports, setup.pki
+    etcd, peer = f"http://127.0.0.1:{ports['etcd']}", f"http://127.0.0.1:{ports['etcd-peer']}"
+    yield Spec(
+        name="etcd",
+        part="kubernetes",
+        command=(
+            str(build.program("etcd")),
+            f"--data-dir={setup.data('etcd')}",
+            *(f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}"),
+            *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=default={peer}"),
+            *("--unsafe-no-fsync", "--quota-backend-bytes=8589934592", "--log-level=warn"),
         ),
-    ]
+        health=f"{etcd}/health",
+    )
+    yield Spec(
+        name="kube-apiserver",
+        part="kubernetes",
+        command=(
+            str(build.program("kube-apiserver")),
+            f"--etcd-servers={etcd}",
+            *("--bind-address=127.0.0.1", f"--secure-port={ports['kube-apiserver']}"),
+            *(f"--tls-cert-file={pki['apiserver.crt']}", f"--tls-private-key-file={pki['apiserver.key']}"),
+            *(f"--client-ca-file={pki['ca.crt']}", f"--token-auth-file={pki['tokens.csv']}", "--authorization-mode=RBAC"),
+            *(f"--service-account-key-file={pki['sa.pub']}", f"--service-account-signing-key-file={pki['sa.key']}"),
+            "--service-account-issuer=https://kubernetes.default.svc",
+            *(f"--kubelet-client-certificate={pki['kubelet-client.crt']}", f"--kubelet-client-key={pki['kubelet-client.key']}"),
+            *(f"--kubelet-certificate-authority={pki['ca.crt']}", "--kubelet-preferred-address-types=ExternalIP,InternalIP"),
+            *(f"--service-cluster-ip-range={SERVICE_RANGE}", "--allow-privileged=true"),
+            # a loopback address cannot be the endpoint of the kubernetes Service
+            "--endpoint-reconciler-type=none",
+        ),
+        health=f"https://127.0.0.1:{ports['kube-apiserver']}/readyz",
+        after=("etcd",),
+    )
+    yield Spec(
+        name="kube-controller-manager",
+        part="kubernetes",
+        command=(
+            str(build.program("kube-controller-manager")),
+            f"--kubeconfig={pki['kube-controller-manager']}",
+            *("--bind-address=127.0.0.1", f"--secure-port={ports['kube-controller-manager']}", "--leader-elect=false"),
+            *("--use-service-account-credentials", f"--service-account-private-key-file={pki['sa.key']}"),
+            *(f"--root-ca-file={pki['ca.crt']}", f"--service-cluster-ip-range={SERVICE_RANGE}"),
+        ),
+        health=f"https://127.0.0.1:{ports['kube-controller-manager']}/healthz",
+        after=("kube-apiserver",),
+    )
+    yield Spec(
+        name="kube-scheduler",
+        part="kubernetes",
+        command=(
+            str(build.program("kube-scheduler")),
+            f"--kubeconfig={pki['kube-scheduler']}",
+            *("--bind-address=127.0.0.1", f"--secure-port={ports['kube-scheduler']}", "--leader-elect=false"),
+        ),
+        health=f"https://127.0.0.1:{ports['kube-scheduler']}/healthz",
+        after=("kube-apiserver",),
+    )
 
 
-def running(folder: Path | None = None) -> Lab:
-    """The lab that runs; InputError where none does."""
-    place = state_folder(folder)
-    if not is_running(place) or _state(place).get("phase") != "ready":
-        raise InputError(_("No lab is running in {path}", path=place), _("Start one"), "opslib lab up")
-    return _running(place, already=True)
+def _prometheus(setup: Setup) -> Spec:
+    address = f"127.0.0.1:{setup.ports['prometheus']}"
+    return Spec(
+        name="prometheus",
+        part="prometheus",
+        command=(
+            str(build.program("prometheus")),
+            *(
+                f"--config.file={prometheus_file(setup)}",
+                f"--storage.tsdb.path={setup.data('prometheus')}",
+                "--storage.tsdb.retention.time=8d",
+            ),
+            *(f"--web.listen-address={address}", f"--web.external-url=http://{address}", "--web.enable-lifecycle", "--log.level=warn"),
+        ),
+        health=f"http://{address}/-/ready",
+    )
 
 
-def is_running(place: Path) -> bool:
-    """Whether a supervisor owns the folder: it holds the lock, which the system takes back however it ends."""
-    try:
-        with (place / "lock").open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
+def _alertmanager(setup: Setup) -> Spec:
+    address = f"127.0.0.1:{setup.ports['alertmanager']}"
+    return Spec(
+        name="alertmanager",
+        part="alertmanager",
+        command=(
+            str(build.program("alertmanager")),
+            *(
+                f"--config.file={alertmanager_file(setup)}",
+                f"--storage.path={setup.data('alertmanager')}",
+                f"--web.listen-address={address}",
+            ),
+            *(f"--web.external-url=http://{address}", "--cluster.listen-address=", "--log.level=warn"),
+        ),
+        health=f"http://{address}/-/ready",
+    )
 
 
-def _running(place: Path, *, already: bool = False) -> Lab:
-    state = _state(place)
-    schemes = {"kubernetes": ("kube-apiserver", "https")}
-    addresses = {}
-    for part in state.get("parts", ()):
-        server, scheme = schemes.get(part, ("opensearch" if part == "elasticsearch" else part, "http"))
-        addresses[part] = f"{scheme}://127.0.0.1:{state['ports'][server]}"
-    return Lab(place, addresses, already, state.get("platform", True))
-
-
-def _state(place: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = json.loads((place / "state.json").read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    return state
-
-
-def _reap(place: Path) -> list[int]:
-    """End servers that a supervisor left behind; the pids of those that could not be ended."""
-    return [one["pid"] for one in processes.end(_state(place).get("servers", {}).values(), seconds=5)]
-
-
-def _clear(place: Path, *, keep_logs: bool = False) -> None:
-    _reap(place)
-    for name in ("kubeconfig", "environment.yaml", "state.json", *(() if keep_logs else ("supervisor.log",))):
-        (place / name).unlink(missing_ok=True)
-    for name in ("data", "pki", *(() if keep_logs else ("servers", "logs"))):
-        shutil.rmtree(place / name, ignore_errors=True)
-
-
-def _health(place: Path, server: dict[str, Any]) -> str:
-    if not processes.is_alive(server):
-        return "ended"
-    address = server["health"]
-    options: dict[str, Any] = {}
-    if address.startswith("https:"):
-        options = {"cert_reqs": "CERT_NONE", "cert_file": str(place / "pki" / "admin.crt"), "key_file": str(place / "pki" / "admin.key")}
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-    try:
-        answer = urllib3.PoolManager(retries=False, timeout=3, **options).request("GET", address)
-    except urllib3.exceptions.HTTPError:
-        return "no answer"
-    return "ok" if answer.status == 200 else "not ready"
+def _opensearch(setup: Setup) -> Spec:
+    home, snapshots = setup.data("opensearch"), setup.data("snapshots")
+    (home / "config").mkdir(exist_ok=True)
+    (home / "tmp").mkdir(exist_ok=True)
+    port = setup.ports["opensearch"]
+    classpath = os.pathsep.join((f"{build.program('lib')}/*", str(build.program("classes"))))
+    return Spec(
+        name="opensearch",
+        part="elasticsearch",
+        command=(
+            str(build.java()),
+            *("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", f"-Djava.io.tmpdir={home / 'tmp'}", "-Dlog4j2.level=WARN"),
+            *("-cp", classpath, "LabNode"),
+            *("cluster.name=opslib-lab", "node.name=lab-0", "discovery.type=single-node", "network.host=127.0.0.1"),
+            *(f"http.port={port}", f"transport.port={setup.ports['opensearch-transport']}"),
+            *(f"path.home={home}", f"path.repo={snapshots}"),
+            # a machine with a full disk must not turn the lab's indices read-only
+            "cluster.routing.allocation.disk.threshold_enabled=false",
+        ),
+        health=f"http://127.0.0.1:{port}/_cluster/health?wait_for_status=yellow&timeout=1s",
+    )

@@ -1,6 +1,6 @@
 """The one process that owns a lab's servers: it starts them, watches them, plays the kubelet, and takes them with it when it ends.
 
-Started by `opslib.lab.engines.real.up` as ``python -m opslib.lab.engines.supervisor FOLDER PARTS``; what it does is in FOLDER/state.json.
+Started by `opslib.lab.engines.up` as ``python -m opslib.lab.engines.supervisor ENGINE FOLDER PARTS``; what it does is in FOLDER/state.json.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import ssl
@@ -27,40 +26,15 @@ import urllib3
 import yaml
 
 from opslib.errors import OpsError
-from opslib.lab import build, certificates, processes
+from opslib.lab import certificates, processes
 from opslib.lab.api import Api, ApiError
+from opslib.lab.engines.servers import Setup, Spec, load
 from opslib.messages import _
-
-PARTS = ("kubernetes", "prometheus", "alertmanager", "elasticsearch")
 
 # Below the range from which the system takes ports for outgoing connections; a lab holds the first port of its block all the time.
 _FIRST_PORT, _BLOCK, _BLOCKS = 20000, 20, 500
-_PORTS = (
-    "exporter",
-    "kubelet",
-    "etcd",
-    "etcd-peer",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-    "prometheus",
-    "alertmanager",
-    "opensearch",
-    "opensearch-transport",
-)
-_SERVICE_RANGE = "10.96.0.0/16"
+_OWN_PORTS = ("exporter", "kubelet")
 _EXPECTED_SECONDS = 180
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """A server to start: its command, where it answers when it is well, and whom it waits for."""
-
-    name: str
-    part: str
-    command: tuple[str, ...]
-    health: str
-    after: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -77,7 +51,9 @@ class Child:
 class Supervisor:
     """A lab's servers, from start to end."""
 
-    def __init__(self, folder: Path, parts: tuple[str, ...], *, platform: bool) -> None:
+    def __init__(self, engine: str, folder: Path, parts: tuple[str, ...], *, platform: bool) -> None:
+        self.engine = engine
+        self.servers = load(engine)
         self.folder = folder
         self.parts = parts
         self.platform = platform
@@ -95,6 +71,7 @@ class Supervisor:
     def write_state(self) -> None:
         """Write state.json whole: whoever reads it sees the old or the new one."""
         state = {
+            "engine": self.engine,
             "phase": self.phase,
             "step": self.step,
             "error": self.error,
@@ -102,6 +79,7 @@ class Supervisor:
             "platform": self.platform,
             "supervisor": processes.identity(os.getpid()),
             "ports": self.ports,
+            "addresses": {part: self._address(part) for part in self.parts} if self.ports else {},
             "servers": {
                 name: {**child.known, "part": child.spec.part, "health": child.spec.health, "ready": child.ready, "log": str(child.log)}
                 for name, child in self.children.items()
@@ -110,6 +88,9 @@ class Supervisor:
         temporary = self.folder / "state.json.new"
         temporary.write_text(json.dumps(state, indent=1) + "\n", "utf-8")
         temporary.replace(self.folder / "state.json")
+
+    def _address(self, part: str) -> str:
+        return f"{'https' if part == 'kubernetes' else 'http'}://127.0.0.1:{self.ports[self.servers.SERVERS[part]]}"
 
     # --- life ---
 
@@ -136,7 +117,8 @@ class Supervisor:
 
     def _start(self, held: socket.socket) -> None:
         pki = self._certificates() if "kubernetes" in self.parts else {}
-        specs = {spec.name: spec for spec in self._specs(pki)}
+        setup = Setup(folder=self.folder, parts=self.parts, ports=self.ports, pki=pki)
+        specs = {spec.name: spec for spec in self.servers.specs(setup)}
         waiting = dict(specs)
         deadline = time.monotonic() + _EXPECTED_SECONDS
         while waiting or not all(child.ready for child in self.children.values()):
@@ -234,18 +216,19 @@ class Supervisor:
     @contextlib.contextmanager
     def _claim_ports(self) -> Iterator[socket.socket]:
         """A block of free ports. Its first port is bound as long as the lab lives, so that another lab takes another block."""
+        names = (*_OWN_PORTS, *self.servers.PORTS)
         for block in range(_BLOCKS):
             first = _FIRST_PORT + block * _BLOCK
             held = _bind(first)
             if held is None:
                 continue
-            others = [_bind(first + number) for number in range(1, len(_PORTS))]
+            others = [_bind(first + number) for number in range(1, len(names))]
             free = all(others)
             for other in others:
                 if other is not None:
                     other.close()
             if free:
-                self.ports = {name: first + number for number, name in enumerate(_PORTS)}
+                self.ports = {name: first + number for number, name in enumerate(names)}
                 with held:
                     yield held
                 return
@@ -285,7 +268,7 @@ class Supervisor:
         tokens = {name: secrets.token_urlsafe(24) for name in ("viewer", "nobody")}
         files["tokens.csv"] = pki / "tokens.csv"
         certificates.write_private(files["tokens.csv"], "".join(f'{token},{name},{name},"lab:{name}s"\n' for name, token in tokens.items()))
-        server = f"https://127.0.0.1:{self.ports['kube-apiserver']}"
+        server = self._address("kubernetes")
         for name in ("kube-controller-manager", "kube-scheduler"):
             user = certificates.issue(ca, f"system:{name}")
             files[name] = pki / f"{name}.kubeconfig"
@@ -301,150 +284,6 @@ class Supervisor:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         return files
 
-    def _specs(self, pki: Mapping[str, Path]) -> Iterator[Spec]:
-        if "kubernetes" in self.parts:
-            yield from self._kubernetes(pki)
-        if "prometheus" in self.parts:
-            yield self._prometheus()
-        if "alertmanager" in self.parts:
-            yield self._alertmanager()
-        if "elasticsearch" in self.parts:
-            yield self._opensearch()
-
-    def _data(self, name: str) -> Path:
-        place = self.folder / "data" / name
-        place.mkdir(parents=True, exist_ok=True)
-        return place
-
-    def _kubernetes(self, pki: Mapping[str, Path]) -> Iterator[Spec]:
-        ports = self.ports
-        etcd, peer = f"http://127.0.0.1:{ports['etcd']}", f"http://127.0.0.1:{ports['etcd-peer']}"
-        yield Spec(
-            name="etcd",
-            part="kubernetes",
-            command=(
-                str(build.program("etcd")),
-                f"--data-dir={self._data('etcd')}",
-                *(f"--listen-client-urls={etcd}", f"--advertise-client-urls={etcd}"),
-                *(f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=default={peer}"),
-                *("--unsafe-no-fsync", "--quota-backend-bytes=8589934592", "--log-level=warn"),
-            ),
-            health=f"{etcd}/health",
-        )
-        yield Spec(
-            name="kube-apiserver",
-            part="kubernetes",
-            command=(
-                str(build.program("kube-apiserver")),
-                f"--etcd-servers={etcd}",
-                *("--bind-address=127.0.0.1", f"--secure-port={ports['kube-apiserver']}"),
-                *(f"--tls-cert-file={pki['apiserver.crt']}", f"--tls-private-key-file={pki['apiserver.key']}"),
-                *(f"--client-ca-file={pki['ca.crt']}", f"--token-auth-file={pki['tokens.csv']}", "--authorization-mode=RBAC"),
-                *(f"--service-account-key-file={pki['sa.pub']}", f"--service-account-signing-key-file={pki['sa.key']}"),
-                "--service-account-issuer=https://kubernetes.default.svc",
-                *(f"--kubelet-client-certificate={pki['kubelet-client.crt']}", f"--kubelet-client-key={pki['kubelet-client.key']}"),
-                *(f"--kubelet-certificate-authority={pki['ca.crt']}", "--kubelet-preferred-address-types=ExternalIP,InternalIP"),
-                *(f"--service-cluster-ip-range={_SERVICE_RANGE}", "--allow-privileged=true"),
-                # a loopback address cannot be the endpoint of the kubernetes Service
-                "--endpoint-reconciler-type=none",
-            ),
-            health=f"https://127.0.0.1:{ports['kube-apiserver']}/readyz",
-            after=("etcd",),
-        )
-        yield Spec(
-            name="kube-controller-manager",
-            part="kubernetes",
-            command=(
-                str(build.program("kube-controller-manager")),
-                f"--kubeconfig={pki['kube-controller-manager']}",
-                *("--bind-address=127.0.0.1", f"--secure-port={ports['kube-controller-manager']}", "--leader-elect=false"),
-                *("--use-service-account-credentials", f"--service-account-private-key-file={pki['sa.key']}"),
-                *(f"--root-ca-file={pki['ca.crt']}", f"--service-cluster-ip-range={_SERVICE_RANGE}"),
-            ),
-            health=f"https://127.0.0.1:{ports['kube-controller-manager']}/healthz",
-            after=("kube-apiserver",),
-        )
-        yield Spec(
-            name="kube-scheduler",
-            part="kubernetes",
-            command=(
-                str(build.program("kube-scheduler")),
-                f"--kubeconfig={pki['kube-scheduler']}",
-                *("--bind-address=127.0.0.1", f"--secure-port={ports['kube-scheduler']}", "--leader-elect=false"),
-            ),
-            health=f"https://127.0.0.1:{ports['kube-scheduler']}/healthz",
-            after=("kube-apiserver",),
-        )
-
-    def _prometheus(self) -> Spec:
-        from opslib.lab import metrics
-
-        rules = self._data("rules")
-        for file in metrics.RULES.glob("*.yaml"):
-            shutil.copyfile(file, rules / file.name)
-        configuration = metrics.prometheus_configuration(
-            exporter=f"127.0.0.1:{self.ports['exporter']}",
-            prometheus=f"127.0.0.1:{self.ports['prometheus']}",
-            alertmanager=f"127.0.0.1:{self.ports['alertmanager']}" if "alertmanager" in self.parts else None,
-            rules=rules,
-            cluster="kubernetes" in self.parts,
-        )
-        path = self.folder / "data" / "prometheus.yaml"
-        path.write_text(yaml.safe_dump(configuration, sort_keys=False), "utf-8")
-        address = f"127.0.0.1:{self.ports['prometheus']}"
-        return Spec(
-            name="prometheus",
-            part="prometheus",
-            command=(
-                str(build.program("prometheus")),
-                *(f"--config.file={path}", f"--storage.tsdb.path={self._data('prometheus')}", "--storage.tsdb.retention.time=8d"),
-                *(f"--web.listen-address={address}", f"--web.external-url=http://{address}", "--web.enable-lifecycle", "--log.level=warn"),
-            ),
-            health=f"http://{address}/-/ready",
-        )
-
-    def _alertmanager(self) -> Spec:
-        configuration = {
-            "route": {"receiver": "nobody", "group_by": ["alertname", "namespace"], "group_wait": "1s", "group_interval": "5s"},
-            "receivers": [{"name": "nobody"}],
-        }
-        path = self.folder / "data" / "alertmanager.yaml"
-        self._data("alertmanager")
-        path.write_text(yaml.safe_dump(configuration), "utf-8")
-        address = f"127.0.0.1:{self.ports['alertmanager']}"
-        return Spec(
-            name="alertmanager",
-            part="alertmanager",
-            command=(
-                str(build.program("alertmanager")),
-                *(f"--config.file={path}", f"--storage.path={self._data('alertmanager')}", f"--web.listen-address={address}"),
-                *(f"--web.external-url=http://{address}", "--cluster.listen-address=", "--log.level=warn"),
-            ),
-            health=f"http://{address}/-/ready",
-        )
-
-    def _opensearch(self) -> Spec:
-        home, snapshots = self._data("opensearch"), self._data("snapshots")
-        (home / "config").mkdir(exist_ok=True)
-        (home / "tmp").mkdir(exist_ok=True)
-        port = self.ports["opensearch"]
-        classpath = os.pathsep.join((f"{build.program('lib')}/*", str(build.program("classes"))))
-        return Spec(
-            name="opensearch",
-            part="elasticsearch",
-            command=(
-                str(build.java()),
-                *("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", f"-Djava.io.tmpdir={home / 'tmp'}", "-Dlog4j2.level=WARN"),
-                *("-cp", classpath, "LabNode"),
-                *("cluster.name=opslib-lab", "node.name=lab-0", "discovery.type=single-node", "network.host=127.0.0.1"),
-                *(f"http.port={port}", f"transport.port={self.ports['opensearch-transport']}"),
-                *(f"path.home={home}", f"path.repo={snapshots}"),
-                # a machine with a full disk must not turn the lab's indices read-only
-                "cluster.routing.allocation.disk.threshold_enabled=false",
-            ),
-            health=f"http://127.0.0.1:{port}/_cluster/health?wait_for_status=yellow&timeout=1s",
-        )
-
     # --- what the lab itself plays ---
 
     def _write_addresses(self) -> None:
@@ -458,9 +297,9 @@ class Supervisor:
                 "expected_server": api.server,
                 "expected_cluster_uid": _cluster_uid(api, self.stop),
             }
-        for part, server in (("prometheus", "prometheus"), ("alertmanager", "alertmanager"), ("elasticsearch", "opensearch")):
+        for part in ("prometheus", "alertmanager", "elasticsearch"):
             if part in self.parts:
-                content[part] = {"url": f"http://127.0.0.1:{self.ports[server]}"}
+                content[part] = {"url": self._address(part)}
         text = "# Written by the lab that runs; gone when it is down.\n" + yaml.safe_dump(content, sort_keys=False)
         temporary = self.folder / "environment.yaml.new"
         temporary.write_text(text, "utf-8")
@@ -494,7 +333,7 @@ class Supervisor:
             platform.wait(api, deadline_seconds=120, stop=self.stop)
         if "elasticsearch" in self.parts and self.platform:
             self._tell("logs")
-            writer = logs.Writer(f"http://127.0.0.1:{self.ports['opensearch']}", api)
+            writer = logs.Writer(self._address("elasticsearch"), api)
             writer.history()
             self._closing.append(writer.close)
             writer.start()
@@ -546,12 +385,12 @@ def _locked(lock: IO[str]) -> bool:
 
 
 def main() -> int:
-    """Run the supervisor of one lab: FOLDER PART[,PART...] [bare]."""
-    folder, parts = Path(sys.argv[1]), tuple(sys.argv[2].split(","))
+    """Run the supervisor of one lab: ENGINE FOLDER PART[,PART...] [bare]."""
+    engine, folder, parts = sys.argv[1], Path(sys.argv[2]), tuple(sys.argv[3].split(","))
     with (folder / "lock").open("w") as lock:
         if not _locked(lock):
             return 75
-        supervisor = Supervisor(folder, parts, platform="bare" not in sys.argv[3:])
+        supervisor = Supervisor(engine, folder, parts, platform="bare" not in sys.argv[4:])
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_arguments: supervisor.stop.set())
         return supervisor.run()

@@ -464,7 +464,7 @@ class Api:
         resource = target.resource
         labels = selectors.parse_labels(request.query_params.get("labelSelector", ""))
         text = request.query_params.get("fieldSelector", "")
-        fields, name = selectors.parse_fields(text, resource.selectable())
+        fields, name = selectors.parse_fields(text, resource.selectable(), listed=resource.custom is None and resource.storage not in resources.FIELDS)
         if resource.group == "events.k8s.io" and text:
             plain = fields
             aliases = {known: resource.field_alias(known) for known in resource.selectable()}
@@ -508,7 +508,7 @@ class Api:
 
     async def _create(self, request: Request, target: Target, options: Options) -> Answer:
         resource = target.resource
-        data = await self._body(request)
+        data = await self._body(request, resource.kind)
         obj = self._objects.decode(resource, data, options)
         if resource.group == "events.k8s.io":
             obj = events.to_core(obj)
@@ -527,7 +527,7 @@ class Api:
         kind = request.headers.get("content-type", "").partition(";")[0].strip()
         known = (patches.JSON_PATCH, patches.MERGE_PATCH, patches.STRATEGIC_PATCH, patches.APPLY_PATCH, patches.APPLY_CBOR)
         if kind not in known or kind == patches.APPLY_CBOR:
-            raise errors.unsupported_media_type(known)
+            raise errors.Refused(415, "UnsupportedMediaType", "415: Unsupported Media Type", {})
         body = await self._raw_body(request)
         if kind == patches.APPLY_PATCH:
             if not request.query_params.get("fieldManager"):
@@ -647,6 +647,10 @@ class Api:
             live = result.obj
         return _encoded(request, 200, msgspec.json.encode(subresources.scale_of(resource, live)), _warnings(options.warnings))
 
+    def _kubelet_of(self, node: str) -> tuple[str, int]:
+        found = self._objects.record(self._known("nodes"), "", node).object()
+        return streams.kubelet_of(found, self._providers.kubelet_addresses)
+
     async def _logs(self, request: Request, pod: Object) -> Answer:
         query = request.query_params
         container = streams.container_of(pod, query.get("container", ""))
@@ -657,7 +661,7 @@ class Api:
             node = (pod.get("spec") or {}).get("nodeName")
             if not node:
                 return Answer(200, b"", "text/plain")
-            host, port = streams.kubelet_of(self._objects.record(self._known("nodes"), "", node).object())
+            host, port = self._kubelet_of(node)
             source = streams.kubelet_log(host, port, wanted, self._providers.kubelet_certificate)
         first = await anext(source, None)  # what goes wrong at the beginning is an answer of its own
         if first is None:
@@ -734,7 +738,7 @@ class Api:
             node = (pod.get("spec") or {}).get("nodeName")
             if not node:
                 raise bad_request(f"pod {name} does not have a host assigned")
-            host, port = streams.kubelet_of(self._objects.record(self._known("nodes"), "", node).object())
+            host, port = self._kubelet_of(node)
             target = f"/exec/{namespace}/{name}/{container}?{_kubelet_query(query)}"
             await streams.relay(host, port, target, protocol, receive, send, self._providers.kubelet_certificate)
             return
@@ -871,7 +875,7 @@ class Api:
             parts.append(part)
         return b"".join(parts)
 
-    async def _body(self, request: Request) -> Any:
+    async def _body(self, request: Request, expected: str = "Object") -> Any:
         body = await self._raw_body(request)
         kind = request.headers.get("content-type", "").partition(";")[0].strip()
         if kind == protobuf.PROTOBUF:
@@ -880,7 +884,7 @@ class Api:
             raise bad_request(
                 "the object provided is unrecognized (must be of type Object): couldn't get version/kind; json parse error: EOF"
             )
-        return decoding.parse(body, kind)
+        return decoding.parse(body, kind, expected)
 
     def _node_of(self, api_version: str, kind: str) -> schema.Node | None:
         group, _slash, version = api_version.rpartition("/")
@@ -905,7 +909,7 @@ class Api:
                 given[name] = int(text) if text.lstrip("-").isdigit() else text == "true" if name == "orphanDependents" else text
         policy = given.get("propagationPolicy")
         if policy is not None and policy not in ("Foreground", "Background", "Orphan"):
-            problem = errors.unsupported("propagationPolicy", policy, ("Background", "Foreground", "Orphan"))
+            problem = errors.unsupported("propagationPolicy", policy, ("Foreground", "Background", "Orphan", "nil"))
             raise errors.invalid_object("meta.k8s.io", "DeleteOptions", "", [problem])
         if policy is not None and given.get("orphanDependents") is not None:
             problem = errors.invalid("propagationPolicy", policy, "orphanDependents and deletionPropagation cannot be both set")

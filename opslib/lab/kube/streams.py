@@ -57,6 +57,8 @@ class Providers:
         Give NodeMetrics and PodMetrics objects (without kind and version); `pod_metrics` of one namespace, or of all for "".
     kubelet_certificate
         Paths of the certificate and key with which kubelets are called.
+    kubelet_addresses
+        The types of addresses at which kubelets are called, the best first; empty: the server's usual order.
     """
 
     logs: Callable[[LogRequest], AsyncIterator[bytes]] | None = None
@@ -64,6 +66,7 @@ class Providers:
     node_metrics: Callable[[], Sequence[Object]] | None = None
     pod_metrics: Callable[[str], Sequence[Object]] | None = None
     kubelet_certificate: tuple[str, str] | None = None
+    kubelet_addresses: tuple[str, ...] = ()
 
 
 def container_of(pod: Object, asked: str) -> str:
@@ -135,8 +138,8 @@ def log_request(pod: Object, container: str, query: Callable[[str], str]) -> Log
     return request
 
 
-def kubelet_of(node: Object) -> tuple[str, int]:
-    """Host and port of a node's kubelet.
+def kubelet_of(node: Object, preferred: Sequence[str] = ()) -> tuple[str, int]:
+    """Host and port of a node's kubelet; of its addresses the first of the `preferred` types.
 
     Raises
     ------
@@ -145,11 +148,8 @@ def kubelet_of(node: Object) -> tuple[str, int]:
     """
     status = node.get("status") or {}
     addresses = {one.get("type"): one.get("address", "") for one in reversed(status.get("addresses") or [])}
-    host = next(
-        (addresses[kind] for kind in ("Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP") if addresses.get(kind)), ""
-    )
-    inside = addresses.get("InternalIP")
-    host = inside or host
+    order = preferred or ("InternalIP", "Hostname", "InternalDNS", "ExternalDNS", "ExternalIP")
+    host = next((addresses[kind] for kind in order if addresses.get(kind)), "")
     if not host:
         raise internal(f"no preferred addresses found; known addresses: {sorted(str(kind) for kind in addresses)}")
     port = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get("Port") or 10250

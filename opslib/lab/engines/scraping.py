@@ -1,0 +1,133 @@
+"""Scrapes targets into the embedded Prometheus' store, as the configuration of a real one says.
+
+What it notes beside the samples is what Prometheus notes: ``up``, ``scrape_duration_seconds``, ``scrape_samples_scraped``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+from prometheus_client.parser import text_string_to_metric_families
+
+from opslib.lab.prometheus import Store, labels_of
+from opslib.lab.prometheus.api import Target
+from opslib.lab.prometheus.parse import duration
+from opslib.lab.prometheus.store import Labels
+
+_ACCEPT = {"Accept": "text/plain;version=0.0.4", "Accept-Encoding": "gzip"}
+_PARAMETER = "__param_"
+
+
+@dataclass(slots=True)
+class Scraper:
+    """Scrapes the targets of a configuration, each in a thread of its own. `metadata` fills as pages tell of their families."""
+
+    store: Store
+    config: Mapping[str, Any]
+    metadata: dict[str, dict[str, str]] = field(default_factory=dict)
+    _targets: dict[str, Target] = field(default_factory=dict)
+
+    def targets(self) -> list[Target]:
+        """What is scraped, and how that went the last time."""
+        return list(self._targets.values())
+
+    def start(self, stop: threading.Event) -> None:
+        """Begin; it ends with `stop`."""
+        for job in self.config.get("scrape_configs", []):
+            for target, honor, seconds, timeout in _targets_of(job, self.config.get("global", {})):
+                self._targets[target.url] = replace(target, health="unknown")
+                arguments = (target, honor, seconds, timeout, stop)
+                threading.Thread(target=self._run, args=arguments, name=f"scrape {target.url}", daemon=True).start()
+
+    def _run(self, target: Target, honor: bool, seconds: float, timeout: float, stop: threading.Event) -> None:
+        # a connection at a time is enough, and targets keep their places within the interval so that they do not all come at once
+        pool = urllib3.PoolManager(num_pools=1, maxsize=1, retries=False, timeout=timeout)
+        scrape = self.store.scrape()
+        known: dict[str, Labels] = {}
+        wait = zlib.crc32(target.url.encode()) % 1000 / 1000 * min(seconds, 1.0)
+        while not stop.wait(wait):
+            began, clock = time.time(), time.perf_counter()
+            error, values, lines = "", {}, 0
+            try:
+                answer = pool.request("GET", target.url, headers=_ACCEPT)
+                if answer.status != 200:
+                    error = f"server returned HTTP status {answer.status} {answer.reason}"
+                else:
+                    values = self._read(answer.data.decode(), target, honor, known)
+                    lines = len(values)
+            except urllib3.exceptions.HTTPError as problem:
+                error = f'Get "{target.url}": {_reason(problem)}'
+            except ValueError as problem:
+                error, values = str(problem), {}
+            took = time.perf_counter() - clock
+            for name, value in (("up", float(not error)), ("scrape_duration_seconds", took), ("scrape_samples_scraped", float(lines))):
+                values[labels_of({"__name__": name, **target.labels})] = value
+            if not stop.is_set():
+                scrape.append(int(began * 1000), values)
+            health = "down" if error else "up"
+            self._targets[target.url] = replace(target, health=health, error=error, last_scrape=began, duration_seconds=took)
+            wait = max(0.05, began + seconds - time.time())
+
+    def _read(self, text: str, target: Target, honor: bool, known: dict[str, Labels]) -> dict[Labels, float]:
+        """The samples of a page. How a series is written seldom changes, so each is taken apart once."""
+        values: dict[Labels, float] = {}
+        seen: set[str] = set()
+        for line in text.splitlines():
+            if line.startswith("# TYPE "):
+                _hash, _type, name, kind = line.split(" ", 3)
+                self.metadata.setdefault(name, {"type": kind, "help": "", "unit": ""})
+            if not line or line.startswith("#"):
+                continue
+            series, _space, value = line.rpartition(" ")
+            labels = known.get(series)
+            if labels is None:
+                labels = known[series] = _labels(line, target, honor)
+            seen.add(series)
+            values[labels] = float(value)
+        for series in known.keys() - seen:
+            del known[series]
+        return values
+
+
+def _labels(line: str, target: Target, honor: bool) -> Labels:
+    [family] = text_string_to_metric_families(line + "\n")
+    [sample] = family.samples
+    own = {name: value for name, value in sample.labels.items() if value}
+    if honor:
+        merged = {**target.labels, **own}
+    else:  # what the page says of a label that the target has stands under another name
+        merged = {(f"exported_{name}" if name in target.labels else name): value for name, value in own.items()} | dict(target.labels)
+    return labels_of({"__name__": sample.name, **merged})
+
+
+def _targets_of(job: Mapping[str, Any], common: Mapping[str, str]) -> Iterator[tuple[Target, bool, float, float]]:
+    interval = job.get("scrape_interval", common.get("scrape_interval", "15s"))
+    timeout = job.get("scrape_timeout", common.get("scrape_timeout", "10s"))
+    for group in job.get("static_configs", []):
+        labels = group.get("labels", {})
+        query = {name.removeprefix(_PARAMETER): value for name, value in labels.items() if name.startswith(_PARAMETER)}
+        shown = {name: value for name, value in labels.items() if not name.startswith("__")}
+        for address in group["targets"]:
+            url = f"http://{address}{job.get('metrics_path', '/metrics')}" + (f"?{urlencode(query)}" if query else "")
+            target = Target(
+                labels={"job": job["job_name"], "instance": address} | shown,
+                url=url,
+                interval=interval,
+                discovered={"__address__": address, "job": job["job_name"], **labels},
+            )
+            yield target, bool(job.get("honor_labels")), duration(interval) / 1000, duration(timeout) / 1000
+
+
+def _reason(problem: Exception) -> str:
+    if isinstance(problem, urllib3.exceptions.TimeoutError):
+        return "context deadline exceeded"
+    if isinstance(problem, urllib3.exceptions.NewConnectionError):
+        return "connect: connection refused"
+    return str(problem)

@@ -1,0 +1,211 @@
+"""One server of the embedded engine: ``python -m opslib.lab.engines.serve NAME PORT PATH``.
+
+NAME is "kube-apiserver" (PATH is the lab's folder), "controllers" (its kubeconfig), "prometheus" or "alertmanager" (its configuration), or
+"elasticsearch" (its folder for snapshots). It ends with SIGTERM.
+"""
+
+from __future__ import annotations
+
+import csv
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opslib.lab.engines.servers import SERVICE_RANGE
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+
+def kube_apiserver(port: int, folder: Path) -> None:
+    """The Kubernetes API, over TLS, with the lab's certificates and tokens. Its state is in memory: it goes with the lab."""
+    from opslib.lab import kube
+
+    pki = folder / "pki"
+    with (pki / "tokens.csv").open(encoding="utf-8", newline="") as file:
+        tokens = {token: kube.User(name, tuple(groups.split(",")), uid) for token, name, uid, groups in csv.reader(file)}
+    providers = kube.Providers(
+        kubelet_certificate=(str(pki / "kubelet-client.crt"), str(pki / "kubelet-client.key")),
+        kubelet_addresses=("ExternalIP", "InternalIP"),
+    )
+    settings = kube.Settings(
+        tokens=tokens,
+        signing_key=(pki / "sa.key").read_text("ascii"),
+        root_certificate=(pki / "ca.crt").read_text("ascii"),
+        port=port,
+        service_range=SERVICE_RANGE,
+        providers=providers,
+    )
+    kube.server(
+        kube.app(settings),
+        host="127.0.0.1",
+        port=port,
+        certificate=pki / "apiserver.crt",
+        key=pki / "apiserver.key",
+        client_authority=pki / "ca.crt",
+    ).run()
+
+
+def controllers(port: int, kubeconfig: Path) -> None:
+    """All controllers and the scheduler."""
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    from opslib.lab.api import Api
+    from opslib.lab.controllers import run  # type: ignore[attr-defined]
+
+    stop = threading.Event()
+    api = Api.from_kubeconfig(kubeconfig)
+    threading.Thread(target=run, args=(api, stop), name="controllers", daemon=True).start()
+    _serve(Starlette(routes=[Route("/healthz", lambda request: PlainTextResponse("ok"))]), port)
+    stop.set()
+
+
+def prometheus(port: int, config: Path) -> None:
+    """Prometheus: it scrapes, evaluates rules and hands alerts over as its configuration says."""
+    import yaml
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    from opslib.lab.alertmanager.metrics import series, text
+    from opslib.lab.engines.scraping import Scraper
+    from opslib.lab.prometheus import Engine, Rules, Store
+    from opslib.lab.prometheus.api import Settings, app
+    from opslib.lab.prometheus.parse import duration
+    from opslib.lab.prometheus.rules import run
+
+    content = yaml.safe_load(config.read_text("utf-8"))
+    interval = duration(content["global"]["evaluation_interval"])
+    store = Store(retention_seconds=8 * 86400)
+    engine = Engine(store, default_step=interval)
+    address = f"http://127.0.0.1:{port}"
+    rules = Rules(engine, default_interval=interval / 1000, external_url=address)
+    for pattern in content.get("rule_files", []):
+        for file in sorted(Path(pattern).parent.glob(Path(pattern).name)):
+            rules.load(yaml.safe_load(file.read_text("utf-8")), str(file))
+    scraper = Scraper(store, content)
+    alertmanagers = [
+        f"http://{target}/api/v2/alerts"
+        for one in content.get("alerting", {}).get("alertmanagers", [])
+        for group in one["static_configs"]
+        for target in group["targets"]
+    ]
+    sent: dict[str, list[int]] = {url: [0, 0] for url in alertmanagers}
+    shown = Settings(
+        targets=scraper.targets,
+        alertmanagers=lambda: alertmanagers,
+        metadata=scraper.metadata,
+        config=yaml.safe_dump(content, sort_keys=False),
+        flags={"config.file": str(config), "web.listen-address": f"127.0.0.1:{port}", "web.external-url": address},
+    )
+    application = app(engine, rules, shown)
+
+    def own() -> str:
+        values: dict[Any, float] = {
+            series("prometheus_build_info", version="3.16.0"): 1.0,
+            series("prometheus_tsdb_head_series"): float(len(store)),
+            series("prometheus_tsdb_wal_corruptions_total"): 0.0,
+        }
+        for url, (good, bad) in sent.items():
+            values[series("prometheus_notifications_sent_total", alertmanager=url)] = float(good)
+            values[series("prometheus_notifications_errors_total", alertmanager=url)] = float(bad)
+        return text(values)
+
+    application.router.routes.append(Route("/metrics", lambda request: PlainTextResponse(own(), media_type="text/plain; version=0.0.4")))
+    stop = threading.Event()
+    scraper.start(stop)
+    posters = [_poster(url, sent[url]) for url in alertmanagers]
+
+    def evaluate() -> None:
+        if not stop.wait(1):  # Alertmanager starts at the same moment, and the first alert should get there
+            run(rules, time.time, posters, stop)
+
+    threading.Thread(target=evaluate, name="rules", daemon=True).start()
+    _serve(application, port)
+    stop.set()
+
+
+def _poster(url: str, counts: list[int]) -> Callable[[Sequence[Mapping[str, Any]]], None]:
+    """Hands alerts to an Alertmanager; counts those that it took, and those that did not get there."""
+    import urllib3
+
+    pool = urllib3.PoolManager(retries=False, timeout=5)
+
+    def post(alerts: Sequence[Mapping[str, Any]]) -> None:
+        try:
+            answer = pool.request("POST", url, json=list(alerts))
+        except urllib3.exceptions.HTTPError:
+            counts[1] += len(alerts)
+            return
+        counts[0 if answer.status < 300 else 1] += len(alerts)
+
+    return post
+
+
+def alertmanager(port: int, config: Path) -> None:
+    """Alertmanager: it groups, silences and inhibits, and sends nothing anywhere."""
+    from opslib.lab.alertmanager import Alertmanager, Config, app
+
+    manager = Alertmanager(Config.load(config.read_text("utf-8")), time.time)
+    stop = threading.Event()
+
+    def tick() -> None:
+        while not stop.wait(0.5):
+            manager.tick()
+
+    threading.Thread(target=tick, name="groups", daemon=True).start()
+    _serve(app(manager), port)
+    stop.set()
+
+
+def elasticsearch(port: int, snapshots: Path) -> None:
+    """The Elasticsearch subset; repositories for snapshots are below `snapshots`."""
+    from opslib.lab.elasticsearch import app  # type: ignore[attr-defined]
+
+    _serve(app(), port)
+
+
+def _serve(application: Starlette, port: int) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        application,
+        host="127.0.0.1",
+        port=port,
+        loop="asyncio",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_level="warning",
+        timeout_keep_alive=90,
+        timeout_graceful_shutdown=1,
+        server_header=False,
+    )
+    uvicorn.Server(config).run()
+
+
+SERVERS: Mapping[str, Callable[[int, Path], None]] = {
+    "kube-apiserver": kube_apiserver,
+    "controllers": controllers,
+    "prometheus": prometheus,
+    "alertmanager": alertmanager,
+    "elasticsearch": elasticsearch,
+}
+
+
+def main() -> None:
+    """Serve what the command line names."""
+    name, port, path = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which ends this one in its turn
+    SERVERS[name](int(port), Path(path))
+
+
+if __name__ == "__main__":
+    main()
