@@ -33,11 +33,17 @@ def prepare(resource: Resource, obj: Object) -> None:
     storage = resource.storage
     if storage == "pods":
         obj["status"] = {"phase": "Pending"}
+    elif storage == "namespaces":
+        finalizers = obj.setdefault("spec", {}).setdefault("finalizers", [])
+        if "kubernetes" not in finalizers:
+            finalizers.append("kubernetes")
+        obj["status"] = {"phase": "Active"}
     elif storage == "jobs.batch":
         _prepare_job(obj)
     elif storage == "persistentvolumeclaims":
         _finalizer(obj, "kubernetes.io/pvc-protection")
     elif storage == "persistentvolumes":
+        obj["status"] = {"phase": "Pending", "lastPhaseTransitionTime": obj["metadata"]["creationTimestamp"]}
         _finalizer(obj, "kubernetes.io/pv-protection")
     elif storage == "nodes":
         _taint_new_node(obj)
@@ -76,6 +82,8 @@ def _prepare_job(obj: Object) -> None:
     labels = spec.setdefault("template", {}).setdefault("metadata", {}).setdefault("labels", {})
     labels["controller-uid"] = labels["batch.kubernetes.io/controller-uid"] = uid
     labels["job-name"] = labels["batch.kubernetes.io/job-name"] = metadata["name"]
+    if not obj["metadata"].get("labels"):
+        obj["metadata"]["labels"] = dict(labels)
     if not spec.get("selector"):
         spec["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
 

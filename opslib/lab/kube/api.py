@@ -464,7 +464,9 @@ class Api:
         resource = target.resource
         labels = selectors.parse_labels(request.query_params.get("labelSelector", ""))
         text = request.query_params.get("fieldSelector", "")
-        fields, name = selectors.parse_fields(text, resource.selectable(), listed=resource.custom is None and resource.storage not in resources.FIELDS)
+        fields, name = selectors.parse_fields(
+            text, resource.selectable(), listed=resource.custom is None and resource.storage not in resources.FIELDS
+        )
         if resource.group == "events.k8s.io" and text:
             plain = fields
             aliases = {known: resource.field_alias(known) for known in resource.selectable()}

@@ -37,7 +37,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> Any:
     return kept
 
 
-def parse(body: bytes, content_type: str) -> Any:
+def parse(body: bytes, content_type: str, expected: str = "Object") -> Any:
     """The data of a body.
 
     Raises
@@ -53,7 +53,7 @@ def parse(body: bytes, content_type: str) -> Any:
             if kind == JSON and body.lstrip()[:1] not in (b"{", b"["):
                 return _yaml(body)  # clients that name no type may send YAML
             raise bad_request(
-                f"the object provided is unrecognized (must be of type Object): couldn't get version/kind; json parse error: {error}"
+                f"the object provided is unrecognized (must be of type {expected}): couldn't get version/kind; json parse error: {error}"
             ) from None
     if kind in (YAML, "text/yaml", "application/x-yaml", "application/apply-patch+yaml"):
         return _yaml(body)
@@ -112,20 +112,19 @@ def conform(value: Any, node: Node, path: str, found: Found, owner: str = "") ->
     if kind == "map":
         if not isinstance(value, dict):
             raise WrongType(_type_error(value, path, owner, f"map[string]{_go_type(node.item)}"))
-        assert node.item is not None
         item = node.item
-        return (
-            {
-                name: conform(one, item, f"{path}.{name}", found, owner)
-                for name, one in value.items()
-                if one is not None or item.kind == "any"
-            }
-            if item.kind != "string"
-            else {
-                name: one if isinstance(one, str) else "" if one is None else conform(one, item, f"{path}.{name}", found, owner)
+        assert item is not None
+        if item.kind == "string":  # most maps are; an error names the map, not the key
+            return {
+                name: one if isinstance(one, str) else "" if one is None else conform(one, item, path, found, owner)
                 for name, one in value.items()
             }
-        )
+        below = f"{path}." if item.kind == "struct" else ""
+        return {
+            name: conform(one, item, f"{below}{name}" if below else path, found, owner)
+            for name, one in value.items()
+            if one is not None or item.kind == "any"
+        }
     if kind == "string":
         if isinstance(value, str):
             return value
@@ -243,11 +242,12 @@ def object_of(data: Any, node: Node, kind: str, api_version: str, validation: st
         raise bad_request("the object provided is unrecognized (must be of type Object): couldn't get version/kind")
     given_kind, given_version = data.get("kind") or "", data.get("apiVersion") or ""
     if (given_kind and given_kind != kind) or (given_version and given_version != api_version):
+        version = given_version.rpartition("/")[2]
         if given_kind == kind:
-            message = f"the API version in the data ({given_version}) does not match the expected API version ({api_version})"
-            raise bad_request(message)
+            why = f'no kind "{kind}" is registered for version "{given_version}" in scheme "pkg/runtime/scheme.go:111"'
+            raise bad_request(f'{kind} in version "{version}" cannot be handled as a {kind}: {why}')
         raise bad_request(f"{given_kind} in version \"{given_version.rpartition('/')[2]}\" cannot be handled as a {kind}: converting "
-                          f"({_go_name(given_version, given_kind)}) to ({_go_name(api_version, kind)}): unknown conversion")  # fmt: skip
+                          f"({version}.{given_kind}) to ({_internal_name(api_version, kind)}): unknown conversion")  # fmt: skip
     found = Found(as_written=as_written)
     version = api_version.rpartition("/")[2]
     try:
@@ -265,8 +265,10 @@ def object_of(data: Any, node: Node, kind: str, api_version: str, validation: st
     return obj, texts if validation == "Warn" else []
 
 
-def _go_name(api_version: str, kind: str) -> str:
-    return f"{api_version.replace('/', '.').replace('v1', 'v1')}.{kind}"
+def _internal_name(api_version: str, kind: str) -> str:
+    """The type inside the API server that a kind is converted to."""
+    group = api_version.rpartition("/")[0].partition(".")[0] or "core"
+    return f"{group}.{kind}"
 
 
 def fill(obj: Any, node: Node, *, root: bool = True) -> None:
@@ -287,7 +289,9 @@ def fill(obj: Any, node: Node, *, root: bool = True) -> None:
             elif field_node.kind in ("time", "microtime"):
                 if field_node.keep_zero:
                     obj[name] = None
-            elif field_node.required and field_node.kind in ("integer", "boolean", "string"):
+            elif name == "currentMetrics" and node.model == "HorizontalPodAutoscalerStatus":
+                obj[name] = None
+            elif field_node.filled and field_node.kind in ("integer", "boolean", "string"):
                 obj[name] = {"integer": 0, "boolean": False, "string": ""}[field_node.kind]
 
 

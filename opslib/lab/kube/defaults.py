@@ -172,6 +172,7 @@ def _daemon_set(obj: Object) -> None:
         _set(strategy, rollingUpdate={})
         _set(strategy["rollingUpdate"], maxUnavailable=1, maxSurge=0)
     _template(spec)
+    obj["metadata"].setdefault("annotations", {}).setdefault("deprecated.daemonset.template.generation", "1")
 
 
 def job_spec(spec: Object) -> None:
@@ -188,6 +189,7 @@ def job_spec(spec: Object) -> None:
 def _job(obj: Object) -> None:
     spec = obj.setdefault("spec", {})
     job_spec(spec)
+    _set(spec, manualSelector=False)
 
 
 def _cron_job(obj: Object) -> None:
@@ -270,8 +272,6 @@ def _storage_class(obj: Object) -> None:
 
 def _namespace(obj: Object) -> None:
     obj["metadata"].setdefault("labels", {})["kubernetes.io/metadata.name"] = obj["metadata"].get("name", "")
-    obj.setdefault("spec", {}).setdefault("finalizers", ["kubernetes"])
-    _set(obj.setdefault("status", {}), phase="Active")
 
 
 def _binding(obj: Object) -> None:
@@ -333,6 +333,12 @@ def _driver(obj: Object) -> None:
     )
 
 
+def _node(obj: Object) -> None:
+    status = obj.get("status") or {}
+    for name, value in (status.get("capacity") or {}).items():
+        status.setdefault("allocatable", {}).setdefault(name, value)
+
+
 DEFAULTS: dict[str, Callable[[Object], None]] = {
     "pods": _pod,
     "podtemplates": lambda obj: _template(obj),
@@ -349,6 +355,7 @@ DEFAULTS: dict[str, Callable[[Object], None]] = {
     "networkpolicies.networking.k8s.io": _network_policy,
     "horizontalpodautoscalers.autoscaling": _autoscaler,
     "secrets": _secret,
+    "nodes": _node,
     "storageclasses.storage.k8s.io": _storage_class,
     "csidrivers.storage.k8s.io": _driver,
     "namespaces": _namespace,

@@ -47,7 +47,7 @@ class Keeper:
             self._serve(record.object())
         for name in bootstrap.NAMESPACES:
             if self._store.get("namespaces", ("", name)) is None:
-                obj: Object = {"metadata": {"name": name}}
+                obj: Object = {"metadata": {"name": name}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}
                 defaults.apply_defaults("namespaces", obj)
                 self._put("namespaces", "", obj)
         for record in self._store.records("namespaces"):

@@ -46,6 +46,12 @@ _DELETED_SHOWN = {
 }  # fmt: skip
 
 
+_JOBS_KEPT = (
+    "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set"
+    " propagationPolicy=Orphan to suppress this warning"
+)
+
+
 @dataclass(slots=True)
 class Options:
     """How a change is to be done."""
@@ -111,11 +117,21 @@ class Objects:
         """Add an object."""
         metadata = obj["metadata"]
         self._place(resource, namespace, metadata)
-        if metadata.get("resourceVersion"):
+        if metadata.get("resourceVersion") and not options.dry_run:
             raise errors.Refused(500, "InternalError", "resourceVersion should not be set on objects to be created", {})
         metadata.pop("resourceVersion", None)
         for name in ("uid", "creationTimestamp", "generation", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"):
             metadata.pop(name, None)
+        defaults.apply_defaults(resource.storage, obj)
+        if resource.custom is not None:
+            validation.custom_defaults(resource, obj)
+        noted = copy.deepcopy(obj)  # fields belong to who gave them, before the server adds its own
+        if fields is not None:
+            fields(noted)
+        else:
+            if resource.custom is None:
+                fill(noted, resource.node())
+            self._note(resource, None, noted, options, "")
         generated = not metadata.get("name") and bool(metadata.get("generateName"))
         if generated:
             metadata["name"] = self._free_name(resource, metadata)
@@ -127,18 +143,14 @@ class Objects:
             metadata["generation"] = 1
         admission.prepare(resource, obj)
         defaults.apply_defaults(resource.storage, obj)
-        if resource.custom is not None:
-            validation.custom_defaults(resource, obj)
         self._world.admit_create(resource, obj, options)
         problems = validation.create(resource, obj)
         if problems:
             raise errors.invalid_object(resource.group, resource.kind, metadata.get("name", ""), problems)
         if resource.custom is None:
             fill(obj, resource.node())
-        if fields is not None:
-            fields(obj)
-        else:
-            self._note(resource, None, obj, options, "")
+        if "managedFields" in noted["metadata"]:
+            metadata["managedFields"] = noted["metadata"]["managedFields"]
         key = (metadata.get("namespace", ""), metadata["name"])
         if self._store.get(resource.storage, key) is not None:
             raise errors.already_exists(resource.group, resource.plural, metadata["name"])
@@ -179,6 +191,7 @@ class Objects:
             api_version=resource.api_version,
             subresource=subresource,
             time=now_text(),
+            resets_status="status" in resource.subresources,
         )
 
     # --- update ---
@@ -203,7 +216,11 @@ class Objects:
             raise errors.invalid_object(resource.group, resource.kind, name, [problem])
         live = record.object()
         if metadata.get("uid") and metadata["uid"] != live["metadata"].get("uid"):
-            why = f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {live['metadata'].get('uid')}"
+            place = "/".join(part for part in (resource.plural, namespace, name) if part)
+            why = (
+                f"StorageError: invalid object, Code: 4, Key: /registry/{place}, ResourceVersion: 0, AdditionalErrorMsg: "
+                f"Precondition failed: UID in precondition: {metadata['uid']}, UID in object meta: {live['metadata'].get('uid')}"
+            )
             raise conflict(resource.group, resource.plural, name, why)
         if given and given not in ("0", str(record.version)):
             raise conflict(resource.group, resource.plural, name)
@@ -464,14 +481,17 @@ class Objects:
         name = record.name
         wanted = given.get("preconditions") or {}
         if wanted.get("uid") is not None and wanted["uid"] != metadata.get("uid"):
-            why = f"Precondition failed: UID in precondition: {wanted['uid']}, UID in object meta: {metadata.get('uid')}"
-            raise conflict(resource.group, resource.plural, name, why)
+            why = (
+                f"the UID in the precondition ({wanted['uid']}) does not match the UID in record ({metadata.get('uid')}). "
+                "The object might have been deleted and then recreated"
+            )
+            raise conflict(resource.group, resource.kind, name, why)
         if wanted.get("resourceVersion") is not None and wanted["resourceVersion"] != str(record.version):
             why = (
-                f"Precondition failed: ResourceVersion in precondition: {wanted['resourceVersion']}, "
-                f"ResourceVersion in object meta: {record.version}"
+                f"the ResourceVersion in the precondition ({wanted['resourceVersion']}) does not match the ResourceVersion in record "
+                f"({record.version}). The object might have been modified"
             )
-            raise conflict(resource.group, resource.plural, name, why)
+            raise conflict(resource.group, resource.kind, name, why)
         self._world.admit_delete(resource, live)
         propagation = _propagation(given)
         finalizers = [one for one in metadata.get("finalizers") or [] if one not in ("orphan", "foregroundDeletion") or propagation is None]
@@ -479,8 +499,10 @@ class Objects:
             finalizers.append("orphan")
         elif propagation == "Foreground" and "foregroundDeletion" not in finalizers:
             finalizers.append("foregroundDeletion")
-        elif propagation is None and resource.storage == "replicationcontrollers":
+        elif propagation is None and resource.storage in ("replicationcontrollers", "jobs.batch") and "orphan" not in finalizers:
             finalizers.append("orphan")
+            if resource.storage == "jobs.batch":
+                options.warnings.append(_JOBS_KEPT)
         obj = copy.deepcopy(live)
         if finalizers:
             obj["metadata"]["finalizers"] = finalizers
@@ -489,14 +511,17 @@ class Objects:
         seconds = self._grace(resource, live, given)
         namespace_stays = resource.storage == "namespaces" and bool((live.get("spec") or {}).get("finalizers"))
         if not finalizers and not seconds and not namespace_stays:
+            if resource.storage == "pods":
+                obj["metadata"].setdefault("deletionTimestamp", now_text())
+                obj["metadata"]["deletionGracePeriodSeconds"] = 0
             if options.dry_run:
-                return Result(live, deleted=True)
+                return Result(obj, deleted=True)
             try:
                 removed = self._store.delete(resource.storage, record, obj)
             except Changed:
                 raise conflict(resource.group, resource.plural, name) from None
             self._world.deleted(resource, live)
-            return Result(live, deleted=True, record=removed)
+            return Result(obj, deleted=True, record=removed)
         there = metadata.get("deletionTimestamp")
         if there is None:
             obj["metadata"]["deletionTimestamp"] = (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from opslib.lab.kube import schema
 from opslib.lab.kube.errors import Object, Refused
 from opslib.lab.kube.schema import ANY, Node
 
@@ -22,7 +23,6 @@ _SYSTEM = {
     ("f:apiVersion",), ("f:kind",), ("f:metadata", "f:name"), ("f:metadata", "f:namespace"), ("f:metadata", "f:uid"),
     ("f:metadata", "f:creationTimestamp"), ("f:metadata", "f:generation"), ("f:metadata", "f:resourceVersion"),
     ("f:metadata", "f:selfLink"), ("f:metadata", "f:deletionTimestamp"), ("f:metadata", "f:deletionGracePeriodSeconds"),
-    ("f:metadata", "f:generateName"),
 }  # fmt: skip
 _KEY_DEFAULTS = {"protocol": "TCP"}
 
@@ -30,30 +30,21 @@ _KEY_DEFAULTS = {"protocol": "TCP"}
 def paths_of(obj: Object, node: Node) -> Paths:
     """Every field of an object, but for those that the server sets itself."""
     found: Paths = {}
-    _collect(obj, node, (), found, always=True)
+    _collect(obj, node, (), found)
     for path in [path for path in found if path in _SYSTEM or path[:2] == ("f:metadata", "f:managedFields")]:
         del found[path]
-    for part in ("f:metadata", "f:status", "f:spec"):
-        found.pop((part,), None)
     return found
 
 
-def _collect(value: Any, node: Node, path: Path, found: Paths, *, always: bool = False) -> None:
-    """`always`: this part stands in every object of the kind, even an empty one; so its being there is nobody's."""
+def _collect(value: Any, node: Node, path: Path, found: Paths) -> None:
     if isinstance(value, dict) and not node.atomic and (node.kind in ("struct", "map") or (node.kind == "any" and path == ())):
-        if path and (not always or not value):
+        if path:
             found[path] = _HERE
         for name, one in value.items():
-            child = child_of(node, name)
-            kept = always and (
-                (child.kind == "struct" and (child.keep_zero or (not path and name in ("metadata", "spec", "status"))))
-                or (child.kind == "list" and child.required)
-            )
-            _collect(one, child, (*path, f"f:{name}"), found, always=kept)
+            _collect(one, child_of(node, name), (*path, f"f:{name}"), found)
     elif isinstance(value, list) and node.kind == "list" and node.list_type == "map":
         item = node.item or ANY
-        if not always or not value:
-            found[path] = _HERE
+        found[path] = _HERE
         for one in value:
             if isinstance(one, dict):
                 _collect(one, item, (*path, _key_part(one, node)), found)
@@ -152,11 +143,23 @@ def _write(obj: Object, entries: list[Object]) -> None:
         obj["metadata"].pop("managedFields", None)
 
 
-def updated(live: Object | None, obj: Object, node: Node, *, manager: str, api_version: str, subresource: str, time: str) -> None:
+def updated(
+    live: Object | None,
+    obj: Object,
+    node: Node,
+    *,
+    manager: str,
+    api_version: str,
+    subresource: str,
+    time: str,
+    resets_status: bool = False,
+) -> None:
     """Note in `obj` that `manager` made it out of `live` by an update."""
-    before = paths_of(live, node) if live is not None else {}
+    before = paths_of(live if live is not None else schema.empty(node), node)
     after = paths_of(obj, node)
-    changed = {path for path, value in after.items() if path not in before or before[path] != value}
+    changed = {path for path, value in after.items() if path not in before or (value is not _HERE and before[path] != value)}
+    if not subresource and resets_status:
+        changed = {path for path in changed if path[0] != "f:status"}
     removed = set(before) - set(after)
     given = (obj.get("metadata") or {}).get("managedFields")
     if given == [{}] or (given == [] and live is not None):

@@ -214,7 +214,7 @@ class Lists:
             if content["v"] != "meta.k8s.io/v1":
                 raise ValueError
         except (ValueError, KeyError, TypeError, binascii.Error):
-            raise bad_request("continue key is not valid: incorrect encoding") from None
+            raise bad_request("invalid continue token: continue key is not valid: incorrect encoding") from None
         if version == -1:
             return self._store.version, start.rstrip("\x00")
         return version, start.rstrip("\x00")
@@ -275,8 +275,10 @@ def _number(text: str, name: str) -> int:
         return int(text)
     except ValueError:
         if name == "resourceVersion":
-            raise bad_request(f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax') from None
-        raise bad_request(f'unable to decode query: strconv.ParseInt: parsing "{text}": invalid syntax') from None
+            raise bad_request(
+                f'invalid resource version: resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax'
+            ) from None
+        raise bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax') from None
 
 
 def _check_query(version: str, match: str, token: str) -> None:
@@ -292,7 +294,7 @@ def _check_query(version: str, match: str, token: str) -> None:
             problems.append(errors.unsupported("resourceVersionMatch", match, ("Exact", "NotOlderThan", "")))
         elif match == "Exact" and version == "0":
             problems.append(
-                errors.forbidden_field("resourceVersionMatch", 'resourceVersionMatch "Exact" is forbidden for resourceVersion "0"')
+                errors.forbidden_field("resourceVersionMatch", 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"')
             )
     if problems:
         raise errors.invalid_object("meta.k8s.io", "ListOptions", "", problems)
@@ -462,7 +464,10 @@ def check_watch(query: Callable[[str], str]) -> tuple[int | None, bool, bool]:
             "resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
         )
         raise errors.invalid_object("meta.k8s.io", "ListOptions", "", [problem])
-    number = _number(version, "resourceVersion")
+    if version and not version.isdigit():
+        message = f'resourceVersion: Invalid value: "{version}": strconv.ParseUint: parsing "{version}": invalid syntax'
+        raise errors.Refused(500, "", message)
+    number = int(version or 0)
     if initial in ("true", "1"):
         return None, True, bookmarks
     if initial in ("false", "0"):

@@ -158,7 +158,7 @@ class Resource:
 
     def selectable(self) -> tuple[str, ...]:
         """What a field selector may name."""
-        names = ("metadata.name", "metadata.namespace") if self.namespaced else ("metadata.name",)
+        names = ("metadata.name", "metadata.namespace")
         if self.custom is not None:
             return (*names, *(one["jsonPath"].lstrip(".") for one in self.custom.get("selectableFields") or ()))
         more = FIELDS.get(self.storage, {})

@@ -76,7 +76,7 @@ _ATOMIC = {
     "ConfigMapKeySelector", "EndpointAddress", "EndpointPort", "FileKeySelector", "LocalObjectReference", "NodeSelector",
     "NodeSelectorTerm", "ObjectFieldSelector", "ObjectReference", "PodSpec.nodeSelector", "ReplicationControllerSpec.selector",
     "ResourceFieldSelector", "ScopeSelector", "SecretKeySelector", "SecretReference", "ServiceSpec.selector",
-    "TypedLocalObjectReference", "LabelSelector", "OwnerReference", "CrossVersionObjectReference", "ServiceBackendPort",
+    "TypedLocalObjectReference", "LabelSelector", "OwnerReference", "ServiceBackendPort",
     "Scheduling.nodeSelector", "RoleRef", "Subject", "TopologySelectorTerm",
 }  # fmt: skip
 _INT_OR_STRING = {
@@ -96,6 +96,12 @@ _QUANTITIES = {
     "VolumeResourceRequirements.requests", "HPAScalingRules.tolerance",
 }  # fmt: skip
 _MICRO_TIMES = {"Event.eventTime", "EventSeries.lastObservedTime", "LeaseSpec.acquireTime", "LeaseSpec.renewTime"}
+# numbers and texts that stand there even where nobody gave them, though the schema does not ask for them
+_FILLED = {
+    "StatefulSetStatus.availableReplicas", "PodDisruptionBudgetStatus.currentHealthy", "PodDisruptionBudgetStatus.desiredHealthy",
+    "PodDisruptionBudgetStatus.disruptionsAllowed", "PodDisruptionBudgetStatus.expectedPods", "Event.reportingComponent",
+    "Event.reportingInstance",
+}  # fmt: skip
 _INT64_NAMES = {
     "observedGeneration", "generation", "startingDeadlineSeconds", "sizeBytes", "gracePeriodSeconds", "activeDeadlineSeconds",
     "deletionGracePeriodSeconds", "runAsUser", "runAsGroup", "fsGroup", "terminationGracePeriodSeconds", "expirationSeconds",
@@ -119,7 +125,9 @@ _EMPTY_KEPT = {  # texts of which the empty one says something else than none
     "ingressClassName", "timeZone", "managedBy", "holderIdentity", "preferredHolder", "appProtocol", "service", "nodeName@Endpoint",
     "zone", "trafficDistribution", "localhostProfile", "value@PodDNSConfigOption", "name@EndpointPort", "preemptionPolicy",
 }  # fmt: skip
-_STRUCTS_KEPT = {  # parts that stand there even where they are empty
+_STRUCTS_KEPT = {
+    "NetworkPolicySpec.podSelector", "HorizontalPodAutoscalerSpec.scaleTargetRef", "StatefulSetSpec.template", "DaemonSetSpec.template",
+    "JobSpec.template", "JobTemplateSpec.spec",  # parts that stand there even where they are empty
     "Container.resources", "EphemeralContainer.resources", "ServiceStatus.loadBalancer", "IngressStatus.loadBalancer",
     "DeploymentSpec.strategy", "StatefulSetSpec.updateStrategy", "DaemonSetSpec.updateStrategy", "PersistentVolumeClaimSpec.resources",
     "DeploymentSpec.template", "ReplicaSetSpec.template", "PodTemplateSpec.metadata", "PodTemplateSpec.spec", "ContainerStatus.state",
@@ -165,6 +173,7 @@ class Node:
         "_load",
         "atomic",
         "description",
+        "filled",
         "format",
         "identifier",
         "item",
@@ -193,6 +202,7 @@ class Node:
         self.struct_doc = ""
         self.identifier = ""  # of the package's class
         self.required = False
+        self.filled = False
         self.format = ""
         self.merge_key = ""
         self.list_keys: tuple[str, ...] = ()
@@ -214,6 +224,22 @@ class Node:
 
 
 ANY = Node("any")
+
+
+def empty(node: Node, *, root: bool = True) -> dict[str, Any]:
+    """What an object of the kind has in it when nothing has been said: the parts and zero values that always stand there."""
+    made: dict[str, Any] = {}
+    for name, one in node.fields.items():
+        if one.kind == "struct" and (one.keep_zero or (root and name in ("metadata", "spec", "status"))):
+            made[name] = empty(one, root=False)
+        elif one.kind in ("time", "microtime"):
+            if one.keep_zero:
+                made[name] = None
+        elif one.required and one.kind in ("list", "map"):
+            made[name] = None
+        elif one.filled and one.kind in ("integer", "boolean", "string"):
+            made[name] = {"integer": 0, "boolean": False, "string": ""}[one.kind]
+    return made
 
 
 @functools.cache
@@ -295,6 +321,8 @@ def _read_fields(identifier: str) -> dict[str, Node]:
             field.required = f"Invalid value for `{attribute}`, must not be `None`" in source
             text = re.search(rf"def {attribute}\(self\):\n\s+\"\"\"[^\n]*\n\n\s+(.*?)\s*# noqa", source, re.DOTALL)
             field.description = text[1] if text else ""
+        field.required = field.required or path in _FILLED
+        field.filled = field.required
         fields[name] = field
     return {name: fields[name] for name in sorted(fields)}
 

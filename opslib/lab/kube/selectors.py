@@ -63,7 +63,7 @@ def _requirements(text: str) -> list[Match]:
         else:
             key = token
             if key in ("", ",", "(", ")", "=", "==", "!=", ">", "<"):
-                raise ValueError(f"found '{key}', expected: !, identifier, or 'end of string'")
+                raise _NoRequirement(f"found '{key}', expected: !, identifier, or 'end of string'")
             _check_key(key)
             operator = take()
             if operator in ("", ","):
@@ -94,7 +94,7 @@ def _requirements(text: str) -> list[Match]:
                     number = int(bound)
                 except ValueError:
                     raise ValueError(
-                        f"values[0][{key}]: Invalid value: \"{bound}\": for 'Gt', 'Lt' operators, the value must be an integer"
+                        f"values[0]: Invalid value: \"{bound}\": for 'Gt', 'Lt' operators, the value must be an integer"
                     ) from None
                 found.append(_compared(key, operator, number))
                 token = take()
@@ -187,7 +187,7 @@ def _expression(expression: Mapping[str, Any], labels: Mapping[str, str]) -> boo
     return operator == "DoesNotExist" and key not in labels
 
 
-def parse_fields(text: str, supported: Sequence[str]) -> tuple[Match, str]:
+def parse_fields(text: str, supported: Sequence[str], *, listed: bool = False) -> tuple[Match, str]:
     """A field selector from a query, and the object's name where it asks for one name only.
 
     Raises
@@ -205,6 +205,8 @@ def parse_fields(text: str, supported: Sequence[str]) -> tuple[Match, str]:
             raise bad_request(f"invalid selector: '{text}'; can't understand '{term}'")
         field, value = term[: match.start()], re.sub(r"\\(.)", r"\1", term[match.end() :])
         if field not in supported:
+            if listed:
+                raise bad_request(f'"{field}" is not a known field selector: only "metadata.name", "metadata.namespace"')
             raise bad_request(f"field label not supported: {field}")
         equal = match[0] != "!="
         if field == "metadata.name" and equal:

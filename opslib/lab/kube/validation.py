@@ -47,17 +47,18 @@ def update(resource: Resource, live: Object, obj: Object, subresource: str) -> P
         added = [one for one in obj["metadata"].get("finalizers") or [] if one not in (live["metadata"].get("finalizers") or [])]
         if added:
             why = f"no new finalizers can be added if the object is being deleted, found new finalizers {_go_list(added)}"
-            problems.append(forbidden_field("metadata.finalizers", why))
+            twice = [forbidden_field("metadata.finalizers", why)] * (1 if resource.custom is not None else 2)
+            problems += twice  # the real server says it twice
     if subresource in ("status", "finalize"):
         return problems + (custom(resource, obj) if resource.custom is not None else [])
     if resource.custom is not None:
         problems += custom(resource, obj)
-    change = _UPDATE.get(resource.storage)
-    if change is not None:
-        problems += change(live, obj)
     check = _CREATE.get(resource.storage)
     if check is not None and resource.storage not in ("pods",):
         problems += check(obj)
+    change = _UPDATE.get(resource.storage)
+    if change is not None:
+        problems += change(live, obj)
     return problems
 
 
@@ -97,10 +98,12 @@ def _metadata(resource: Resource, metadata: Object) -> Problems:
 # --- pods and their templates ---
 
 
-def pod_spec(spec: Object, path: str, *, policies: Sequence[str] = ("Always", "OnFailure", "Never")) -> Problems:
-    """A pod's or template's spec."""
+def pod_spec(
+    spec: Object, path: str, *, policies: Sequence[str] = ("Always", "OnFailure", "Never"), claims: Sequence[str] = ()
+) -> Problems:
+    """A pod's or template's spec. `claims` are volumes that it gets besides its own: a StatefulSet's."""
     problems: Problems = []
-    volumes = [volume.get("name", "") for volume in spec.get("volumes") or []]
+    volumes = [*(volume.get("name", "") for volume in spec.get("volumes") or []), *claims]
     for index, volume in enumerate(spec.get("volumes") or []):
         where = f"{path}.volumes[{index}]"
         if not volume.get("name"):
@@ -168,8 +171,6 @@ def _container(container: Object, where: str, volumes: Sequence[str]) -> Problem
         problems.append(required(f"{where}.image"))
     elif container["image"].strip() != container["image"]:
         problems.append(invalid(f"{where}.image", container["image"], "must not have leading or trailing whitespace"))
-    if container.get("imagePullPolicy") not in ("Always", "IfNotPresent", "Never", None):
-        problems.append(unsupported(f"{where}.imagePullPolicy", container["imagePullPolicy"], ("Always", "IfNotPresent", "Never")))
     for index, port in enumerate(container.get("ports") or []):
         number = port.get("containerPort") or 0
         if not number:
@@ -199,6 +200,8 @@ def _container(container: Object, where: str, volumes: Sequence[str]) -> Problem
     for kind in ("livenessProbe", "readinessProbe", "startupProbe"):
         if container.get(kind):
             problems += _probe(container[kind], f"{where}.{kind}", kind)
+    if container.get("imagePullPolicy") not in ("Always", "IfNotPresent", "Never", None):
+        problems.append(unsupported(f"{where}.imagePullPolicy", container["imagePullPolicy"], ("Always", "IfNotPresent", "Never")))
     return problems
 
 
@@ -281,7 +284,8 @@ def _template(spec: Object, *, policies: Sequence[str] = ("Always",)) -> Problem
     for key, value in ((template.get("metadata") or {}).get("labels") or {}).items():
         problems += [invalid(f"{path}.labels", key, text) for text in names.qualified_name(key)]
         problems += [invalid(f"{path}.labels", value, text) for text in names.label_value(value)]
-    return problems + pod_spec(template.get("spec") or {}, f"{path}.spec", policies=policies)
+    claims = [(one.get("metadata") or {}).get("name", "") for one in spec.get("volumeClaimTemplates") or []]
+    return problems + pod_spec(template.get("spec") or {}, f"{path}.spec", policies=policies, claims=claims)
 
 
 def _selected(obj: Object) -> Problems:
@@ -509,7 +513,9 @@ def _volume_object(obj: Object) -> Problems:
 
 def _role_change(live: Object, obj: Object) -> Problems:
     if live.get("roleRef") != obj.get("roleRef"):
-        return [invalid("roleRef", obj.get("roleRef"), "cannot change roleRef")]
+        given = obj.get("roleRef") or {}
+        shown = {"APIGroup": given.get("apiGroup", ""), "Kind": given.get("kind", ""), "Name": given.get("name", "")}
+        return [invalid("roleRef", shown, "cannot change roleRef")]
     return []
 
 
@@ -529,7 +535,13 @@ def _rules(obj: Object) -> Problems:
 def _budget(obj: Object) -> Problems:
     spec = obj.get("spec") or {}
     if spec.get("minAvailable") is not None and spec.get("maxUnavailable") is not None:
-        return [invalid("spec", spec, "minAvailable and maxUnavailable cannot be both set")]
+        shown = {
+            "MinAvailable": spec["minAvailable"],
+            "Selector": spec.get("selector"),
+            "MaxUnavailable": spec["maxUnavailable"],
+            "UnhealthyPodEvictionPolicy": spec.get("unhealthyPodEvictionPolicy"),
+        }
+        return [invalid("spec", shown, "minAvailable and maxUnavailable cannot be both set")]
     return []
 
 

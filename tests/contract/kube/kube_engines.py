@@ -248,6 +248,7 @@ _PATTERNS = (
     (re.compile(r"kube-api-access-[a-z0-9]{5}"), "kube-api-access-XXXXX"),
     (re.compile(r"\b10\.96\.\d+\.\d+"), "10.96.X.X"),
     (re.compile(r"\bcontract-[a-z0-9]+\b"), "NAMESPACE"),
+    (re.compile(r"in record \(\d+\)"), "in record (N)"),
     (re.compile(r"127\.0\.0\.1:\d+"), "127.0.0.1:PORT"),
 )
 

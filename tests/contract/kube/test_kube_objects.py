@@ -160,7 +160,13 @@ def test_deletions_answer(cluster: Cluster, namespace: str, agrees: Agrees) -> N
         answer = cluster.request("DELETE", f"{path}/{obj['metadata']['name']}")
         body = answer.json
         metadata = body.get("metadata") or {}
-        results[name] = [answer.status, body["kind"], "deletionTimestamp" in metadata, metadata.get("finalizers"), answer.headers.get("warning", "")]
+        results[name] = [
+            answer.status,
+            body["kind"],
+            "deletionTimestamp" in metadata,
+            metadata.get("finalizers"),
+            answer.headers.get("warning", ""),
+        ]
     agrees("life/deletions", results)
 
 

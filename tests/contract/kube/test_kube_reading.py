@@ -67,6 +67,7 @@ def test_queries(cluster: Cluster, namespace: str, agrees: Agrees, query: dict[s
         import re
 
         body["message"] = re.sub(r"current: \d+", "current: N", body["message"])
+        body["message"] = re.sub(r"(key is not valid): .*", r"\1", body["message"])  # how the token is encoded is the engine's own
         result = normal(body)
     import re
 
@@ -193,9 +194,6 @@ def _columns(real: Cluster, embedded: Cluster, root: str) -> dict[str, Any]:
     return found
 
 
-
-
-
 @pytest.mark.real
 def test_discovery_is_the_same(pair: tuple[Cluster, Cluster]) -> None:
     real, embedded = pair
@@ -245,7 +243,9 @@ def test_schemas_are_the_same(pair: tuple[Cluster, Cluster]) -> None:
             fields = {field: _merge(one) for field, one in there["properties"].items()}
             ours = {field: _merge(one) for field, one in schema["properties"].items()}
             if fields != ours:
-                differences[name] = {field: (fields.get(field), ours.get(field)) for field in {*fields, *ours} if fields.get(field) != ours.get(field)}
+                differences[name] = {
+                    field: (fields.get(field), ours.get(field)) for field in {*fields, *ours} if fields.get(field) != ours.get(field)
+                }
     assert differences == {}
 
 
@@ -256,7 +256,7 @@ def _merge(schema: dict[str, Any]) -> dict[str, Any]:
 def test_json_of_watch_lines(cluster: Cluster, namespace: str) -> None:
     """A line holds one event, whatever stands in the object."""
     path = f"/api/v1/namespaces/{namespace}/configmaps"
-    text = "line\nbreak \u2028 \\ \" é 漢"
+    text = 'line\nbreak \u2028 \\ " é 漢'
     assert cluster.request("POST", path, {"metadata": {"name": "odd"}, "data": {"a": text}}).status == 201
     event = cluster.watch(path, 1, fieldSelector="metadata.name=odd")[0]
     assert event["object"]["data"] == {"a": text}
