@@ -18,7 +18,6 @@ from opslib.sources import kubernetes as module
 from opslib.sources.kubernetes import Kubernetes
 from opslib.sources.objects import ConfigMap, Node, Pod
 
-pytestmark = pytest.mark.real
 NAMESPACE = "kubernetes-source"
 
 
@@ -27,22 +26,22 @@ def connect(kubeconfig: Path, context: str = "lab", **settings: Any) -> Kubernet
 
 
 @pytest.fixture
-def cluster(real_cluster: Any) -> Kubernetes:
-    return connect(real_cluster.kubeconfig)
+def cluster(any_cluster: Any) -> Kubernetes:
+    return connect(any_cluster.kubeconfig)
 
 
 @pytest.fixture(scope="module")
-def namespace(real_cluster: Any) -> Iterator[str]:
-    real_cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+def namespace(any_cluster: Any) -> Iterator[str]:
+    any_cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     yield NAMESPACE
-    real_cluster.kubectl("delete", "namespace", NAMESPACE)
+    any_cluster.kubectl("delete", "namespace", NAMESPACE)
 
 
-def test_a_list_of_several_pages_is_whole(cluster: Kubernetes, real_cluster: Any, namespace: str) -> None:
+def test_a_list_of_several_pages_is_whole(cluster: Kubernetes, any_cluster: Any, namespace: str) -> None:
     names = [f"map-{number:04}" for number in range(module.PAGE + 50)]
     for name in names:
         metadata = {"name": name, "namespace": namespace, "labels": {"odd": str(int(name[-1]) % 2)}}
-        real_cluster.api.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"key": "value"}})
+        any_cluster.api.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"key": "value"}})
     listed = [item.metadata.name for item in cluster.list(ConfigMap, "configmaps", namespace)]
     assert [name for name in listed if name.startswith("map-")] == names
     odd = cluster.metadata_list("configmaps", namespace, labels="odd=1")
@@ -51,8 +50,8 @@ def test_a_list_of_several_pages_is_whole(cluster: Kubernetes, real_cluster: Any
     assert [item.metadata.name for item in one] == ["map-0007"]
 
 
-def test_metadata_alone_brings_no_content(cluster: Kubernetes, real_cluster: Any, namespace: str) -> None:
-    real_cluster.api.apply(
+def test_metadata_alone_brings_no_content(cluster: Kubernetes, any_cluster: Any, namespace: str) -> None:
+    any_cluster.api.apply(
         {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -66,15 +65,15 @@ def test_metadata_alone_brings_no_content(cluster: Kubernetes, real_cluster: Any
     assert cluster.metadata("secrets", "password", namespace).metadata.name == "password"
 
 
-def test_the_table_is_what_kubectl_prints(cluster: Kubernetes, real_cluster: Any) -> None:
-    printed = real_cluster.kubectl("get", "nodes", "--no-headers").split("\n")
+def test_the_table_is_what_kubectl_prints(cluster: Kubernetes, any_cluster: Any) -> None:
+    printed = any_cluster.kubectl("get", "nodes", "--no-headers").split("\n")
     rows = cluster.table("nodes")
     assert [row["name"] for row in rows] == [line.split()[0] for line in printed if line]
     assert [row["status"] for row in rows] == [line.split()[1] for line in printed if line]
 
 
-def test_objects_are_read_as_the_server_has_them(cluster: Kubernetes, real_cluster: Any) -> None:
-    theirs = {item["metadata"]["name"]: item for item in json.loads(real_cluster.kubectl("get", "nodes", "-o", "json"))["items"]}
+def test_objects_are_read_as_the_server_has_them(cluster: Kubernetes, any_cluster: Any) -> None:
+    theirs = {item["metadata"]["name"]: item for item in json.loads(any_cluster.kubectl("get", "nodes", "-o", "json"))["items"]}
     ours = cluster.list(Node, "nodes")
     assert {node.metadata.name for node in ours} == set(theirs)
     for node in ours:
@@ -83,10 +82,10 @@ def test_objects_are_read_as_the_server_has_them(cluster: Kubernetes, real_clust
     assert cluster.get(Node, "nodes", ours[0].metadata.name).metadata.uid == ours[0].metadata.uid
 
 
-def test_who_and_what_we_are(cluster: Kubernetes, real_cluster: Any) -> None:
-    assert cluster.version() == json.loads(real_cluster.kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"]
-    assert cluster.cluster_uid() == real_cluster.kubectl("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}")
-    whoami = json.loads(real_cluster.kubectl("auth", "whoami", "-o", "json"))["status"]["userInfo"]
+def test_who_and_what_we_are(cluster: Kubernetes, any_cluster: Any) -> None:
+    assert cluster.version() == json.loads(any_cluster.kubectl("version", "-o", "json"))["serverVersion"]["gitVersion"]
+    assert cluster.cluster_uid() == any_cluster.kubectl("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}")
+    whoami = json.loads(any_cluster.kubectl("auth", "whoami", "-o", "json"))["status"]["userInfo"]
     identity = cluster.identity()
     assert (identity.username, set(identity.groups)) == (whoami["username"], set(whoami["groups"]))
 
@@ -96,11 +95,11 @@ def test_who_and_what_we_are(cluster: Kubernetes, real_cluster: Any) -> None:
     ("verb", "resource"),
     [("list", "pods"), ("get", "secrets"), ("get", "pods/log"), ("delete", "deployments.apps"), ("create", "pods/eviction")],
 )
-def test_rights_are_those_that_kubectl_names(real_cluster: Any, context: str, verb: str, resource: str) -> None:
-    answer = real_cluster.kubectl(
+def test_rights_are_those_that_kubectl_names(any_cluster: Any, context: str, verb: str, resource: str) -> None:
+    answer = any_cluster.kubectl(
         "auth", "can-i", verb, resource.partition("/")[0], "-n", "default", *_sub(resource), context=context, check=False
     )
-    assert connect(real_cluster.kubeconfig, context).may(verb, resource, "default") is answer.strip().startswith("yes")
+    assert connect(any_cluster.kubeconfig, context).may(verb, resource, "default") is answer.strip().startswith("yes")
 
 
 def _sub(resource: str) -> list[str]:
@@ -108,23 +107,23 @@ def _sub(resource: str) -> list[str]:
     return [f"--subresource={subresource}"] if subresource else []
 
 
-def test_the_rule_that_a_refusal_names_is_enough(real_cluster: Any, namespace: str) -> None:
-    viewer = connect(real_cluster.kubeconfig, "lab-nobody")
+def test_the_rule_that_a_refusal_names_is_enough(any_cluster: Any, namespace: str) -> None:
+    viewer = connect(any_cluster.kubeconfig, "lab-nobody")
     with pytest.raises(Forbidden) as error:
         viewer.list(ConfigMap, "configmaps", namespace)
     user = viewer.identity().username
     words = error.value.command.split()[1:]
     role = words[words.index("role") + 1]
-    real_cluster.kubectl(*words)
-    real_cluster.kubectl("-n", namespace, "create", "rolebinding", role, f"--role={role}", f"--user={user}")
+    any_cluster.kubectl(*words)
+    any_cluster.kubectl("-n", namespace, "create", "rolebinding", role, f"--role={role}", f"--user={user}")
     for _attempt in range(50):  # the server's authorizer learns of the role from its own watch
         if viewer.may("list", "configmaps", namespace):
             break
     viewer.list(ConfigMap, "configmaps", namespace)
 
 
-def test_an_expired_or_wrong_token(real_cluster: Any, tmp_path: Path) -> None:
-    content = yaml.safe_load(real_cluster.kubeconfig.read_text())
+def test_an_expired_or_wrong_token(any_cluster: Any, tmp_path: Path) -> None:
+    content = yaml.safe_load(any_cluster.kubeconfig.read_text())
     user = next(entry["context"]["user"] for entry in content["contexts"] if entry["name"] == "lab")
     for entry in content["users"]:
         if entry["name"] == user:
@@ -135,8 +134,8 @@ def test_an_expired_or_wrong_token(real_cluster: Any, tmp_path: Path) -> None:
         connect(path).unhealthy_pods()
 
 
-def test_a_certificate_of_another_authority(real_cluster: Any, tmp_path: Path) -> None:
-    content = yaml.safe_load(real_cluster.kubeconfig.read_text())
+def test_a_certificate_of_another_authority(any_cluster: Any, tmp_path: Path) -> None:
+    content = yaml.safe_load(any_cluster.kubeconfig.read_text())
     for entry in content["clusters"]:
         entry["cluster"] = {"server": entry["cluster"]["server"]}
     path = tmp_path / "config"
@@ -152,9 +151,9 @@ def test_what_is_not_there(cluster: Kubernetes) -> None:
         cluster.list(Pod, "widgets.example.com")
 
 
-def test_a_namespace_that_does_not_exist_is_no_healthy_one(real_cluster: Any) -> None:
+def test_a_namespace_that_does_not_exist_is_no_healthy_one(any_cluster: Any) -> None:
     def sources(context: str) -> Sources:
-        return Sources(Environment(name="lab", kubernetes=Settings(kubeconfig=real_cluster.kubeconfig, context=context)))
+        return Sources(Environment(name="lab", kubernetes=Settings(kubeconfig=any_cluster.kubeconfig, context=context)))
 
     sources("lab").check_namespace("default")
     with pytest.raises(InputError, match="default"):

@@ -15,7 +15,6 @@ from opslib.lab import player
 if TYPE_CHECKING:
     from tests.conftest import RealLab
 
-pytestmark = pytest.mark.real
 
 # everything that chapter 4.1 reads, by API group
 RULES = {
@@ -39,11 +38,11 @@ BINDING = {
 
 
 @pytest.fixture
-def cluster(real_cluster: RealLab) -> Iterator[RealLab]:
-    yield real_cluster
-    player.reset(real_cluster.api, logs=real_cluster.logs)
+def cluster(any_cluster: RealLab) -> Iterator[RealLab]:
+    yield any_cluster
+    player.reset(any_cluster.api, logs=any_cluster.logs)
     for obj in (BINDING, ROLE):
-        real_cluster.api.delete(real_cluster.api.path_of(obj))
+        any_cluster.api.delete(any_cluster.api.path_of(obj))
 
 
 def allow(cluster: RealLab, *, but: str = "") -> None:

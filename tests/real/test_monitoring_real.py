@@ -27,8 +27,6 @@ from opslib.findings import Finding, Severity
 from opslib.sources.prometheus import Prometheus, any_of, matcher, selector, string
 from opslib.sources.transport import http
 
-pytestmark = pytest.mark.real
-
 HTTP = urllib3.PoolManager()
 DEADLINE_SECONDS = 60
 
@@ -67,11 +65,11 @@ def send(method: str, url: str, content: Any = None, kind: str = "application/js
 
 
 @pytest.fixture(scope="module")
-def everything(real_lab: Any) -> tuple[Facts, list[Finding]]:
+def everything(any_lab: Any) -> tuple[Facts, list[Finding]]:
     """The lab with its background platform, once Prometheus has scraped the applications twice."""
 
     def complete() -> tuple[Facts, list[Finding]] | None:
-        facts, findings = read(environment(real_lab))
+        facts, findings = read(environment(any_lab))
         return (facts, findings) if facts.services and facts.nodes and all(node.cpu_used for node in facts.nodes) else None
 
     found: tuple[Facts, list[Finding]] = until(complete)
@@ -107,26 +105,26 @@ def test_rules_that_cannot_work_are_found(everything: tuple[Facts, list[Finding]
     assert "delivery.default_receiver" in subjects
 
 
-def test_the_operator_s_objects_are_compared_with_what_is_loaded(real_lab: Any) -> None:
+def test_the_operator_s_objects_are_compared_with_what_is_loaded(any_lab: Any) -> None:
     item = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
         "metadata": {"name": "never-selected", "namespace": "monitoring"},
         "spec": {"groups": [{"name": "never-selected", "rules": [{"alert": "NeverSelected", "expr": "up == 0"}]}]},
     }
-    real_lab.api.apply(item)
-    _facts, findings = read(environment(real_lab))
+    any_lab.api.apply(item)
+    _facts, findings = read(environment(any_lab))
     (finding,) = [finding for finding in findings if finding.check == "rules.not_loaded"]
     assert (finding.subject.namespace, finding.subject.name) == ("monitoring", "never-selected")
     for step in finding.steps:
         words = step.command.split(" ", 1)
         assert words[0] == "kubectl"
-    shown = real_lab.kubectl("-n", "monitoring", "get", "prometheusrules", "never-selected", "--show-labels")
+    shown = any_lab.kubectl("-n", "monitoring", "get", "prometheusrules", "never-selected", "--show-labels")
     assert "never-selected" in shown
 
 
-def test_silences_and_alerts_of_the_real_alertmanager(real_lab: Any) -> None:
-    base = real_lab.addresses["alertmanager"]
+def test_silences_and_alerts_of_the_real_alertmanager(any_lab: Any) -> None:
+    base = any_lab.addresses["alertmanager"]
     now = datetime.now(UTC)
     labels = {"alertname": "TestOfSilences", "severity": "critical", "pod": "p", "namespace": "shop"}
     send("POST", f"{base}/api/v2/alerts", [{"labels": labels, "annotations": {"summary": "<b>bad</b>"}, "startsAt": now.isoformat()}])
@@ -146,7 +144,7 @@ def test_silences_and_alerts_of_the_real_alertmanager(real_lab: Any) -> None:
     def seen(check: str) -> list[Finding]:
         return [
             finding
-            for finding in read(environment(real_lab))[1]
+            for finding in read(environment(any_lab))[1]
             if finding.check == check and finding.subject.name in (*silences, "TestOfSilences")
         ]
 
@@ -172,8 +170,8 @@ def test_silences_and_alerts_of_the_real_alertmanager(real_lab: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def prometheus(real_lab: Any) -> Prometheus:
-    settings = Metrics(url=real_lab.addresses["prometheus"])
+def prometheus(any_lab: Any) -> Prometheus:
+    settings = Metrics(url=any_lab.addresses["prometheus"])
     return Prometheus(http("prometheus", settings), settings)
 
 
@@ -210,9 +208,9 @@ NEW = "java.lang.OutOfMemoryError: Java heap space in worker {n}\n\tat x.y.Z(Z.j
 
 
 @pytest.fixture(scope="module", params=["text", "keyword"])
-def logs(request: pytest.FixtureRequest, real_lab: Any) -> Iterator[Environment]:
+def logs(request: pytest.FixtureRequest, any_lab: Any) -> Iterator[Environment]:
     """Thirty errors a service in this hour of six days; today more, of a kind that is new. The message's field is analysed, or not."""
-    base, index = real_lab.addresses["elasticsearch"], f"monitored-{request.param}"
+    base, index = any_lab.addresses["elasticsearch"], f"monitored-{request.param}"
     properties = {
         "@timestamp": {"type": "date"},
         "message": {"type": request.param},
@@ -237,7 +235,7 @@ def logs(request: pytest.FixtureRequest, real_lab: Any) -> Iterator[Environment]
     add("cart", now - timedelta(seconds=3), "token=abcdef123456 was refused by the gateway")
     body = "\n".join(json.dumps(line) for line in lines) + "\n"
     assert send("POST", f"{base}/_bulk?refresh=true", body.encode(), "application/x-ndjson")["errors"] is False
-    yield environment(real_lab, elasticsearch={"index": index})
+    yield environment(any_lab, elasticsearch={"index": index})
     send("DELETE", f"{base}/{index}")
 
 
@@ -269,15 +267,15 @@ def test_only_the_kind_that_was_never_seen_is_new(logs: Environment) -> None:
     assert all("abcdef123456" not in item.quote for finding in findings for item in finding.evidence)
 
 
-def test_fields_that_are_not_there_are_gaps_that_name_the_parameter(logs: Environment, real_lab: Any) -> None:
+def test_fields_that_are_not_there_are_gaps_that_name_the_parameter(logs: Environment, any_lab: Any) -> None:
     assert logs.elasticsearch is not None
-    where = environment(real_lab, elasticsearch={"index": logs.elasticsearch.index, "level_field": "severity"})
+    where = environment(any_lab, elasticsearch={"index": logs.elasticsearch.index, "level_field": "severity"})
     facts, _findings = read(where)
     assert facts.logs is None
     (gap,) = facts.gaps
     assert gap.subject.name == "severity"
     assert "elasticsearch.level_field" in str(gap.steps[0].text)
-    facts, _findings = read(environment(real_lab, elasticsearch={"index": "no-such-index-*"}))
+    facts, _findings = read(environment(any_lab, elasticsearch={"index": "no-such-index-*"}))
     (gap,) = facts.gaps
     assert "elasticsearch.index" in str(gap.steps[0].text)
 
@@ -322,11 +320,9 @@ def broken() -> Iterator[str]:
 
 @pytest.mark.parametrize("system", ["prometheus", "alertmanager", "elasticsearch"])
 @pytest.mark.parametrize("path", ["", "/slow"])
-def test_one_system_that_fails_is_one_gap_and_the_rest_is_there(
-    everything: Any, real_lab: Any, broken: str, system: str, path: str
-) -> None:
+def test_one_system_that_fails_is_one_gap_and_the_rest_is_there(everything: Any, any_lab: Any, broken: str, system: str, path: str) -> None:
     began = time.monotonic()
-    facts, findings = read(environment(real_lab, **{system: {"url": broken + path, "deadline_seconds": 1}}))
+    facts, findings = read(environment(any_lab, **{system: {"url": broken + path, "deadline_seconds": 1}}))
     assert [gap.check for gap in facts.gaps] == [f"gap.{system}"]
     assert facts.gaps[0] in findings
     here = {"prometheus": facts.groups, "alertmanager": facts.notified, "elasticsearch": facts.logs, "kubernetes": facts.prometheus_rules}
@@ -334,16 +330,16 @@ def test_one_system_that_fails_is_one_gap_and_the_rest_is_there(
     assert time.monotonic() - began < 30
 
 
-def test_everything_down_is_four_gaps_and_nothing_else(real_lab: Any) -> None:
+def test_everything_down_is_four_gaps_and_nothing_else(any_lab: Any) -> None:
     closed = {"url": "http://127.0.0.1:9", "deadline_seconds": 1}
-    where = environment(real_lab, prometheus=closed, alertmanager=closed, elasticsearch=closed)
-    cluster = where.kubernetes.model_copy(update={"context": "refused", "expected_server": None, "kubeconfig": _nowhere(real_lab)})
+    where = environment(any_lab, prometheus=closed, alertmanager=closed, elasticsearch=closed)
+    cluster = where.kubernetes.model_copy(update={"context": "refused", "expected_server": None, "kubeconfig": _nowhere(any_lab)})
     _facts, findings = read(where.model_copy(update={"kubernetes": cluster}))
     assert sorted(finding.check for finding in findings) == ["gap.alertmanager", "gap.elasticsearch", "gap.kubernetes", "gap.prometheus"]
 
 
-def _nowhere(real_lab: Any) -> Any:
-    path = real_lab.folder / "nowhere.kubeconfig"
+def _nowhere(any_lab: Any) -> Any:
+    path = any_lab.folder / "nowhere.kubeconfig"
     content = {
         "apiVersion": "v1",
         "kind": "Config",

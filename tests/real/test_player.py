@@ -16,13 +16,11 @@ from opslib.lab.faults import LABEL
 if TYPE_CHECKING:
     from tests.conftest import RealLab
 
-pytestmark = pytest.mark.real
-
 
 @pytest.fixture
-def cluster(real_cluster: RealLab) -> Iterator[RealLab]:
-    yield real_cluster
-    player.reset(real_cluster.api, logs=real_cluster.logs)
+def cluster(any_cluster: RealLab) -> Iterator[RealLab]:
+    yield any_cluster
+    player.reset(any_cluster.api, logs=any_cluster.logs)
 
 
 def test_logs_are_served_as_a_kubelet_does(cluster: RealLab) -> None:

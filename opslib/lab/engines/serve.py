@@ -57,7 +57,7 @@ def controllers(port: int, kubeconfig: Path) -> None:
     from starlette.routing import Route
 
     from opslib.lab.api import Api
-    from opslib.lab.controllers import run  # type: ignore[attr-defined]
+    from opslib.lab.controllers import run
 
     stop = threading.Event()
     api = Api.from_kubeconfig(kubeconfig)
@@ -165,9 +165,9 @@ def alertmanager(port: int, config: Path) -> None:
 
 def elasticsearch(port: int, snapshots: Path) -> None:
     """The Elasticsearch subset; repositories for snapshots are below `snapshots`."""
-    from opslib.lab.elasticsearch import app  # type: ignore[attr-defined]
+    from opslib.lab.elasticsearch import Cluster, app
 
-    _serve(app(), port)
+    _serve(app(Cluster(repositories=snapshots)), port)
 
 
 def _serve(application: Starlette, port: int) -> None:

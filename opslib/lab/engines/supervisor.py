@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -309,10 +310,14 @@ class Supervisor:
         """Play the kubelet, serve metrics, and set up the background platform, as far as the parts go."""
         from opslib.lab import kubelet, logs, metrics, platform
 
-        api = None
+        api = Api.from_kubeconfig(self.folder / "kubeconfig") if "kubernetes" in self.parts else None
         pods = None
-        if "kubernetes" in self.parts:
-            api = Api.from_kubeconfig(self.folder / "kubeconfig")
+        writer, history = None, Future[None]()
+        if "elasticsearch" in self.parts and self.platform:
+            writer = logs.Writer(self._address("elasticsearch"), api)
+            # it takes seconds, in which the platform can be set up; the pods of days ago are not those of now anyway
+            threading.Thread(target=_settle, args=(history, writer.history), name="history", daemon=True).start()
+        if api is not None:
             self._tell("nodes")
             kubelet_ = kubelet.Kubelet(
                 api, self.folder, self.ports["kubelet"], certificate=pki["kubelet.crt"], key=pki["kubelet.key"], ca=pki["ca.crt"]
@@ -331,16 +336,25 @@ class Supervisor:
         if api is not None and self.platform:
             self._tell("rollout")
             platform.wait(api, deadline_seconds=120, stop=self.stop)
-        if "elasticsearch" in self.parts and self.platform:
+        if writer is not None:
             self._tell("logs")
-            writer = logs.Writer(self._address("elasticsearch"), api)
-            writer.history()
+            history.result(_EXPECTED_SECONDS)
             self._closing.append(writer.close)
             writer.start()
 
     def _tell(self, step: str) -> None:
         self.step = step
         self.write_state()
+
+
+def _settle(future: Future[None], work: Callable[[], None]) -> None:
+    """Do some work in a thread that nobody has to wait for when the lab ends."""
+    try:
+        work()
+    except Exception as error:  # whoever waits for it reads it
+        future.set_exception(error)
+    else:
+        future.set_result(None)
 
 
 def _bind(port: int) -> socket.socket | None:
