@@ -15,6 +15,7 @@ import numpy.typing as npt
 from opslib.lab.elasticsearch import dates
 from opslib.lab.elasticsearch.errors import Refused, ShardRefused, illegal
 from opslib.lab.elasticsearch.index import Column, Index
+from opslib.lab.elasticsearch.mapping import INTEGERS
 from opslib.lab.elasticsearch.query import Context, evaluate, existing, in_range, regexp_test
 
 Docs = npt.NDArray[np.int64]
@@ -261,9 +262,7 @@ def _grouped(part: Part, name: str, missing: Any) -> dict[Any, Docs]:
     if missing is not None:
         without = np.setdiff1d(part.docs, docs)
         if len(without):
-            kind = part.index.mapping.type_of(name)
-            key = missing if kind is None or (isinstance(missing, str) and (column is None or column.kind == "keyword")) else missing
-            result[key] = np.union1d(result.get(key, np.zeros(0, np.int64)), without).astype(np.int64)
+            result[missing] = np.union1d(result.get(missing, np.zeros(0, np.int64)), without).astype(np.int64)
     return result
 
 
@@ -340,7 +339,8 @@ def _sorted_keys(
             picked = {key: item.get(member or "value") if not head.startswith("_") else None for key, item in values.items()}
             picked = {key: item if item is not None else values[key].get("doc_count") for key, item in picked.items()}
             missing = -math.inf if descending else math.inf
-            result.sort(key=lambda key: missing if picked[key] is None else picked[key], reverse=descending)
+            ranks = {key: missing if item is None else float(item) for key, item in picked.items()}
+            result.sort(key=ranks.__getitem__, reverse=descending)
     return result
 
 
@@ -415,7 +415,7 @@ def _global(run: Run, options: Mapping[str, Any], parts: Parts, below: Mapping[s
 
 
 def _ranges(run: Run, options: Mapping[str, Any], parts: Parts, below: Mapping[str, Any]) -> dict[str, Any]:
-    return _range_buckets(run, options, parts, below, lambda value: float(value), lambda value: {}, lambda value: str(float(value)))
+    return _range_buckets(run, options, parts, below, float, lambda value: "", lambda value: str(float(value)))
 
 
 def _date_ranges(run: Run, options: Mapping[str, Any], parts: Parts, below: Mapping[str, Any]) -> dict[str, Any]:
@@ -475,7 +475,10 @@ def _range_buckets(
 
 
 def _between(part: Part, name: str, bounds: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-    if part.index.mapping.type_of(name) in ("date", "date_nanos"):
+    kind = part.index.mapping.type_of(name)
+    if kind in INTEGERS:
+        bounds = {key: int(value) for key, value in bounds.items()}
+    if kind in ("date", "date_nanos"):
         bounds = {**{key: int(value) for key, value in bounds.items()}, "format": "epoch_millis"}
     mask = in_range(part.context, name, bounds)
     return mask & existing(part.context, name)
@@ -518,8 +521,8 @@ def _histogram(run: Run, options: Mapping[str, Any], parts: Parts, below: Mappin
 def _check_count(count: int) -> None:
     if count > _MOST_BUCKETS:
         reason = (
-            f"Trying to create too many buckets. Must be less than or equal to: [{_MOST_BUCKETS}] but was [{_MOST_BUCKETS + 1}]. This limit "
-            "can be set by changing the [search.max_buckets] cluster level setting."
+            f"Trying to create too many buckets. Must be less than or equal to: [{_MOST_BUCKETS}] but was [{_MOST_BUCKETS + 1}]. This "
+            "limit can be set by changing the [search.max_buckets] cluster level setting."
         )
         raise Refused(503, "too_many_buckets_exception", reason, max_buckets=_MOST_BUCKETS)
 
@@ -553,7 +556,7 @@ class _Rounding:
     def of(cls, options: Mapping[str, Any], agg: str = "date_histogram") -> _Rounding:
         text = options.get("fixed_interval") or options.get("calendar_interval") or options.get("interval")
         if text is None:
-            raise illegal(f"Invalid interval specified, must be non-null and non-empty for [{agg}]")
+            raise ShardRefused("illegal_argument_exception", "Invalid interval specified, must be non-null and non-empty")
         zone = _zone(options)
         raw = str(options.get("offset", "0"))
         offset = (dates.fixed_interval(raw.lstrip("+-")) or int(re.sub(r"\D", "", raw) or 0)) * (-1 if raw.startswith("-") else 1)
@@ -573,13 +576,17 @@ class _Rounding:
             unique, inverse = np.unique(values - self.offset, return_inverse=True)
             if self.unit in "dhm" and self.zone.utcoffset(None) is not None:
                 size = dates.UNITS[self.unit]
-                delta = int((self.zone.utcoffset(None) or dates.moment(0).utcoffset()).total_seconds() * 1000)  # type: ignore[union-attr]
-                return (np.floor_divide(values - self.offset + delta, size) * size) - delta + self.offset
+                shift = self._shift(0)
+                return (np.floor_divide(values - self.offset + shift, size) * size) - shift + self.offset
             starts = np.array([dates.rounded(int(value), self.unit, self.zone) for value in unique], np.int64)
             return starts[inverse] + self.offset
-        delta = self.zone.utcoffset(dates.moment(int(values[0]) if len(values) else 0).replace(tzinfo=None))
-        shift = int(delta.total_seconds() * 1000) if delta else 0
+        shift = self._shift(int(values[0]) if len(values) else 0)
         return np.floor_divide(values - self.offset + shift, self.fixed) * self.fixed - shift + self.offset
+
+    def _shift(self, value: int) -> int:
+        """The zone's offset at a time, in milliseconds."""
+        delta = self.zone.utcoffset(dates.moment(value).replace(tzinfo=None))
+        return int(delta.total_seconds() * 1000) if delta else 0
 
     def next(self, key: int) -> int:
         if self.unit:
@@ -713,8 +720,8 @@ def _source_groups(run: Run, part: Part, kind: str, one: Mapping[str, Any]) -> d
     elif kind == "date_histogram":
         rounding = _Rounding.of(one)
         docs, values = _pairs(part, name)
-        keys = rounding.floor(np.asarray(values, np.int64))
-        found = {int(key): np.unique(docs[keys == key]).astype(np.int64) for key in np.unique(keys)}
+        starts = rounding.floor(np.asarray(values, np.int64))
+        found = {int(key): np.unique(docs[starts == key]).astype(np.int64) for key in np.unique(starts)}
         if one.get("format"):
             found = {dates.write(key, one["format"], rounding.zone): docs for key, docs in found.items()}
     else:

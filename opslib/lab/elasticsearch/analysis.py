@@ -12,7 +12,10 @@ _LETTER = f"[^\\W\\d_{_HAN}{_HIRAGANA}{_KATAKANA}]"
 _KATA = f"[{_KATAKANA}\u3099-\u309c]"
 _MARK = "[\u0300-\u036f\u200d\ufe0e\ufe0f]*"
 _UNIT = f"(?:{_LETTER}{_MARK}|\\d)"
-_WORD = f"(?:_*(?:{_UNIT}+(?:(?<=[^\\W\\d_])['.:\u00b7\u2019\u2018\u2024\u2027\uff0e\uff1a](?={_LETTER})|(?<=\\d)['.,;\u2019\u2018\u2024\uff0c\uff0e\uff1b](?=\\d)|_+)?)+)"
+_BETWEEN_LETTERS = "['.:\u00b7\u2019\u2018\u2024\u2027\uff0e\uff1a]"
+_BETWEEN_DIGITS = "['.,;\u2019\u2018\u2024\uff0c\uff0e\uff1b]"
+_JOINT = f"(?<=[^\\W\\d_]){_BETWEEN_LETTERS}(?={_LETTER})|(?<=\\d){_BETWEEN_DIGITS}(?=\\d)|_+"
+_WORD = f"(?:_*(?:{_UNIT}+(?:{_JOINT})?)+)"
 _TOKEN = re.compile(f"{_WORD}|[{_HAN}{_HIRAGANA}]{_MARK}|{_KATA}+(?:_+{_KATA}+)*")
 _LONGEST = 255
 

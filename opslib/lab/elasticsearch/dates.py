@@ -133,7 +133,7 @@ def _parse(value: object, form: str, zone: tzinfo, up: bool) -> int | None:
     for java, python in _JAVA.items():
         pattern = pattern.replace(java, {"{ms:03d}": "%f", "{zone}": "%z"}.get(python, python))
     try:
-        found = datetime.strptime(text, pattern)
+        found = datetime.strptime(text, pattern)  # noqa: DTZ007 - the zone follows
     except ValueError:
         return None
     result = milliseconds(found if found.tzinfo else found.replace(tzinfo=zone))

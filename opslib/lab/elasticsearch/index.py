@@ -1,8 +1,8 @@
 """One index: documents, and a column a field over which searches and aggregations run.
 
-A column is a list of (document, value) pairs in the order of documents, so that missing and multiple values cost nothing. Keywords and the
-words of texts are numbers into a list of terms; a text is its words one after another, which is all that a phrase needs. Sources are kept in
-compressed blocks.
+A column is a list of (document, value) pairs in the order of documents, so that missing and multiple values cost nothing. Keywords
+and the words of texts are numbers into a list of terms; a text is its words one after another, which is all that a phrase needs.
+Sources are kept in compressed blocks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Growing:
     """An array that is appended to; `view` is what is there, and stays as it is when more comes."""
 
     def __init__(self, kind: type) -> None:
-        self._array = np.zeros(16, kind)
+        self._array: npt.NDArray[Any] = np.zeros(16, kind)
         self._length = 0
         self._new: list[Any] = []
 
@@ -64,7 +64,7 @@ class Column:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._docs = Growing(np.int32)
-        self._values = Growing({"integer": np.int64, "float": np.float64}.get(kind, np.int32))  # type: ignore[arg-type]
+        self._values = Growing({"integer": np.int64, "float": np.float64}.get(kind, np.int32))
         self.terms: list[str] = []
         self.numbers: dict[str, int] = {}
         self._lengths = Growing(np.int32)  # of a text: words a value

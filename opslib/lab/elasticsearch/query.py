@@ -103,7 +103,7 @@ def _field(body: Any, name: str, short: str) -> tuple[str, dict[str, Any]]:
         raise Refused(400, "parsing_exception", f"[{name}] query malformed, no start_object after query name", line=1, col=1)
     names = [key for key in body if key not in ("boost", "_name")]
     if len(names) != 1:
-        first, second = (names + ["", ""])[:2]
+        first, second = [*names, "", ""][:2]
         reason = f"[{name}] query doesn't support multiple fields, found [{first}] and [{second}]"
         raise Refused(400, "parsing_exception", reason, line=1, col=1)
     options = body[names[0]]
@@ -166,24 +166,25 @@ def _term_scores(context: Context, column: Column, number: int, boost: float) ->
     """Documents with a word or keyword, and BM25."""
     size = context.size
     if column.kind == "text":
-        hit = column.values == number
-        frequency = np.bincount(column.word_docs[hit], minlength=size).astype(float)
-        lengths = np.bincount(column.docs, weights=column.lengths, minlength=size)
-        live = context.index.live
-        having = np.zeros(size, bool)
-        having[column.docs] = True
-        average = lengths[having].sum() / max(1, int(having.sum()))
-        norms = _norm(lengths)
+        frequency = np.bincount(column.word_docs[column.values == number], minlength=size).astype(float)
         mask = frequency > 0
-        weight = frequency / (frequency + _K1 * (1 - _B + _B * norms / max(average, 1e-9)))
-        del live
+        weight, holders = _weights(context, column, frequency)
     else:
         mask = _docs(context, column, column.values == number)
         having = np.zeros(size, bool)
         having[column.docs] = True
-        weight = np.full(size, 1 / (1 + _K1))
-    scores = boost * _idf(int(having.sum()), int(mask.sum())) * weight
+        weight, holders = np.ones(size), int(having.sum())
+    scores = boost * _idf(holders, int(mask.sum())) * weight
     return Hits(mask, np.where(mask, scores, 0.0))
+
+
+def _weights(context: Context, column: Column, frequency: Scores) -> tuple[Scores, int]:
+    """The part of BM25 that comes from a document's own words, and how many documents have any."""
+    lengths = np.bincount(column.docs, weights=column.lengths, minlength=context.size).astype(np.float64)
+    holders = int((lengths > 0).sum())
+    average = float(lengths.sum()) / max(1, holders)
+    weight = (_K1 + 1) * frequency / (frequency + _K1 * (1 - _B + _B * _norm(lengths) / max(average, 1e-9)))
+    return weight, holders
 
 
 def _norm(lengths: Scores) -> Scores:
@@ -457,16 +458,12 @@ def phrase(context: Context, name: str, text: Any, boost: float = 1.0, *, prefix
     mask = np.zeros(context.size, bool)
     mask[docs] = True
     frequency = np.bincount(docs, minlength=context.size).astype(float)
-    lengths = np.bincount(column.docs, weights=column.lengths, minlength=context.size)
-    having = np.zeros(context.size, bool)
-    having[column.docs] = True
-    average = lengths[having].sum() / max(1, int(having.sum()))
-    weight = frequency / (frequency + _K1 * (1 - _B + _B * _norm(lengths) / max(average, 1e-9)))
+    weight, holding = _weights(context, column, frequency)
     total = 0.0
     for number in [number for number in numbers if number is not None]:
         holders = np.zeros(context.size, bool)
         holders[column.word_docs[values == number]] = True
-        total += _idf(int(having.sum()), int(holders.sum()))
+        total += _idf(holding, int(holders.sum()))
     return Hits(mask, np.where(mask, boost * total * weight, 0.0))
 
 
@@ -514,7 +511,7 @@ def _best(context: Context, found: Sequence[Hits], tie: float) -> Hits:
 def _bool(context: Context, body: Any) -> Hits:
     for key in body:
         if key not in ("must", "filter", "should", "must_not", "minimum_should_match", "boost", "_name", "adjust_pure_negative"):
-            raise Refused(400, "parsing_exception", f"[bool] query does not support [{key}]", line=1, col=1)
+            raise Refused(400, "x_content_parse_exception", f"[1:1] [bool] unknown field [{key}]")
     must = [evaluate(context, item) for item in _listed(body.get("must"))]
     filters = [evaluate(context, item) for item in _listed(body.get("filter"))]
     should = [evaluate(context, item) for item in _listed(body.get("should"))]

@@ -35,7 +35,6 @@ class _Order:
     descending: bool
     missing: Any = "_last"
     unmapped: str | None = None
-    form: str | None = None
 
 
 def search(indices: Sequence[Index], body: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,14 +157,13 @@ def _orders(body: Mapping[str, Any]) -> list[_Order]:
         for name, options in item.items():
             if isinstance(options, str):
                 options = {"order": options}
+            for key in options:
+                if key not in ("order", "missing", "unmapped_type", "mode", "numeric_type", "nested"):
+                    raise Refused(400, "x_content_parse_exception", f"[1:1] [field_sort] unknown field [{key}]")
             direction = options.get("order", "desc" if name == "_score" else "asc")
             if direction.lower() not in ("asc", "desc"):
                 raise illegal(f"No enum constant org.opensearch.search.sort.SortOrder.{direction.upper()}")
-            result.append(
-                _Order(
-                    name, direction.lower() == "desc", options.get("missing", "_last"), options.get("unmapped_type"), options.get("format")
-                )
-            )
+            result.append(_Order(name, direction.lower() == "desc", options.get("missing", "_last"), options.get("unmapped_type")))
     return result
 
 
@@ -175,7 +173,8 @@ def _page(parts: Sequence[Part], found: Sequence[Hits], body: Mapping[str, Any])
     orders = _orders(body)
     scored = not orders or any(order.field == "_score" for order in orders) or bool(body.get("track_scores"))
     best = max((float(hits.scores[part.docs].max()) for part, hits in zip(parts, found, strict=True) if len(part.docs)), default=None)
-    result: dict[str, Any] = {"max_score": (_single(best) if best is not None else None) if scored and size else None}
+    ranked = bool(size) and (not orders or bool(body.get("track_scores")))
+    result: dict[str, Any] = {"max_score": _single(best) if best is not None and ranked else None}
     if not parts and size:
         result["max_score"] = 0.0
     entries: list[tuple[tuple[Any, ...], int, int, list[Any]]] = []
@@ -277,7 +276,7 @@ def _ranks(part: Part, hits: Hits, order: _Order, docs: np.ndarray[Any, Any]) ->
         rank = sign * picked
     if missing.any():
         if order.missing not in ("_first", "_last"):
-            value = float(order.missing)
+            value = int(order.missing) if column.kind == "integer" else float(order.missing)
             picked = np.where(missing, value, picked)
             rank = np.where(missing, sign * value, rank)
         else:
@@ -311,7 +310,7 @@ def _after_rank(part: Part, order: _Order, value: Any) -> tuple[Any, bool]:
     if value is None:
         return (np.iinfo(np.int64).max if column.kind == "integer" else np.inf), True
     if isinstance(value, str) and part.index.mapping.type_of(order.field) in ("date", "date_nanos"):
-        value = dates.resolve(value, order.form or part.index.mapping.format_of(order.field), part.context.now)
+        value = dates.resolve(value, part.index.mapping.format_of(order.field), part.context.now)
     number = int(value) if column.kind == "integer" else float(value)
     if order.descending and column.kind == "integer":
         return (np.iinfo(np.int64).max if number == np.iinfo(np.int64).min else -number), True
@@ -326,26 +325,19 @@ def _sort_value(part: Part, order: _Order, raw: Any) -> Any:
         return None if order.unmapped in ("keyword", None) else _LAST["integer"][1 if order.descending else 0]
     if order.field == "_score":
         return _single(value)
-    if order.form and part.index.mapping.type_of(order.field) in ("date", "date_nanos"):
-        return dates.write(int(value), order.form)
     if isinstance(value, float) and math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
     return value
 
 
+@dataclass(frozen=True, slots=True)
 class _Descending:
     """A key that sorts the other way."""
 
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    value: Any
 
     def __lt__(self, other: _Descending) -> bool:
         return bool(other.value < self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Descending) and self.value == other.value
 
 
 def _comparable(order: _Order, value: Any, raw: Any) -> Any:

@@ -285,8 +285,9 @@ def restore(cluster: Cluster, repository_name: str, name: str, body: Mapping[str
             raise Refused(
                 500,
                 "snapshot_restore_exception",
-                f"{label} cannot restore index [{target}] because an open index with same name already exists in the cluster. Either close "
-                "or delete the existing index or restore the index under a different name by providing a rename pattern and replacement name",
+                f"{label} cannot restore index [{target}] because an open index with same name already exists in the cluster. Either "
+                "close or delete the existing index or restore the index under a different name by providing a rename pattern and "
+                "replacement name",
             )
         names[original] = target
     for original, target in names.items():
