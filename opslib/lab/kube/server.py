@@ -66,7 +66,9 @@ class Settings:
 
 def app(settings: Settings) -> Starlette:
     """The API server as an ASGI application. Its state has `store` and `api`."""
-    registry = resources.Registry(resources.builtin())
+    measured = settings.providers.node_metrics is not None or settings.providers.pod_metrics is not None
+    # without a metrics server its API is not there, and may be defined by who wants to play one
+    registry = resources.Registry([one for one in resources.builtin() if measured or one.group != "metrics.k8s.io"])
 
     def describe(storage: str, obj: Object) -> tuple[dict[str, str], Cells | None]:
         resource = registry.by_storage(storage)
