@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from opslib.lab.kube import selectors
@@ -54,6 +54,10 @@ class Attributes:
     namespace: str = ""
     name: str = ""
     path: str = ""  # of what is no resource
+
+    def constrained(self) -> Attributes:
+        """The right to do this while speaking for another user (what a refused impersonation is said to lack)."""
+        return replace(self, verb=f"impersonate-on:user-info:{self.verb}")
 
     def refusal(self, user: User, reason: str) -> Refused:
         """403 in the API server's words (apiserver, pkg/endpoints/handlers/responsewriters/errors.go)."""

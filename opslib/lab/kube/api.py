@@ -15,7 +15,7 @@ import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 import msgspec
 from starlette.requests import Request
@@ -217,8 +217,7 @@ class Api:
         seconds = (error.details or {}).get("retryAfterSeconds")
         if seconds:
             headers.append((b"retry-after", str(seconds).encode()))
-        elif error.code == 429:
-            headers.append((b"retry-after", b"1"))
+        headers += _warnings(request.scope.get("warnings") or ())
         status = error.status()
         return _encoded(request, error.code, msgspec.json.encode(status), headers)
 
@@ -230,7 +229,10 @@ class Api:
         name = headers.get("impersonate-user")
         if name:
             groups = [value.decode() for key, value in scope["headers"] if key == b"impersonate-group"]
-            self._check_impersonation(user, name, groups)
+            try:
+                self._check_impersonation(user, name, groups)
+            except Refused:
+                raise self._attributes(scope).constrained().refusal(user, "") from None
             if name.startswith("system:serviceaccount:") and not groups:
                 namespace = name.split(":")[2]
                 groups = ["system:serviceaccounts", f"system:serviceaccounts:{namespace}"]
@@ -250,28 +252,21 @@ class Api:
             self._authorizer.check(user, one)
 
     async def _answer(self, request: Request) -> Answer:
-        path = request.url.path
         user = self._user(request.scope, request.headers)
-        parts = [unquote(part) for part in request.scope["raw_path"].decode("ascii").split("/") if part]
+        attributes = self._attributes(request.scope)
+        self._authorizer.check(user, attributes)
+        parts = _parts(request.scope)
         placed = self._place(parts)
         if placed is None:
-            self._authorizer.check(user, Attributes(verb=_METHODS.get(request.method, "get"), path=path))
             return self._no_resource(request, parts)
         group, version, namespace, plural, name, subresource = placed
-        verb = self._verb(request, name)
-        selected = name
-        if not selected and verb in ("list", "watch", "deletecollection"):
-            match = re.fullmatch(r"metadata\.name==?([^,!=]+)", request.query_params.get("fieldSelector", ""))
-            selected = match[1] if match else ""
-        attributes = Attributes(verb, group, version, plural, subresource, namespace, selected)
-        self._authorizer.check(user, attributes)
+        verb = attributes.verb
         resource = self._registry.get(group, version, plural)
-        if resource is None or (resource.namespaced and not namespace and verb not in ("list", "watch", "deletecollection")
-                                and not (verb == "create" and resource.namespaced)):  # fmt: skip
+        if resource is None or (namespace and not resource.namespaced):
             if group not in self._registry.groups():
                 return _NO_PAGE
             raise errors.no_such_resource()
-        if namespace and not resource.namespaced:
+        if resource.namespaced and not namespace and verb not in ("list", "watch", "deletecollection", "create"):
             raise errors.no_such_resource()
         target = Target(resource, namespace, name, subresource)
         if subresource:
@@ -298,16 +293,24 @@ class Api:
         name = rest[1] if len(rest) > 1 else ""
         return group, version, namespace, plural, name, rest[2] if len(rest) > 2 else ""
 
-    @staticmethod
-    def _verb(request: Request, name: str) -> str:
-        method = request.method
-        if method in ("GET", "HEAD") and not name:
-            return "watch" if request.query_params.get("watch", "").lower() in ("true", "1") else "list"
-        if method == "DELETE" and not name:
-            return "deletecollection"
-        if method == "GET" and request.query_params.get("watch", "").lower() in ("true", "1"):
-            return "watch"
-        return _METHODS.get(method, method.lower())
+    def _attributes(self, scope: Scope) -> Attributes:
+        """What a request asks for, as authorization sees it."""
+        method = scope.get("method", "GET")
+        placed = self._place(_parts(scope))
+        if placed is None:
+            return Attributes(verb=_METHODS.get(method, "get"), path=scope["path"])
+        group, version, namespace, plural, name, subresource = placed
+        query = parse_qs(scope["query_string"].decode("ascii", "replace"))
+        watched = (query.get("watch") or [""])[0].lower() in ("true", "1")
+        verb = _METHODS.get(method, method.lower())
+        if method in ("GET", "HEAD") and (watched or not name):
+            verb = "watch" if watched else "list"
+        elif method == "DELETE" and not name:
+            verb = "deletecollection"
+        if not name and verb in ("list", "watch", "deletecollection"):
+            match = re.fullmatch(r"metadata\.name==?([^,!=]+)", (query.get("fieldSelector") or [""])[0])
+            name = match[1] if match else ""
+        return Attributes(verb, group, version, plural, subresource, namespace, name)
 
     # --- what is no resource ---
 
@@ -414,9 +417,11 @@ class Api:
 
     async def _object(self, request: Request, target: Target, user: User, verb: str) -> Answer:
         resource = target.resource
-        if resource.group == _METRICS:
+        if resource.group == _METRICS and resource.custom is None:
             return self._measured(request, target, verb)
         if verb not in resource.verbs and not (verb == "watch" and target.name):
+            raise errors.method_not_allowed()
+        if not target.name and verb in ("update", "patch"):
             raise errors.method_not_allowed()
         if "get" not in resource.verbs:
             return await self._review(request, target, user)
@@ -595,6 +600,10 @@ class Api:
             raise errors.no_such_resource()
         if name in ("exec", "attach", "portforward"):
             if verb in ("get", "create"):
+                pod = self._objects.record(resource, target.namespace, target.name).object()
+                node = (pod.get("spec") or {}).get("nodeName", "")
+                if node:
+                    self._node(node)
                 raise bad_request("Upgrade request required")
             raise errors.method_not_allowed()
         if verb not in discovery.subresource_kind(resource, name)[3]:
@@ -650,8 +659,7 @@ class Api:
         return _encoded(request, 200, msgspec.json.encode(subresources.scale_of(resource, live)), _warnings(options.warnings))
 
     def _kubelet_of(self, node: str) -> tuple[str, int]:
-        found = self._objects.record(self._known("nodes"), "", node).object()
-        return streams.kubelet_of(found, self._providers.kubelet_addresses)
+        return streams.kubelet_of(self._node(node), self._providers.kubelet_addresses)
 
     async def _logs(self, request: Request, pod: Object) -> Answer:
         query = request.query_params
@@ -670,23 +678,22 @@ class Api:
             return Answer(200, b"", "text/plain")
 
         async def all_of_it() -> AsyncIterator[bytes]:
-            left = wanted.limit_bytes
-            piece: bytes | None = first
             try:
-                while piece is not None:
-                    if left is not None:
-                        piece = piece[:left]
-                        left -= len(piece)
+                yield first
+                async for piece in source:
                     yield piece
-                    if left == 0:
-                        return
-                    piece = await anext(source, None)
             finally:
                 closing = getattr(source, "aclose", None)
                 if closing is not None:
                     await closing()
 
         return Answer(200, all_of_it(), "text/plain")
+
+    def _node(self, name: str) -> Object:
+        record = self._store.get("nodes", ("", name))
+        if record is None:
+            raise errors.not_found("", "pods", name)  # so the real server says: the request was for a pod
+        return record.object()
 
     def _known(self, storage: str) -> Resource:
         resource = self._registry.by_storage(storage)
@@ -717,8 +724,6 @@ class Api:
             self._authorizer.check(user, Attributes(verb, group, version, plural, subresource, namespace, name))
         pod = self._objects.record(self._known("pods"), namespace, name).object()
         query_text = scope["query_string"].decode("ascii")
-        from urllib.parse import parse_qs
-
         query = parse_qs(query_text)
         container = streams.container_of(pod, (query.get("container") or [""])[0])
         words = query.get("command") or []
@@ -766,7 +771,6 @@ class Api:
             subresources.bind(self._objects, self._store, pods, record, data, options)
             return _encoded(request, 201, msgspec.json.encode(_success(201)))
         obj = self._objects.decode(resource, data, options)
-        obj["metadata"].setdefault("creationTimestamp", None)
         if resource.kind == "SelfSubjectReview":
             from opslib.lab.kube.objects import now_text
 
@@ -864,7 +868,9 @@ class Api:
             raise errors.invalid_object("meta.k8s.io", "CreateOptions", "", [problem])
         if not manager:
             manager = request.headers.get("user-agent", "").partition("/")[0][:128] or "unknown"
-        return Options(user, manager, bool(dry_run), kind, query.get("force", "") in ("true", "1"))
+        options = Options(user, manager, bool(dry_run), kind, query.get("force", "") in ("true", "1"))
+        request.scope["warnings"] = options.warnings  # they go out with a refusal, too
+        return options
 
     async def _raw_body(self, request: Request) -> bytes:
         parts = []
@@ -922,6 +928,11 @@ class Api:
 # --- small parts ---
 
 
+def _parts(scope: Scope) -> list[str]:
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    return [unquote(part) for part in raw.decode("ascii", "replace").partition("?")[0].split("/") if part]
+
+
 def _success(code: int) -> Object:
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": code}
 
@@ -930,7 +941,7 @@ def _kubelet_query(query: Mapping[str, Sequence[str]]) -> str:
     from urllib.parse import urlencode
 
     pairs = [("command", word) for word in query.get("command") or []]
-    for asked, sent in (("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")):
+    for asked, sent in (("stderr", "error"), ("stdin", "input"), ("stdout", "output"), ("tty", "tty")):
         if (query.get(asked) or [""])[0] in ("true", "1"):
             pairs.append((sent, "1"))
     return urlencode(pairs)

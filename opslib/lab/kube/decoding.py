@@ -82,6 +82,7 @@ class Found:
 
     unknown: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
+    lenient: bool = False  # let wrong types pass: a definition's schema finds them
     as_written: bool = False  # leave quantities and times as the client wrote them
 
     def texts(self) -> list[str]:
@@ -101,6 +102,15 @@ def conform(value: Any, node: Node, path: str, found: Found, owner: str = "") ->
     WrongType
         A value has another type than its field.
     """
+    if found.lenient and node.model == "":
+        try:
+            return _conform(value, node, path, found, owner)
+        except WrongType:
+            return value
+    return _conform(value, node, path, found, owner)
+
+
+def _conform(value: Any, node: Node, path: str, found: Found, owner: str) -> Any:
     kind = node.kind
     if kind == "struct":
         return _struct(value, node, path, found, owner)
@@ -230,13 +240,17 @@ def _base64(value: str) -> str:
     return base64.b64encode(raw).decode()
 
 
-def object_of(data: Any, node: Node, kind: str, api_version: str, validation: str, *, as_written: bool = False) -> tuple[Object, list[str]]:
+def object_of(
+    data: Any, node: Node, kind: str, api_version: str, validation: str, *, as_written: bool = False, custom: bool = False
+) -> tuple[Object, list[str]]:
     """An object from a body, and the warnings about it.
 
     Parameters
     ----------
     validation
         "Strict", "Warn" or "Ignore": what to do about unknown fields.
+    custom
+        Whether it is a custom resource: then its definition's schema says later which types are wrong.
     """
     if not isinstance(data, dict):
         raise bad_request("the object provided is unrecognized (must be of type Object): couldn't get version/kind")
@@ -248,7 +262,7 @@ def object_of(data: Any, node: Node, kind: str, api_version: str, validation: st
             raise bad_request(f'{kind} in version "{version}" cannot be handled as a {kind}: {why}')
         raise bad_request(f"{given_kind} in version \"{given_version.rpartition('/')[2]}\" cannot be handled as a {kind}: converting "
                           f"({version}.{given_kind}) to ({_internal_name(api_version, kind)}): unknown conversion")  # fmt: skip
-    found = Found(as_written=as_written)
+    found = Found(as_written=as_written, lenient=custom)
     version = api_version.rpartition("/")[2]
     try:
         obj = conform(data, node, "", found, kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import secrets
 import uuid
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 from opslib.lab.kube import admission, defaults, errors, ownership, patches, validation
 from opslib.lab.kube.access import User
-from opslib.lab.kube.decoding import WrongType, fill, object_of
+from opslib.lab.kube.decoding import Found, WrongType, conform, fill, object_of
 from opslib.lab.kube.errors import Object, bad_request, conflict, not_found
 from opslib.lab.kube.resources import Resource
 from opslib.lab.kube.store import Changed, Exists, Record, Store
@@ -105,7 +106,9 @@ class Objects:
             for what in ("apiVersion", "kind"):
                 if not data.get(what):
                     raise bad_request(f"Object '{'Kind' if what == 'kind' else what}' is missing in '{_compact(data)}'")
-        obj, warnings = object_of(data, resource.node(), resource.kind, resource.api_version, options.validation)
+        obj, warnings = object_of(
+            data, resource.node(), resource.kind, resource.api_version, options.validation, custom=resource.custom is not None
+        )
         options.warnings += warnings
         return obj
 
@@ -390,31 +393,33 @@ class Objects:
             )
         else:
             patched = patches.strategic_patch(whole, patch, node)
-        obj, warnings = self._decode_patched(resource, patched, options)
+        obj, warnings = self._decode_patched(resource, patched, options, kind, patch)
         options.warnings += warnings
         given = obj["metadata"].get("resourceVersion")
         if given and given != str(record.version):
             raise conflict(resource.group, resource.plural, name)
         if obj["metadata"].get("name", name) != name:
-            problem = errors.invalid("metadata.name", obj["metadata"].get("name"), "field is immutable")
-            raise errors.invalid_object(resource.group, resource.kind, obj["metadata"].get("name", ""), [problem])
+            raise bad_request(f"the name of the object ({obj['metadata']['name']}) does not match the name on the URL ({name})")
         if obj["metadata"].get("uid") != live["metadata"].get("uid"):
-            why = (
-                f"Precondition failed: UID in precondition: {obj['metadata'].get('uid')}, UID in object meta: {live['metadata'].get('uid')}"
-            )
-            raise conflict(resource.group, resource.plural, name, why)
+            problem = errors.invalid("metadata.uid", obj["metadata"].get("uid", ""), "field is immutable")
+            raise errors.invalid_object(resource.group, resource.kind, name, [problem] * (1 if resource.custom is not None else 2))
         return self.change(resource, record, live, obj, options, subresource=subresource)
 
-    def _decode_patched(self, resource: Resource, patched: Any, options: Options) -> tuple[Object, list[str]]:
+    def _decode_patched(self, resource: Resource, patched: Any, options: Options, kind: str, patch: Any) -> tuple[Object, list[str]]:
         try:
-            return object_of(patched, resource.node(), resource.kind, resource.api_version, options.validation)
+            return object_of(
+                patched, resource.node(), resource.kind, resource.api_version, options.validation, custom=resource.custom is not None
+            )
         except errors.Refused as error:
-            if "strict decoding error" in error.message:
-                words = error.message.partition("strict decoding error: ")[2]
-                raise errors.Refused(422, "Invalid", f'{_kind_name(resource)} "" is invalid: patch: Invalid value: "{{}}": strict decoding error: {words}',
-                                     {"kind": resource.kind, **({"group": resource.group} if resource.group else {}),
-                                      "causes": [{"reason": "FieldValueInvalid", "message": f'Invalid value: "{{}}": strict decoding error: {words}', "field": "patch"}]}) from None  # fmt: skip
-            raise
+            strict = error.message.partition("strict decoding error: ")[2]
+            wrong = re.search(r"of type ([\w.]+)$", error.message)
+            if strict:
+                problem = errors.invalid("patch", _compact(patched), f"strict decoding error: {strict}")
+            elif wrong and kind == patches.STRATEGIC_PATCH:
+                problem = errors.invalid("patch", patches.shown(patch), f"unrecognized type: {wrong[1]}")
+            else:
+                raise
+            raise errors.invalid_object("", "", "", [problem]) from None
 
     def _apply(
         self, resource: Resource, namespace: str, name: str, record: Record | None, config: Any, options: Options, subresource: str
@@ -432,7 +437,20 @@ class Objects:
                 if kind
                 else "Object 'Kind' is missing in '{}'"
             )
-        wanted, warnings = object_of(config, resource.node(), resource.kind, resource.api_version, options.validation, as_written=True)
+        wanted, warnings = object_of(
+            config,
+            resource.node(),
+            resource.kind,
+            resource.api_version,
+            options.validation,
+            as_written=True,
+            custom=resource.custom is not None,
+        )
+        unknown = [text for text in self._unknown(resource, config) if resource.custom is None]
+        if unknown:
+            place = f"{(config.get('metadata') or {}).get('namespace', '')}/{(config.get('metadata') or {}).get('name', '')}"
+            about = f"({place}; {resource.api_version}, Kind={resource.kind})"
+            raise errors.Refused(500, "", f"failed to create typed patch object {about}: .{unknown[0]}: field not declared in schema")
         options.warnings += warnings
         metadata = wanted["metadata"]
         if metadata.get("name", name) != name:
@@ -454,7 +472,9 @@ class Objects:
             if metadata.get("uid"):
                 why = f"uid mismatch: the provided object specified uid {metadata['uid']}, and no existing object was found"
                 raise conflict(resource.group, resource.plural, name, why)
-            obj, _again = object_of(config, resource.node(), resource.kind, resource.api_version, "Ignore")
+            obj, _again = object_of(
+                config, resource.node(), resource.kind, resource.api_version, "Ignore", custom=resource.custom is not None
+            )
 
             def note(complete: Object) -> None:
                 complete["metadata"]["managedFields"] = ownership.applied(None, wanted, resource.node(), **common)["metadata"][
@@ -467,10 +487,18 @@ class Objects:
         live = record.object()
         merged = ownership.applied(live, wanted, resource.node(), **common)
         entries = merged["metadata"].get("managedFields")
-        merged, _again = object_of(merged, resource.node(), resource.kind, resource.api_version, "Ignore")
+        merged, _again = object_of(
+            merged, resource.node(), resource.kind, resource.api_version, "Ignore", custom=resource.custom is not None
+        )
         if entries:
             merged["metadata"]["managedFields"] = entries
         return self.change(resource, record, live, merged, options, subresource=subresource, noted=True)
+
+    @staticmethod
+    def _unknown(resource: Resource, config: Object) -> list[str]:
+        found = Found()
+        conform(config, resource.node(), "", found)
+        return found.unknown
 
     # --- delete ---
 

@@ -19,6 +19,7 @@ Path = tuple[str, ...]
 Paths = dict[Path, Any]  # each path with its value; containers whose being there counts have `_HERE`
 
 _HERE = ("here",)
+_EMPTY = ("empty",)
 _SYSTEM = {
     ("f:apiVersion",), ("f:kind",), ("f:metadata", "f:name"), ("f:metadata", "f:namespace"), ("f:metadata", "f:uid"),
     ("f:metadata", "f:creationTimestamp"), ("f:metadata", "f:generation"), ("f:metadata", "f:resourceVersion"),
@@ -39,21 +40,26 @@ def paths_of(obj: Object, node: Node) -> Paths:
 def _collect(value: Any, node: Node, path: Path, found: Paths) -> None:
     if isinstance(value, dict) and not node.atomic and (node.kind in ("struct", "map") or (node.kind == "any" and path == ())):
         if path:
-            found[path] = _HERE
+            found[path] = _HERE if value else _EMPTY
         for name, one in value.items():
             _collect(one, child_of(node, name), (*path, f"f:{name}"), found)
     elif isinstance(value, list) and node.kind == "list" and node.list_type == "map":
         item = node.item or ANY
-        found[path] = _HERE
+        found[path] = _HERE if value else _EMPTY
         for one in value:
             if isinstance(one, dict):
                 _collect(one, item, (*path, _key_part(one, node)), found)
     elif isinstance(value, list) and node.kind == "list" and node.list_type == "set":
-        found[path] = _HERE
+        found[path] = _HERE if value else _EMPTY
         for one in value:
             found[(*path, f"v:{json.dumps(one)}")] = one
     elif path:
         found[path] = value
+
+
+def _holds(value: Any) -> bool:
+    """Whether the value of a path says that a part is there, rather than what stands there."""
+    return value is _HERE or value is _EMPTY
 
 
 def child_of(node: Node, name: str) -> Node:
@@ -131,6 +137,8 @@ def _entry(manager: str, operation: str, api_version: str, subresource: str, pat
     }
     if subresource:
         entry["subresource"] = subresource
+    if subresource == "scale":
+        del entry["time"]  # the real server keeps none
     return entry
 
 
@@ -157,7 +165,7 @@ def updated(
     """Note in `obj` that `manager` made it out of `live` by an update."""
     before = paths_of(live if live is not None else schema.empty(node), node)
     after = paths_of(obj, node)
-    changed = {path for path, value in after.items() if path not in before or (value is not _HERE and before[path] != value)}
+    changed = {path for path, value in after.items() if path not in before or (not _holds(value) and before[path] != value)}
     if not subresource and resets_status:
         changed = {path for path in changed if path[0] != "f:status"}
     removed = set(before) - set(after)
@@ -178,7 +186,7 @@ def updated(
             kept.append(entry)
             continue
         there = from_fields(entry.get("fieldsV1") or {})
-        left = there - {path for path in changed if after[path] is not _HERE} - removed
+        left = there - {path for path in changed if not _holds(after[path])} - removed
         if left == there:
             kept.append(entry)
         elif left:
@@ -219,21 +227,24 @@ def applied(
 
     conflicts = []
     for entry, theirs in sorted(others, key=lambda one: (one[0]["manager"], one[0]["operation"], one[0].get("subresource", ""))):
-        clash = sorted(
-            path for path, value in wanted.items() if path in theirs and value is not _HERE and path in present and present[path] != value
-        )
+        clash = [
+            path for path, value in wanted.items() if path in theirs and not _holds(value) and path in present and present[path] != value
+        ]
+        clash.sort(key=lambda path: [(number < len(path) - 1, part) for number, part in enumerate(path)])  # fields before what is deeper
         if clash:
             conflicts.append((entry, clash))
     if conflicts and not force:
         raise _conflict(conflicts)
 
     merged = merge(base, config, node)
-    gone = {path for path in mine - set(wanted) if not any(path in theirs for _entry_, theirs in others)}
-    for path in sorted(gone, key=len, reverse=True):
-        _remove(merged, node, path)
+    held = set(wanted).union(*(theirs for _entry_, theirs in others))
+    gone = {path for path in mine if path not in held}
+    for path in sorted(gone, key=len):  # a list's item as a whole, before its fields
+        if path[-1][:2] != "k:" or not any(one[: len(path)] == path for one in held):
+            _remove(merged, node, path, whole=path[-1][:2] == "k:")
     clashing = {path for _entry_, clash in conflicts for path in clash}
     result = paths_of(merged, node)
-    changed = {path for path, value in result.items() if value is not _HERE and (path not in present or present[path] != value)}
+    changed = {path for path, value in result.items() if not _holds(value) and (path not in present or present[path] != value)}
     kept: list[Object] = []
     for entry, theirs in others:
         left = {path for path in theirs - clashing if path not in changed and (path in result or path not in present)}
@@ -241,15 +252,11 @@ def applied(
             kept.append(entry)
         elif left:
             kept.append({**entry, "fieldsV1": to_fields(left)})
-    fields = set(wanted) - {
-        path
-        for path, value in wanted.items()
-        if value is _HERE and path[-1][:2] != "k:" and any(other[: len(path)] == path and other != path for other in wanted)
-    }
+    fields = {path for path, value in wanted.items() if value is not _HERE or path[-1][:2] == "k:"}
     if mine_before is not None and fields == mine and not changed and not gone:
         kept.append(mine_before)
     else:
-        kept.append(_entry(manager, "Apply", api_version, subresource, fields, time))
+        kept += [_entry(manager, "Apply", api_version, subresource, fields, time)] if fields else []
     _write(merged, kept)
     return merged
 
@@ -282,8 +289,8 @@ def merge(live: Any, config: Any, node: Node) -> Any:
     return config
 
 
-def _remove(obj: Any, node: Node, path: Path) -> None:
-    """Take the field at `path` out; containers only where nothing is left in them."""
+def _remove(obj: Any, node: Node, path: Path, *, whole: bool = False) -> None:
+    """Take the field at `path` out; containers only where nothing is left in them, or `whole`."""
     here, at = obj, node
     for number, part in enumerate(path):
         last = number == len(path) - 1
@@ -306,7 +313,7 @@ def _remove(obj: Any, node: Node, path: Path) -> None:
             if position is None:
                 return
             if last:
-                if set(here[position]) <= {*at.list_keys}:
+                if whole or set(here[position]) <= {*at.list_keys}:
                     del here[position]
                 return
             here, at = here[position], at.item or ANY

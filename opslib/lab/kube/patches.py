@@ -128,7 +128,7 @@ def _merge_objects(there: list[Any], patch: list[Any], node: Node, item: Node, o
     merged = [*there]
     for one in patch:
         if not isinstance(one, dict) or key not in one:
-            raise bad_request(f"map: {_shown(one)} does not contain declared merge key: {key}")
+            raise Refused(500, "", f"map: {shown(one)} does not contain declared merge key: {key}")
         position = next((number for number, known in enumerate(merged) if _identity(known, key) == one[key]), None)
         if one.get("$patch") == "delete":
             merged = [known for known in merged if _identity(known, key) != one[key]]
@@ -143,9 +143,10 @@ def _identity(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, dict) and key else value
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Data as Go prints it."""
     if isinstance(value, dict):
-        return f"map[{' '.join(f'{name}:{_shown(one)}' for name, one in sorted(value.items()))}]"
+        return f"map[{' '.join(f'{name}:{shown(one)}' for name, one in sorted(value.items()))}]"
     return str(value)
 
 

@@ -54,7 +54,7 @@ def attributes_of(spec: Object, kind: str) -> Attributes:
             else "cannot be specified in combination with resourceAttributes"
         )
         field = "spec.resourceAttributes" if resource is None else "spec.nonResourceAttributes"
-        raise invalid_object("authorization.k8s.io", kind, "", [invalid(field, None, why)])
+        raise invalid_object("authorization.k8s.io", "", "", [invalid(field, None, why)])
     if resource is None:
         return Attributes(verb=(path or {}).get("verb", ""), path=(path or {}).get("path", ""))
     return Attributes(

@@ -85,15 +85,10 @@ def container_of(pod: Object, asked: str) -> str:
         if asked not in (*containers, *initial, *ephemeral):
             raise bad_request(f"container {asked} is not valid for pod {name}")
         return asked
-    if len(containers) == 1 and not (initial or ephemeral):
-        return containers[0]
     if len(containers) == 1:
         return containers[0]
-    text = f"a container name must be specified for pod {name}, choose one of: [{' '.join(containers)}]"
-    if initial:
-        text += f" or one of the init containers: [{' '.join(initial)}]"
-    if ephemeral:
-        text += f" or one of the ephemeral containers: [{' '.join(ephemeral)}]"
+    names = " ".join((*initial, *containers, *ephemeral))
+    text = f"a container name must be specified for pod {name}, choose one of: [{names}]"
     raise bad_request(text)
 
 

@@ -98,7 +98,7 @@ def bind(objects: Objects, store: Store, resource: Resource, record: Record, bin
     status = pod.setdefault("status", {})
     conditions = [one for one in status.get("conditions") or [] if one.get("type") != "PodScheduled"]
     condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now_text()}
-    status["conditions"] = [*conditions, {key: value for key, value in condition.items() if value is not None}]
+    status["conditions"] = [*conditions, condition]
     if not options.dry_run:
         store.update(resource.storage, pod, record)
 
@@ -153,10 +153,12 @@ def _use_budget(store: Store, pod: Object, record: Record, options: Options) -> 
         raise too_many_requests(_REFUSED, 10, [cause])
     allowed = status.get("disruptionsAllowed", 0)
     if allowed <= 0:
-        text = (
-            f"The disruption budget {name} needs {status.get('desiredHealthy', 0)} healthy pods and has "
-            f"{status.get('currentHealthy', 0)} currently"
-        )
+        text = f"The disruption budget {name} does not allow evicting pods currently"
+        if status.get("currentHealthy", 0) <= status.get("desiredHealthy", 0):
+            text = (
+                f"The disruption budget {name} needs {status.get('desiredHealthy', 0)} healthy pods and has "
+                f"{status.get('currentHealthy', 0)} currently"
+            )
         raise too_many_requests(_REFUSED, 0, [{"reason": "DisruptionBudget", "message": text}])
     if options.dry_run:
         return

@@ -248,6 +248,8 @@ _PATTERNS = (
     (re.compile(r"kube-api-access-[a-z0-9]{5}"), "kube-api-access-XXXXX"),
     (re.compile(r"\b10\.96\.\d+\.\d+"), "10.96.X.X"),
     (re.compile(r"\bcontract-[a-z0-9]+\b"), "NAMESPACE"),
+    (re.compile(r'Invalid value: "\{.*\}": strict'), 'Invalid value: "OBJECT": strict'),
+    (re.compile(r'Invalid value: \\"\{.*\}\\": strict'), 'Invalid value: "OBJECT": strict'),
     (re.compile(r"in record \(\d+\)"), "in record (N)"),
     (re.compile(r"127\.0\.0\.1:\d+"), "127.0.0.1:PORT"),
 )
@@ -258,6 +260,7 @@ def normal_text(text: str) -> str:
     for pattern, word in _PATTERNS:
         text = pattern.sub(word, text)
     text = re.sub(r"(?<![\w.])(\d+[smhd]){1,2}(?= ago\b|\s|$|\))", "AGE", text)
+    text = re.sub(r"(Resource Version:\s+)\d+", r"\1VERSION", text)
     text = re.sub(r"(resourceVersion: )\"\d+\"", r'\1"VERSION"', text)
     return "\n".join(re.sub(r"[ \t]+", " ", line).rstrip() for line in text.splitlines())
 
