@@ -54,7 +54,6 @@ class _Memory:
     """What an autoscaler remembers of one object."""
 
     uid: str = ""
-    spec: Object = field(default_factory=dict)
     ran: datetime | None = None
     recommended: list[tuple[datetime, int]] = field(default_factory=list)
     scaled: list[tuple[datetime, int]] = field(default_factory=list)  # changes: above 0 up, below 0 down
@@ -80,13 +79,12 @@ class Autoscaler:
             self._memory.pop(key, None)
             return None
         memory = self._memory.setdefault(key, _Memory())
-        if memory.spec == found["spec"] and memory.uid == uid_of(found) and memory.ran is not None:
-            left = _PERIOD - (cluster.now() - memory.ran).total_seconds()
-            if left > 0:  # its own status changed
-                return left
-        if memory.uid != uid_of(found):
-            memory = self._memory[key] = _Memory(uid=uid_of(found))
-        memory.spec, memory.ran = found["spec"], cluster.now()
+        if memory.uid != uid_of(found):  # seen for the first time: the metrics may need a moment
+            memory = self._memory[key] = _Memory(uid=uid_of(found), ran=cluster.now())
+        left = _PERIOD - (cluster.now() - memory.ran).total_seconds() if memory.ran is not None else 0.0
+        if left > 0:
+            return left
+        memory.ran = cluster.now()
         _Round(cluster, found, memory).run()
         return _PERIOD
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib  # noqa: F401
 import json
 
 from opslib.lab.api import Object
+from opslib.lab.controllers import spew
 
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
@@ -41,7 +41,7 @@ def go_json(content: object) -> bytes:
 
 def template_hash(template: Object, collisions: int | None) -> str:
     """The hash of a pod template, as the label pod-template-hash has it (``ComputeHash``)."""
-    data = go_json(template)
+    data = spew.template(template).encode()
     if collisions is not None:
         data += collisions.to_bytes(4, "little") + b"\0\0\0\0"
     return safe(str(fnv32a(data)))
