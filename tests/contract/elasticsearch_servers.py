@@ -121,7 +121,7 @@ def documents() -> dict[str, list[dict[str, Any]]]:
             "log": {"level": chance.choice(["info", "info", "warn", "error"])},
             "service": {"name": service},
             "kubernetes": {"namespace": "shop" if service != "search" else "tools", "pod": {"name": f"{service}-{chance.randrange(3)}"}},
-            "took": chance.randrange(1, 500),
+            "spent": chance.randrange(1, 500),
             "size": round(chance.uniform(0, 100), 2),
             "ok": chance.random() < 0.7,
             "trace": f"{chance.getrandbits(48):012x}",

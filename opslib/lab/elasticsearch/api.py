@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from opslib.lab.elasticsearch import cat, dates, snapshots
 from opslib.lab.elasticsearch.analysis import tokens
-from opslib.lab.elasticsearch.cluster import Cluster, Missing
+from opslib.lab.elasticsearch.cluster import Cluster, Missing, nested_settings
 from opslib.lab.elasticsearch.errors import Refused, illegal, missing_index, parsing
 from opslib.lab.elasticsearch.index import Index
 from opslib.lab.elasticsearch.search import search
@@ -184,7 +184,7 @@ def _health(call: Call) -> Answer:
         "number_of_pending_tasks": 0,
         "number_of_in_flight_fetch": 0,
         "task_max_waiting_in_queue_millis": 0,
-        "active_shards_percent_as_number": 100.0 * primaries / (primaries + replicas) if primaries else 100.0,
+        "active_shards_percent_as_number": call.cluster.active_percent(),
     }
     if call.query.get("level") in ("indices", "shards"):
         content["indices"] = {
@@ -254,15 +254,8 @@ def _get_index(call: Call) -> Answer:
 
 
 def _index_settings(index: Index) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for name, value in index.settings.items():
-        node = nested
-        *path, last = name.split(".")
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = value
     own = {"provided_name": index.name, "creation_date": str(index.created), "uuid": index.uuid, "version": {"created": "136407927"}}
-    return {"index": {"replication": {"type": "DOCUMENT"}, **nested, **own}}
+    return {"index": {"replication": {"type": "DOCUMENT"}, **nested_settings(index.settings)["index"], **own}}
 
 
 def _mapping(call: Call) -> Answer:
@@ -329,25 +322,29 @@ def _aliases(call: Call) -> Answer:
 def _field_caps(call: Call) -> Answer:
     given = call.query.get("fields") or call.json().get("fields")
     if not given:
-        raise Refused(400, "action_request_validation_exception", "Validation Failed: 1: no fields specified;")
+        raise illegal("specified fields can't be null or empty")
     patterns = given.split(",") if isinstance(given, str) else list(given)
-    indices = call.indices()
+    indices = sorted(call.indices(), key=lambda index: index.name)
     fields: dict[str, dict[str, dict[str, Any]]] = {}
     places: dict[str, dict[str, list[str]]] = {}
     for index in indices:
         known = {name: str(field["type"]) for name, field in index.mapping.fields.items()} | dict.fromkeys(index.mapping.objects, "object")
+        wanted = {name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
+        parts = [name.split(".") for name in wanted]
+        wanted |= {".".join(part[:length]) for part in parts for length in range(1, len(part))} & index.mapping.objects
         for name, kind in known.items():
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            if name in wanted:
                 plain = kind not in ("text", "object", "match_only_text")
                 fields.setdefault(name, {})[kind] = {"type": kind, "searchable": kind != "object", "aggregatable": plain}
                 places.setdefault(name, {}).setdefault(kind, []).append(index.name)
     for name, kinds in fields.items():
         if call.flag("include_unmapped") and len({place for each in places[name].values() for place in each}) < len(indices):
             kinds["unmapped"] = {"type": "unmapped", "searchable": False, "aggregatable": False}
+            having = {place for each in places[name].values() for place in each}
+            places[name]["unmapped"] = [index.name for index in indices if index.name not in having]
         if len(kinds) > 1:
             for kind, capability in kinds.items():
-                if kind != "unmapped":
-                    capability["indices"] = places[name][kind]
+                capability["indices"] = places[name][kind]
     return 200, {"indices": [index.name for index in indices], "fields": fields}
 
 
@@ -359,8 +356,11 @@ def _template(call: Call) -> Answer:
     if call.method in ("PUT", "POST"):
         body = call.json(needed=True)
         if not body.get("index_patterns"):
-            raise Refused(400, "action_request_validation_exception", "Validation Failed: 1: index patterns are missing;")
-        call.cluster.templates[name] = body
+            raise illegal("Required [index_patterns]")
+        template = dict(body.get("template") or {})
+        if template.get("settings"):
+            template["settings"] = nested_settings(template["settings"])
+        call.cluster.templates[name] = {**body, "template": template}
         return 200, {"acknowledged": True}
     found = {key: value for key, value in call.cluster.templates.items() if fnmatch.fnmatchcase(key, name)}
     if not found and "*" not in name:

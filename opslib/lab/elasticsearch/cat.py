@@ -45,7 +45,6 @@ def _indices(cluster: Cluster, names: Mapping[str, str]) -> Rows:
 
 def _health(cluster: Cluster, names: Mapping[str, str]) -> Rows:
     primaries, replicas = len(cluster.indices), sum(index.replicas for index in cluster.indices.values())
-    percent = 100.0 * primaries / (primaries + replicas) if primaries else 100.0
     return [
         {
             **_clock(time.time()),
@@ -61,7 +60,7 @@ def _health(cluster: Cluster, names: Mapping[str, str]) -> Rows:
             "unassign": str(replicas),
             "pending_tasks": "0",
             "max_task_wait_time": "-",
-            "active_shards_percent": f"{percent:.1f}%",
+            "active_shards_percent": f"{cluster.active_percent():.1f}%",
         }
     ]
 

@@ -220,10 +220,12 @@ class Cluster:
         doc = index.ids.get(id)
         if doc is None:
             return None
-        source: Any = index.source(doc)
-        source = msgspec.Raw(source) if wanted is True else filtered(msgspec.json.decode(source), wanted)
-        result = {"_index": index.name, "_id": id, "_version": index.versions.get(id, 1), "_seq_no": doc, "_primary_term": 1, "found": True}
-        return result if wanted is False else {**result, "_source": source}
+        raw = index.source(doc)
+        version = index.versions.get(id, 1)
+        result: dict[str, Any] = {"_index": index.name, "_id": id, "_version": version, "_seq_no": doc, "_primary_term": 1, "found": True}
+        if wanted is not False:
+            result["_source"] = msgspec.Raw(raw) if wanted is True else filtered(msgspec.json.decode(raw), wanted)
+        return result
 
     # --- points in time ---
 
@@ -249,6 +251,11 @@ class Cluster:
         return known[1]
 
     # --- health ---
+
+    def active_percent(self) -> float:
+        """Shards that are there, of all that are wanted."""
+        wanted = sum(1 + index.replicas for index in self.indices.values())
+        return 100.0 * len(self.indices) / wanted if wanted else 100.0
 
     def status(self, indices: list[Index] | None = None) -> str:
         """green, or yellow where an index wants replicas, for which there is no node."""
@@ -313,6 +320,18 @@ def check_name(name: str) -> None:
         raise Refused(400, "invalid_index_name_exception", reason, index=name, index_uuid="_na_")
 
 
+def nested_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as templates show them: below index, as text."""
+    nested: dict[str, Any] = {}
+    for name, value in _settings(given).items():
+        node = nested
+        *path, last = name.split(".")
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return {"index": nested}
+
+
 def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without the prefix index, flat, as text."""
     flat: dict[str, Any] = {}
@@ -344,7 +363,7 @@ def _action(line: bytes, number: int) -> tuple[str, dict[str, Any]]:
         raise illegal(f"Malformed action/metadata line [{number}], expected START_OBJECT or END_OBJECT but found [VALUE_NUMBER]")
     action, options = next(iter(content.items()))
     if action not in ("index", "create", "update", "delete"):
-        found = f"Malformed action/metadata line [{number}], expected field [create], [delete], [index] or [update] but found [{action}]"
+        found = f"Malformed action/metadata line [{number}], expected one of [create, delete, index, update] but found [{action}]"
         raise illegal(found)
     for key in options or {}:
         if key not in ("_index", "_id", "routing", "_routing", "require_alias", "pipeline", "version", "version_type", "retry_on_conflict"):

@@ -12,12 +12,15 @@ class Refused(Exception):
     ----------
     kind
         Type of the error, such as "index_not_found_exception".
+    root
+        The reason of the root cause, where it differs.
     more
         Further members of the error: index, line, col, caused_by.
     """
 
-    def __init__(self, status: int, kind: str, reason: str, **more: Any) -> None:
+    def __init__(self, status: int, kind: str, reason: str, *, root: str = "", **more: Any) -> None:
         super().__init__(reason)
+        self.root = root or reason
         self.status = status
         self.kind = kind
         self.reason = reason
@@ -25,7 +28,7 @@ class Refused(Exception):
 
     def content(self) -> dict[str, Any]:
         """The answer's body."""
-        cause = {"type": self.kind, "reason": self.reason, **{key: value for key, value in self.more.items() if key != "caused_by"}}
+        cause = {"type": self.kind, "reason": self.root, **{key: value for key, value in self.more.items() if key != "caused_by"}}
         return {"error": {"root_cause": [cause], "type": self.kind, "reason": self.reason, **self.more}, "status": self.status}
 
 

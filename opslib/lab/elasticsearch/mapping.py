@@ -58,7 +58,7 @@ class Mapping:
                 new[key] = value
             else:
                 reason = f"Root mapping definition has unsupported parameters:  [{key} : {value}]"
-                raise Refused(400, "mapper_parsing_exception", f"Failed to parse mapping [_doc]: {reason}")
+                raise Refused(400, "mapper_parsing_exception", f"Failed to parse mapping [_doc]: {reason}", root=reason)
         self.content = new
         self._flatten()
 
@@ -109,7 +109,7 @@ class Mapping:
                     return
                 kind = field["type"]
                 raise _unparsed(
-                    name, kind, id, str(value), f"Can't get text on a START_OBJECT at 1:{len(name) + 4}", "illegal_state_exception"
+                    name, kind, id, _java(value), f"Can't get text on a START_OBJECT at 1:{len(name) + 4}", "illegal_state_exception"
                 )
             yield from self._object(value, f"{name}.", self._dynamic(name, dynamic), id)
             return
@@ -172,6 +172,13 @@ class Mapping:
         self._flatten()
 
 
+def _java(value: Any) -> str:
+    """A value as Java prints it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}={_java(item)}" for key, item in value.items()) + "}"
+    return f"[{', '.join(map(_java, value))}]" if isinstance(value, list) else _shown(value)
+
+
 def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -199,7 +206,7 @@ def _merge_properties(known: dict[str, Any], new: dict[str, Any], path: str) -> 
         kind = field.get("type", "object")
         if kind not in _KNOWN:
             reason = f"No handler for type [{kind}] declared on field [{name}]"
-            raise Refused(400, "mapper_parsing_exception", f"Failed to parse mapping [_doc]: {reason}")
+            raise Refused(400, "mapper_parsing_exception", f"Failed to parse mapping [_doc]: {reason}", root=reason)
         if name not in known:
             known[name] = {}
         old = known[name]

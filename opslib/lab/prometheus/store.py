@@ -389,7 +389,7 @@ class Store:
                     found = listed if found is None else found & listed
                 if not found:
                     return []
-            chosen = sorted(found or (), key=self._labels.__getitem__)
+            chosen = sorted(range(len(self._labels)) if found is None else found, key=self._labels.__getitem__)
             if start is None or end is None:
                 return chosen
             return [series for series in chosen if self._overlaps(series, start, end)]
