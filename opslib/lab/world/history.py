@@ -1,0 +1,335 @@
+"""Traffic, errors, latency and CPU of every service over time, and what has come together since the world began.
+
+Rates are constant within a slot of 30 seconds and follow from the slot's time alone; a counter is their sum, kept by day. Requests come in
+from outside with the hour of the day and the day of the week in Japan, and go down the call graph; errors and waiting come back up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from opslib.lab.world import noise
+from opslib.lab.world.faults import BadDeploy, CertificateExpiry, CpuLimit, DependencyDown, Dns, NodeDown, Slow, TrafficSpike, VolumeFill
+from opslib.lab.world.noise import Floats, Integers
+from opslib.lab.world.platform import Call, ordered
+from opslib.lab.world.volumes import full_since
+
+if TYPE_CHECKING:
+    from opslib.lab.world.model import World
+
+SLOT = 30.0
+SLOTS = 2880  # a day
+DAY = SLOT * SLOTS
+BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the latency histograms' buckets in seconds, without the infinite one (the client libraries' default)."""
+
+SPREAD = 3.0
+"""Latencies are log-logistic with this shape: one request in a hundred takes 4.6 times the median."""
+
+MEAN = np.pi / SPREAD / np.sin(np.pi / SPREAD)
+"""Mean latency over the median."""
+
+NOT_FOUND = 0.014
+_DAYS_KEPT = 9
+
+
+def shape(times: Floats) -> Floats:
+    """Traffic at each time over that of the busiest hour: least before dawn in Tokyo, most at nine in the evening."""
+    hour = (times / 3600 + 9) % 24
+    weekday = (times / 86400 + 9 / 24 + 3) // 1 % 7  # 0 is Monday
+    evening = np.minimum(np.abs(hour - 21), 24 - np.abs(hour - 21))
+    office = np.where(weekday < 5, 1.0, 1.25)  # at weekends people shop by day too
+    busy = 0.16 + 0.42 * office * np.exp(-(((hour - 13.5) / 4.2) ** 2)) + 0.66 * np.exp(-((evening / 2.6) ** 2))
+    return np.asarray(np.clip(busy, 0.1, 1.0))
+
+
+def below(bounds: Floats, medians: Floats) -> Floats:
+    """The share of requests that take no longer than a bound."""
+    ratio = medians / bounds
+    return np.asarray(1 / (1 + ratio * ratio * ratio))
+
+
+class History:
+    """Rates by service, edge and node; thread-safe.
+
+    Names of what can be asked, with their rows:
+
+    ======================  ========================================  ======================
+    name                    what, each a second                       rows
+    ======================  ========================================  ======================
+    requests                requests served                           services
+    own_failures            failed by itself                          services
+    called_failures         failed for what it calls                  services
+    seconds                 seconds spent in requests                 services
+    cores                   CPU seconds                               services
+    throttled               share of CFS periods throttled            services
+    buckets                 requests below each bound                 services x bounds
+    edge_requests           requests from one service to another      edges
+    edge_failures           those that failed                         edges
+    edge_seconds            seconds spent in them                     edges
+    edge_buckets            those below each bound                    edges x bounds
+    node_cores              CPU seconds of the pods                   nodes
+    ======================  ========================================  ======================
+
+    and, as rates only: ``errors`` (share of requests that fail), ``latency`` (median seconds), ``load`` (CPU wanted over the limit).
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.edges: list[tuple[int, int, Call]] = [
+            (caller, world.places[call.to], call) for caller, service in enumerate(world.services) for call in service.calls
+        ]
+        self._order = ordered(world.services)
+        self._days: OrderedDict[tuple[str, int], dict[str, Floats]] = OrderedDict()
+        self._sums: OrderedDict[tuple[str, int], Floats] = OrderedDict()
+        self._before: dict[str, list[Floats]] = {}
+        self._lock = threading.RLock()
+
+    # --- asking ---
+
+    def rate(self, name: str, rows: Integers, times: Floats) -> Floats:
+        """Rates of rows at times (Unix seconds, of shape (times,)), of shape (rows, times); those before the world began are its first."""
+        result = np.empty((len(rows), len(times)))
+        slots = np.clip(np.floor((times - self.world.start) / SLOT), 0, None).astype(np.int64)
+        for day, columns in _days_of(slots):
+            values = self._day(day, name)
+            result[:, columns] = values[rows][:, slots[columns] - day * SLOTS]
+        return result
+
+    def total(self, name: str, rows: Integers, times: Floats) -> Floats:
+        """What has come together since the world began, of shape (rows, times)."""
+        result = np.empty((len(rows), len(times)))
+        place = np.clip((times - self.world.start) / SLOT, 0, None)
+        slots = place.astype(np.int64)
+        for day, columns in _days_of(slots):
+            sums = self._sum(day, name)[rows]
+            index = slots[columns] - day * SLOTS
+            low = sums[:, index]
+            result[:, columns] = low + (sums[:, index + 1] - low) * (place - slots)[columns]
+        return result
+
+    def total_each(self, name: str, rows: Integers, times: Floats) -> Floats:
+        """The same for one time a row; both of shape (rows,). Not finite times give 0."""
+        result = np.zeros(len(rows))
+        known = np.isfinite(times)
+        place = np.where(known, np.clip((times - self.world.start) / SLOT, 0, None), 0)
+        slots = place.astype(np.int64)
+        for day, columns in _days_of(slots):
+            sums = self._sum(day, name)
+            index = slots[columns] - day * SLOTS
+            low = sums[rows[columns], index]
+            result[columns] = low + (sums[rows[columns], index + 1] - low) * (place - slots)[columns]
+        return np.where(known, result, 0.0)
+
+    # --- by day ---
+
+    def _day(self, day: int, name: str) -> Floats:
+        group = name if name in ("buckets", "edge_buckets", "node_cores") else "services"
+        with self._lock:
+            found = self._days.get((group, day))
+            if found is None:
+                times = np.asarray(self.world.start + (day * SLOTS + np.arange(SLOTS)) * SLOT, np.float64)
+                found = self._days[group, day] = self._computed(group, day, times)
+                # what the rest is made from is kept for a week and more, the rest only until it is summed
+                kept = [key for key in self._days if (key[0] == "services") == (group == "services")]
+                if len(kept) > (_DAYS_KEPT if group == "services" else 3):
+                    del self._days[kept[0]]
+            self._days.move_to_end((group, day))
+            return found[name]
+
+    def _sum(self, day: int, name: str) -> Floats:
+        with self._lock:
+            found = self._sums.get((name, day))
+            if found is not None:
+                self._sums.move_to_end((name, day))
+                return found
+            before = self._before.setdefault(name, [])
+            while len(before) <= day:
+                begin = before[-1] if before else None
+                number = len(before) - 1
+                if begin is None:
+                    before.append(np.zeros(len(self._day(0, name))))
+                else:
+                    before.append(begin + self._day(number, name).sum(axis=1) * SLOT)
+            sums = np.empty((len(before[day]), SLOTS + 1))
+            sums[:, 0] = 0
+            np.cumsum(self._day(day, name), axis=1, out=sums[:, 1:])
+            sums *= SLOT
+            sums += before[day][:, None]
+            self._sums[name, day] = sums
+            if len(self._sums) > _DAYS_KEPT * 12:
+                self._sums.popitem(last=False)
+            return sums
+
+    def _computed(self, group: str, day: int, times: Floats) -> dict[str, Floats]:
+        bounds = np.array(BOUNDS)[None, :, None]
+        if group == "buckets":
+            shares = below(bounds, self._day(day, "latency")[:, None, :])
+            return {group: (shares * self._day(day, "requests")[:, None, :]).reshape(-1, SLOTS)}
+        if group == "edge_buckets":
+            callees = np.array([callee for _caller, callee, _call in self.edges])
+            shares = below(bounds, self._day(day, "latency")[callees][:, None, :])
+            return {group: (shares * self._day(day, "edge_requests")[:, None, :]).reshape(-1, SLOTS)}
+        if group == "node_cores":
+            return {group: self._of_nodes(day, times)}
+        return self._services(times)
+
+    def _of_nodes(self, day: int, times: Floats) -> Floats:
+        cores = self._day(day, "cores")
+        result = np.zeros((len(self.world.nodes), SLOTS))
+        for pod in self.world.pods.listed:
+            first, last = np.searchsorted(times, (pod.started, min(pod.ended, pod.gap[0])))
+            result[pod.node, first:last] += pod.share * cores[pod.service, first:last]
+        return result
+
+    # --- the simulation ---
+
+    @cached_property
+    def _noise_keys(self) -> noise.Words:
+        world = self.world
+        names = [service.name for service in world.services]
+        names += [f"{names[caller]}>{names[callee]}" for caller, callee, _call in self.edges]
+        return noise.keys(world.seed, "traffic", rows=names)
+
+    def _services(self, times: Floats) -> dict[str, Floats]:
+        world, count = self.world, len(self.world.services)
+        effects = _Effects(world, times)
+        keys = self._noise_keys[:, None]
+        slots = np.floor(times / SLOT).astype(np.int64)
+        chance = (
+            0.05 * noise.smooth(keys, times, 1800.0) + 0.05 * noise.smooth(keys, times, 240.0) + 0.06 * (noise.uniform(keys, slots) - 0.5)
+        )
+        requests = np.zeros((count, len(times)))
+        edge_requests = np.zeros((len(self.edges), len(times)))
+        busy = shape(times) * effects.traffic
+        outgoing: dict[int, list[int]] = {}
+        for number, (caller, _callee, _call) in enumerate(self.edges):
+            outgoing.setdefault(caller, []).append(number)
+        for caller in self._order:
+            requests[caller] += world.services[caller].entry * busy * (1 + chance[caller])
+            for number in outgoing.get(caller, ()):
+                _caller, callee, call = self.edges[number]
+                edge_requests[number] = requests[caller] * call.per_request * (1 + 0.4 * chance[count + number])
+                requests[callee] += edge_requests[number]
+
+        cores, throttled, load, slower = self._cpu(requests, effects)
+        errors = np.zeros_like(requests)
+        own = np.zeros_like(requests)
+        latency = np.zeros_like(requests)
+        edge_failures = np.zeros_like(edge_requests)
+        background = 0.0004 * (1 + noise.smooth(keys[:count], times + 1e6, 600.0))
+        for caller in reversed(self._order):
+            timeouts = np.clip((load[caller] - 1.1) * 0.4, 0, 0.6)
+            own[caller] = 1 - (1 - background[caller]) * (1 - effects.errors[caller]) * (1 - timeouts)
+            passed = np.ones(len(times))
+            wait = np.zeros(len(times))
+            for number in outgoing.get(caller, ()):
+                _caller, callee, call = self.edges[number]
+                seen = latency[callee] + effects.lookup
+                late = 1 - below(np.array(call.timeout_seconds), seen)
+                failed = 1 - (1 - errors[callee]) * (1 - late) * (1 - effects.unresolved) * (1 - effects.refused[callee])
+                edge_failures[number] = edge_requests[number] * failed
+                often = min(call.per_request, 1.0)
+                passed *= 1 - often * call.critical * failed
+                if call.critical > 0:
+                    wait += call.per_request * np.minimum(seen, call.timeout_seconds)
+            errors[caller] = 1 - (1 - own[caller]) * passed
+            latency[caller] = (
+                world.services[caller].latency_seconds * effects.latency[caller] * slower[caller] * (1 + 0.5 * chance[caller]) + wait
+            )
+        callees = np.array([callee for _caller, callee, _call in self.edges])
+        return {
+            "requests": requests,
+            "own_failures": requests * own,
+            "called_failures": requests * (errors - own),
+            "seconds": requests * latency * MEAN,
+            "cores": cores,
+            "throttled": throttled,
+            "errors": errors,
+            "latency": latency,
+            "load": load,
+            "edge_requests": edge_requests,
+            "edge_failures": edge_failures,
+            "edge_seconds": edge_requests * latency[callees] * MEAN,
+        }
+
+    def _cpu(self, requests: Floats, effects: _Effects) -> tuple[Floats, Floats, Floats, Floats]:
+        """CPU used, share of periods throttled, CPU wanted over the limit, and how much longer requests take for it."""
+        services = self.world.services
+        pods = np.array([service.replicas or len(self.world.nodes) for service in services])[:, None]
+        idle = np.array([service.idle_cores for service in services])[:, None]
+        each = np.array([service.cpu_seconds for service in services])[:, None]
+        wanted = (idle + requests * each / pods) * effects.cpu
+        load = np.nan_to_num(wanted / effects.limits)  # an infinite limit: 0
+        used = np.minimum(wanted, effects.limits * 0.91)  # on average: the busiest pod is at its limit
+        # a container is throttled in single periods long before it uses all of its limit on average
+        throttled = np.clip((load - 0.5) / 0.6, 0, 0.97) ** 1.5
+        slower = 1 + 1.2 * throttled + 5 * np.clip(load - 1, 0, 3)
+        return used * pods, throttled, load, slower
+
+
+class _Effects:
+    """What the faults of a world do at some times: factors and shares, a row a service."""
+
+    def __init__(self, world: World, times: Floats) -> None:
+        shape_ = (len(world.services), len(times))
+        self.errors = np.zeros(shape_)
+        self.latency = np.ones(shape_)
+        self.cpu = np.ones(shape_)
+        self.refused = np.zeros(shape_)  # by the callers: its certificate is no good
+        self.limits = np.empty(shape_)
+        self.traffic = np.ones(len(times))
+        self.unresolved = np.zeros(len(times))
+        self.lookup = np.zeros(len(times))
+        for number, service in enumerate(world.services):
+            self.limits[number] = np.inf if service.cores_limit is None else service.cores_limit
+        for number, timed in enumerate(world.faults):
+            fault, size = timed.fault, timed.size(times)
+            place = world.places.get(timed.service, -1)
+            if isinstance(fault, BadDeploy):
+                self._fail(place, fault.error_ratio * size)
+                self.latency[place] *= 1 + (fault.latency_factor - 1) * size
+                self.cpu[place] *= 1 + 0.1 * (fault.latency_factor - 1) * size
+            elif isinstance(fault, CpuLimit):
+                self.limits[place] = np.where(size > 0, fault.cores, self.limits[place])
+            elif isinstance(fault, DependencyDown):
+                self._fail(place, fault.error_ratio * size)
+            elif isinstance(fault, Slow):
+                self.latency[place] *= 1 + (fault.latency_factor - 1) * size
+            elif isinstance(fault, CertificateExpiry):
+                self.refused[place] = 1 - (1 - self.refused[place]) * (1 - size)
+            elif isinstance(fault, TrafficSpike):
+                self.traffic *= 1 + (fault.factor - 1) * size
+            elif isinstance(fault, Dns):
+                self.unresolved = 1 - (1 - self.unresolved) * (1 - fault.error_ratio * size)
+                self.lookup = np.maximum(self.lookup, 0.2 * fault.lookup_seconds * size)
+            elif isinstance(fault, VolumeFill):
+                # reads go on; a store that cannot write fails the rest
+                self._fail(place, 0.6 / max(1, world.services[place].replicas - 1) * (times >= full_since(world, number)) * (size > 0))
+            elif isinstance(fault, NodeDown):
+                self._lose(world, times, fault.node, timed.start, timed.end)
+        for pod in world.pods.listed:
+            for kill in pod.kills:  # what was under way fails, and nothing is served until it has begun again
+                self._fail(pod.service, pod.share * ((times >= kill - SLOT) & (times < kill + 40)))
+
+    def _fail(self, place: int, share: npt.NDArray[Any]) -> None:
+        self.errors[place] = 1 - (1 - self.errors[place]) * (1 - np.clip(share, 0, 1))
+
+    def _lose(self, world: World, times: Floats, node: str, start: float, end: float) -> None:
+        """Until endpoints are taken out (40 s), a lost node's share of requests fails; its stores' is missed until it is back."""
+        for pod in world.pods.listed:
+            if world.nodes[pod.node].name != node or not pod.started <= start < pod.removed:
+                continue
+            until = end if world.services[pod.service].kind == "StatefulSet" else start + 40
+            self._fail(pod.service, pod.share * 0.9 * ((times >= start) & (times < until)))
+
+
+def _days_of(slots: Integers) -> list[tuple[int, Integers]]:
+    days = slots // SLOTS
+    return [(int(day), np.flatnonzero(days == day)) for day in np.unique(days)]

@@ -1,0 +1,151 @@
+"""What a metric of the world is: its name, its series, and how their values are computed for any time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from opslib.lab.prometheus.store import STALE_BITS
+from opslib.lab.world.noise import Floats, Integers
+
+if TYPE_CHECKING:
+    from opslib.lab.world.model import World
+
+Values = Callable[[Integers, Floats], Floats]
+Labels = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Series of one name.
+
+    Parameters
+    ----------
+    labels
+        One entry a series, without the name.
+    values
+        Called with rows and times (Unix seconds, of shape (times,)); gives values of shape (rows, times).
+    lives
+        First and last time of each series in Unix seconds, of shape (series, 2); without it they are always there.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    labels: Sequence[Labels]
+    values: Values
+    lives: Floats | None = None
+
+
+def constant(values: npt.ArrayLike) -> Values:
+    """Values that never change, one a series."""
+    known = np.asarray(values, np.float64)
+
+    def function(rows: Integers, times: Floats) -> Floats:
+        return np.repeat(known[rows][:, None], len(times), axis=1)
+
+    return function
+
+
+def hidden(values: Floats, seen: npt.NDArray[np.bool_]) -> Floats:
+    """Values, with the mark of a series that has ended where it is not seen."""
+    if not seen.all():
+        values = np.array(values, np.float64)
+        values.view(np.uint64)[~seen] = STALE_BITS
+    return values
+
+
+class Counter:
+    """Counters of pods, that begin anew with each container: shares of what their services have counted.
+
+    Parameters
+    ----------
+    pods
+        Place of each series' pod.
+    parts
+        Names of what `History` counts, each with the row and the weight of each series.
+    shared
+        Whether the service's count is divided among its pods; otherwise each counts it all.
+    whole
+        Whether it counts things, which come whole.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        pods: Integers,
+        parts: Mapping[str, tuple[Integers, npt.ArrayLike]],
+        *,
+        shared: bool = True,
+        whole: bool = False,
+    ) -> None:
+        self._world, self._pods, self._whole = world, pods, whole
+        self._share = world.pods.share[pods] if shared else np.ones(len(pods))
+        self._parts = [
+            (name, rows, np.broadcast_to(np.asarray(weights, np.float64), rows.shape)) for name, (rows, weights) in parts.items()
+        ]
+
+    @cached_property
+    def _bases(self) -> list[Floats]:
+        """What had been counted when each container began, a column a container, for each part."""
+        starts = self._world.pods.starts[self._pods]
+        series, lives = np.nonzero(np.isfinite(starts))
+        bases = []
+        for name, rows, _weights in self._parts:
+            base = np.zeros(starts.shape)
+            base[series, lives] = self._world.history.total_each(name, rows[series], starts[series, lives])
+            bases.append(base)
+        return bases
+
+    def __call__(self, rows: Integers, times: Floats) -> Floats:
+        pods = self._pods[rows]
+        lives = self._world.pods.life(pods, times)
+        result = np.zeros((len(rows), len(times)))
+        for (name, places, weights), bases in zip(self._parts, self._bases, strict=True):
+            asked, back = np.unique(places[rows], return_inverse=True)
+            counted = self._world.history.total(name, asked, times)[back]
+            counted -= np.take_along_axis(bases[rows], lives, axis=1)
+            counted *= weights[rows][:, None]
+            result += counted
+        result *= self._share[rows][:, None]
+        np.maximum(result, 0, out=result)
+        if self._whole:
+            np.floor(result + 1e-6, out=result)
+        return hidden(result, self._world.pods.seen(pods, times))
+
+
+class Total:
+    """Counters that no restart touches: weighted sums of what `History` has counted since the world began."""
+
+    def __init__(self, world: World, parts: Mapping[str, tuple[Integers, npt.ArrayLike]], *, whole: bool = False) -> None:
+        self._history, self._whole = world.history, whole
+        self._parts = [
+            (name, rows, np.broadcast_to(np.asarray(weights, np.float64), rows.shape)) for name, (rows, weights) in parts.items()
+        ]
+
+    def __call__(self, rows: Integers, times: Floats) -> Floats:
+        result = np.zeros((len(rows), len(times)))
+        for name, places, weights in self._parts:
+            asked, back = np.unique(places[rows], return_inverse=True)
+            result += self._history.total(name, asked, times)[back] * weights[rows][:, None]
+        np.maximum(result, 0, out=result)
+        return np.floor(result + 1e-6) if self._whole else result
+
+
+def of_pods(world: World, pods: Integers, function: Callable[[Integers, Floats], Floats]) -> Values:
+    """Values of pods (their places, and times), hidden where the pod does not run or its node does not answer."""
+
+    def values(rows: Integers, times: Floats) -> Floats:
+        chosen = pods[rows]
+        return hidden(function(chosen, times), world.pods.seen(chosen, times))
+
+    return values
+
+
+def lives_of(world: World, pods: Integers, *, objects: bool = False) -> Floats:
+    """From when to when the pods' containers run; with `objects`, until their objects go."""
+    return np.stack([world.pods.started[pods], (world.pods.removed if objects else world.pods.ended)[pods]], axis=1)

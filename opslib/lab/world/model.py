@@ -1,0 +1,92 @@
+"""The world: a platform, a seed, and what breaks when. All else is computed from these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from opslib.lab.world.faults import CpuLimit, Fault, NodeDown, Timed
+from opslib.lab.world.platform import NODES, SERVICES, Node, Service
+
+if TYPE_CHECKING:
+    from opslib.lab.world.changes import Change
+    from opslib.lab.world.history import History
+    from opslib.lab.world.pods import Pods
+
+
+@dataclass(frozen=True)
+class World:
+    """A simulated platform with a past.
+
+    Parameters
+    ----------
+    seed
+        The same seed gives the same world.
+    start
+        When it begins, in Unix seconds: counters count from here.
+    end
+        Until when its ordinary changes (releases) are planned, in Unix seconds. It goes on after that, without them.
+    faults
+        What breaks, and when.
+    """
+
+    seed: int
+    start: float
+    end: float
+    faults: tuple[Timed, ...] = ()
+    services: tuple[Service, ...] = SERVICES
+    nodes: tuple[Node, ...] = NODES
+
+    def breaks(self, fault: Fault, start: float, end: float = float("inf")) -> World:
+        """The same world, in which something breaks. Until `start` nothing is different.
+
+        Raises
+        ------
+        ValueError
+            The fault is about a service, node, limit or volume that is not there.
+        """
+        timed = Timed(fault, start, end)
+        if timed.service and timed.service not in self.places:
+            raise ValueError(f"there is no service {timed.service}")
+        if isinstance(fault, NodeDown) and fault.node not in {node.name for node in self.nodes}:
+            raise ValueError(f"there is no node {fault.node}")
+        if isinstance(fault, CpuLimit) and self.services[self.places[fault.service]].kind == "DaemonSet":
+            raise ValueError(f"{fault.service} is a DaemonSet")
+        if fault.kind == "volume_fill":
+            service = self.services[self.places[fault.service]]
+            if not service.volume_bytes or fault.replica >= service.replicas:
+                raise ValueError(f"{fault.service} has no volume {fault.replica}")
+        return replace(self, faults=(*self.faults, timed))
+
+    def ended(self, number: int, end: float) -> World:
+        """The same world, in which fault `number` ends at a time: what a right fix does."""
+        faults = list(self.faults)
+        faults[number] = replace(faults[number], end=end)
+        return replace(self, faults=tuple(faults))
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The place of each service by its name."""
+        return {service.name: number for number, service in enumerate(self.services)}
+
+    @cached_property
+    def changes(self) -> tuple[Change, ...]:
+        """Releases and changes of configuration, by time."""
+        from opslib.lab.world.changes import plan
+
+        return plan(self)
+
+    @cached_property
+    def pods(self) -> Pods:
+        """All pods that ever were."""
+        from opslib.lab.world.pods import Pods
+
+        return Pods.of(self)
+
+    @cached_property
+    def history(self) -> History:
+        """Traffic and what follows from it, over time."""
+        from opslib.lab.world.history import History
+
+        return History(self)

@@ -1,0 +1,68 @@
+"""How full the volumes are."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from opslib.lab.world import noise
+from opslib.lab.world.faults import VolumeFill
+from opslib.lab.world.noise import Floats
+
+if TYPE_CHECKING:
+    from opslib.lab.world.model import World
+
+CAPACITY_SHARE = 0.978
+"""What a file system leaves of its volume."""
+
+
+def volumes(world: World) -> list[tuple[int, int]]:
+    """Place of the service, and number of the replica, of each volume."""
+    return [(number, one) for number, service in enumerate(world.services) if service.volume_bytes for one in range(service.replicas)]
+
+
+def capacity(world: World, service: int) -> float:
+    """Size of a volume's file system in bytes."""
+    return world.services[service].volume_bytes * CAPACITY_SHARE
+
+
+def used(world: World, service: int, replica: int, times: Floats) -> Floats:
+    """Bytes in use at each time: slow growth from a level of its own, and what faults add until it is full."""
+    whole = capacity(world, service)
+    name = world.services[service].name
+    level = 0.3 + 0.25 * noise.one(world.seed, "volume", name, replica)
+    daily = whole * 0.004 * (0.5 + noise.one(world.seed, "volume growth", name, replica))
+    days = (times - world.start) / 86400
+    # files are written and cleaned up in turn
+    breath = whole * 0.002 * np.sin(2 * np.pi * days + 6.28 * noise.one(world.seed, "volume phase", name))
+    total = whole * level + daily * days + breath
+    for timed in world.faults:
+        if isinstance(timed.fault, VolumeFill) and timed.fault.service == name and timed.fault.replica == replica:
+            hours = np.clip(np.minimum(times, timed.end) - timed.start, 0, None) / 3600
+            # the fault ends by cleaning up, or a bigger volume, which for the share comes to the same
+            total = total + np.where(times < timed.end, timed.fault.bytes_per_hour * hours, 0.0)
+    return np.asarray(np.clip(total, 0, whole))
+
+
+@lru_cache(64)
+def full_since(world: World, number: int) -> float:
+    """When the volume of fault `number` is full, to the second; infinite where it never is."""
+    timed = world.faults[number]
+    if not isinstance(timed.fault, VolumeFill):
+        return math.inf
+    service = world.places[timed.fault.service]
+    whole = capacity(world, service)
+    low, high = timed.start, min(timed.end, timed.start + 3600 * whole / timed.fault.bytes_per_hour + 1) - 1e-3
+
+    def full(time: float) -> bool:
+        return bool(used(world, service, timed.fault.replica, np.array([time]))[0] >= whole)  # type: ignore[union-attr]
+
+    if not full(high):
+        return math.inf
+    while high - low > 1:
+        middle = (low + high) / 2
+        low, high = (low, middle) if full(middle) else (middle, high)
+    return high
