@@ -1,4 +1,4 @@
-"""A lab starts whole, ends whole, and leaves nothing, however it ends. Kubernetes' part only, which is the quickest."""
+"""A lab starts whole, ends whole, and leaves nothing, however it ends, on each engine. Kubernetes' part only, which is the quickest."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ from opslib.errors import InputError, OpsError
 from opslib.lab import build, engines
 from opslib.lab.api import Api
 
-pytestmark = pytest.mark.real
-
 PARTS = ("kubernetes",)
+SERVERS = {
+    "real": ["supervisor", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"],
+    "embedded": ["supervisor", "kube-apiserver", "controllers"],
+}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, need_servers: Callable[..., None]) -> Iterator[Path]:
-    need_servers("etcd", "kubernetes")
+def folder(engine: str, tmp_path: Path, need_servers: Callable[..., None]) -> Iterator[Path]:
+    if engine == "real":
+        need_servers("etcd", "kubernetes")
     yield tmp_path / "lab"
     engines.down(tmp_path / "lab")
 
@@ -63,10 +66,10 @@ def listens(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_up_status_and_down_leave_nothing(folder: Path) -> None:
-    lab = engines.up(folder, engine="real", parts=PARTS, platform=False)
+def test_up_status_and_down_leave_nothing(engine: str, folder: Path) -> None:
+    lab = engines.up(folder, engine=engine, parts=PARTS, platform=False)
     servers = engines.status(folder)
-    assert [one.name for one in servers] == ["supervisor", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"]
+    assert [one.name for one in servers] == SERVERS[engine]
     assert {one.health for one in servers} == {"ok"}
     assert all(one.memory_bytes > 10_000_000 for one in servers)
     overlay = yaml.safe_load(lab.environment.read_text())
@@ -80,7 +83,7 @@ def test_up_status_and_down_leave_nothing(folder: Path) -> None:
         }
     }
     assert lab.kubeconfig.stat().st_mode & 0o077 == 0
-    assert engines.up(folder, engine="real", parts=PARTS, platform=False).already
+    assert engines.up(folder, engine=engine, parts=PARTS, platform=False).already
     ports = state(folder)["ports"].values()
     assert engines.down(folder)
     assert of_lab(folder) == []
@@ -91,25 +94,25 @@ def test_up_status_and_down_leave_nothing(folder: Path) -> None:
     assert not engines.down(folder)
 
 
-def test_a_killed_supervisor_takes_its_servers_with_it_and_the_next_lab_starts(folder: Path) -> None:
-    engines.up(folder, engine="real", parts=PARTS, platform=False)
+def test_a_killed_supervisor_takes_its_servers_with_it_and_the_next_lab_starts(engine: str, folder: Path) -> None:
+    engines.up(folder, engine=engine, parts=PARTS, platform=False)
     before = state(folder)
     os.kill(before["supervisor"]["pid"], signal.SIGKILL)
     until(lambda: not of_lab(folder))
     assert engines.status(folder) == []
     with pytest.raises(InputError, match="No lab is running"):
         engines.running(folder)
-    again = engines.up(folder, engine="real", parts=PARTS, platform=False)
+    again = engines.up(folder, engine=engine, parts=PARTS, platform=False)
     assert not again.already
     assert state(folder)["supervisor"]["pid"] != before["supervisor"]["pid"]
     assert len(Api.from_kubeconfig(again.kubeconfig).list("/api/v1/nodes")) == 4
 
 
-def test_two_labs_run_side_by_side(folder: Path, tmp_path: Path) -> None:
+def test_two_labs_run_side_by_side(engine: str, folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    first = engines.up(folder, engine="real", parts=PARTS, platform=False)
+    first = engines.up(folder, engine=engine, parts=PARTS, platform=False)
     try:
-        second = engines.up(other, engine="real", parts=PARTS, platform=False)
+        second = engines.up(other, engine=engine, parts=PARTS, platform=False)
         assert first.addresses != second.addresses
         assert not set(state(folder)["ports"].values()) & set(state(other)["ports"].values())
         Api.from_kubeconfig(first.kubeconfig).apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "only-here"}})
@@ -120,9 +123,9 @@ def test_two_labs_run_side_by_side(folder: Path, tmp_path: Path) -> None:
     assert {one.health for one in engines.status(folder)} == {"ok"}
 
 
-def test_ctrl_c_while_starting_leaves_nothing(folder: Path) -> None:
+def test_ctrl_c_while_starting_leaves_nothing(engine: str, folder: Path) -> None:
     program = "import sys, opslib.cli; sys.exit(opslib.cli.main())"
-    command = [sys.executable, "-c", program, "lab", "up", "--engine", "real", "--only", "kubernetes", "--state-dir", str(folder)]
+    command = [sys.executable, "-c", program, "lab", "up", "--engine", engine, "--only", "kubernetes", "--state-dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until(lambda: (folder / "state.json").exists() and "kube-apiserver" in state(folder)["servers"])
     ports = state(folder)["ports"].values()
@@ -135,8 +138,13 @@ def test_ctrl_c_while_starting_leaves_nothing(folder: Path) -> None:
     assert not (folder / "kubeconfig").exists()
 
 
-def test_a_server_that_does_not_start_is_named_with_its_last_words(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.real
+def test_a_server_that_does_not_start_is_named_with_its_last_words(
+    tmp_path: Path, need_servers: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An API server of another processor, say: what stands in the cache does not run."""
+    need_servers("etcd", "kubernetes")
+    folder = tmp_path / "lab"
     cache = tmp_path / "cache"
     shutil.copytree(build.folder(build.find("kubernetes")), cache / "servers" / "kubernetes-1.36.3", copy_function=os.symlink)
     shutil.copytree(build.folder(build.find("etcd")), cache / "servers" / "etcd-3.6.16", copy_function=os.symlink)
@@ -152,14 +160,28 @@ def test_a_server_that_does_not_start_is_named_with_its_last_words(folder: Path,
     assert of_lab(folder) == []
 
 
-def test_a_server_that_ends_is_told_by_status(folder: Path) -> None:
-    engines.up(folder, engine="real", parts=PARTS, platform=False)
-    os.kill(state(folder)["servers"]["kube-scheduler"]["pid"], signal.SIGKILL)
-    until(lambda: {one.name: one.health for one in engines.status(folder)}["kube-scheduler"] == "ended")
+def test_a_server_that_ends_is_told_by_status(engine: str, folder: Path) -> None:
+    engines.up(folder, engine=engine, parts=PARTS, platform=False)
+    last = SERVERS[engine][-1]
+    os.kill(state(folder)["servers"][last]["pid"], signal.SIGKILL)
+    until(lambda: {one.name: one.health for one in engines.status(folder)}[last] == "ended")
     assert {one.name: one.health for one in engines.status(folder)}["kube-apiserver"] == "ok"
 
 
-def test_an_unknown_part_is_refused_before_anything_starts(folder: Path) -> None:
+def test_an_unknown_part_is_refused_before_anything_starts(engine: str, folder: Path) -> None:
     with pytest.raises(InputError, match="grafana"):
-        engines.up(folder, parts=("grafana",))
+        engines.up(folder, engine=engine, parts=("grafana",))
     assert not folder.exists()
+
+
+def test_a_full_disk_does_not_stop_the_next_lab(engine: str, folder: Path) -> None:
+    """No file may grow beyond 512 bytes, as if the disk were full: the lab does not start, says so in one line, and leaves nothing."""
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (512, resource.RLIM_INFINITY))"
+    program = f"import resource, sys, opslib.cli; {limit}; sys.exit(opslib.cli.main())"
+    command = [sys.executable, "-c", program, "lab", "up", "--engine", engine, "--only", "kubernetes", "--state-dir", str(folder)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert answer.returncode not in (0, 130)
+    assert "Traceback" not in answer.stderr
+    assert of_lab(folder) == []
+    assert not engines.up(folder, engine=engine, parts=PARTS, platform=False).already
+    assert {one.health for one in engines.status(folder)} == {"ok"}

@@ -126,12 +126,17 @@ def up(
             raise InputError(_("There is no part {name}", name=part), _("There are {names}", names=list(PARTS)))
     load(engine).check(parts)
     place = state_folder(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    if is_running(place):
-        return _running(place, already=True)
-    _clear(place)
-    for name in ("data", "servers", "logs"):
-        (place / name).mkdir()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        if is_running(place):
+            return _running(place, already=True)
+        _clear(place)
+        for name in ("data", "servers", "logs"):
+            (place / name).mkdir()
+    except OSError as problem:
+        raise OpsError(
+            _("The lab's folder cannot be written: {reason}", reason=str(problem)), _("Make room, or choose another folder")
+        ) from problem
     with (place / "supervisor.log").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "opslib.lab.engines.supervisor", engine, str(place), ",".join(parts), *([] if platform else ["bare"])],

@@ -99,8 +99,8 @@ class Supervisor:
         """Start everything, wait until told to stop, end everything."""
         try:
             with self._claim_ports() as held:
-                self.write_state()
                 try:
+                    self.write_state()
                     self._start(held)
                     self.phase, self.step = "ready", ""
                     self.write_state()
@@ -109,7 +109,9 @@ class Supervisor:
                         return 0
                     self.phase = "failed"
                     self.error = _described(error)
-                    self.write_state()
+                    sys.stderr.write(f"{self.error['what']}\n")  # where the disk is full the state does not say it
+                    with contextlib.suppress(OSError):
+                        self.write_state()
                     return 1
                 self._watch()
                 return 0
@@ -192,7 +194,8 @@ class Supervisor:
                 if name not in noted and child.process.poll() is not None:
                     noted.add(name)
                     child.ready = False
-                    self.write_state()
+                    with contextlib.suppress(OSError):  # a full disk does not end the lab
+                        self.write_state()
 
     def _end(self) -> None:
         for close in reversed(self._closing):
@@ -210,7 +213,8 @@ class Supervisor:
                 child.process.wait()
         if self.phase != "failed":
             self.phase = "stopped"
-        self.write_state()
+        with contextlib.suppress(OSError):
+            self.write_state()
 
     # --- ports ---
 
