@@ -187,16 +187,14 @@ class _Maker:
                 content = {"allOf": [content]}
             content = {"description": text, **content}
         if node.kind == "list":
-            if node.list_type and not (
-                node.list_type == "atomic" and node.item is not None and node.item.kind == "struct" and node.merge_key
-            ):
+            if node.list_type:
                 content["x-kubernetes-list-type"] = node.list_type
             if node.list_keys:
                 content["x-kubernetes-list-map-keys"] = [*node.list_keys]
             if node.merge_key:
                 content["x-kubernetes-patch-merge-key"] = node.merge_key
                 content["x-kubernetes-patch-strategy"] = "merge,retainKeys" if node.retain_keys else "merge"
-            elif node.list_type == "set" and node.description and "finalizers" in node.description.lower():
+            elif node.values_merged:
                 content["x-kubernetes-patch-strategy"] = "merge"
         elif node.retain_keys:
             content["x-kubernetes-patch-strategy"] = "retainKeys"

@@ -760,6 +760,16 @@ def _pod_metrics(obj: Object) -> Cells:
     return obj["metadata"].get("name", ""), *totals, obj.get("window", "")
 
 
+def _parameter_kind(obj: Object) -> str:
+    kind = _spec(obj).get("paramKind")
+    return f"{kind.get('apiVersion', '')}/{kind.get('kind', '')}" if kind else "<unset>"
+
+
+def _parameter(obj: Object) -> str:
+    reference = _spec(obj).get("paramRef") or {}
+    return f"{reference.get('namespace') or '*'}/{reference['name']}" if reference.get("name") else "<unset>"
+
+
 Printer = Callable[[Object], Cells]
 _GENERIC: tuple[tuple[Column, ...], Printer] = ((_NAME, Column("Created At", "date")), _created)
 
@@ -880,6 +890,23 @@ PRINTERS: dict[str, tuple[tuple[Column, ...], Printer]] = {
     "priorityclasses.scheduling.k8s.io": (
         (_NAME, *_columns("Value:integer, Global-Default:boolean, Age"), Column("PreemptionPolicy")),
         _priority_class,
+    ),
+    "csistoragecapacities.storage.k8s.io": _GENERIC,
+    "mutatingadmissionpolicies.admissionregistration.k8s.io": (
+        (_NAME, *_columns("Mutations:integer, ParamKind, Age")),
+        _plain(lambda obj: len(_spec(obj).get("mutations") or []), _parameter_kind),
+    ),
+    "validatingadmissionpolicies.admissionregistration.k8s.io": (
+        (_NAME, *_columns("Validations:integer, ParamKind, Age")),
+        _plain(lambda obj: len(_spec(obj).get("validations") or []), _parameter_kind),
+    ),
+    "mutatingadmissionpolicybindings.admissionregistration.k8s.io": (
+        (_NAME, *_columns("PolicyName, ParamRef, Age")),
+        _plain(lambda obj: _spec(obj).get("policyName", ""), _parameter),
+    ),
+    "validatingadmissionpolicybindings.admissionregistration.k8s.io": (
+        (_NAME, *_columns("PolicyName, ParamRef, Age")),
+        _plain(lambda obj: _spec(obj).get("policyName", ""), _parameter),
     ),
     "mutatingwebhookconfigurations.admissionregistration.k8s.io": (
         (_NAME, *_columns("Webhooks:integer, Age")),

@@ -196,7 +196,15 @@ def collect(folders: list[Path]) -> str:
                     kind, label, number = (field[1], field[2], field[3]) if field[1] else ("map", field[5], field[6])
                     fields[_json_name(label, name)] = (int(number), kind.rpartition(".")[2])
     lines = [
-        " ".join([name, *(f"{label}={number}" + (f"+{kind}" if label in _INLINE else "") for label, (number, kind) in fields.items())])
+        " ".join(
+            [
+                name,
+                *(
+                    f"{label}={number}" + (f"+{kind}" if label in _INLINE and kind[0].isupper() else "")
+                    for label, (number, kind) in fields.items()
+                ),
+            ]
+        )
         for name, fields in sorted(found.items())
         if fields
     ]

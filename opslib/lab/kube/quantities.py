@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Context, Decimal
 from functools import lru_cache
 
 _SHAPE = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))((?:[eE][+-]?\d+)|(?:[KMGTPE]i)|[numkMGTPE]?)")
+_EXACT = Context(prec=100)
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _DECIMAL_NAMES = {power: name for name, power in _DECIMAL.items()}
@@ -54,7 +55,8 @@ def canonical(text: str) -> str:
 
 def write(value: Decimal, form: str = "decimal") -> str:
     """A number as a quantity. `form` is "decimal", "binary" or "exponent"."""
-    value = value.quantize(Decimal("1e-9"), ROUND_CEILING) if value >= 0 else -((-value).quantize(Decimal("1e-9"), ROUND_CEILING))
+    small = Decimal("1e-9")
+    value = value.quantize(small, ROUND_CEILING, _EXACT) if value >= 0 else -((-value).quantize(small, ROUND_CEILING, _EXACT))
     if value == 0:
         return "0"
     sign, value = ("-", -value) if value < 0 else ("", value)
@@ -67,7 +69,7 @@ def write(value: Decimal, form: str = "decimal") -> str:
             return f"{sign}{number}{_BINARY_NAMES.get(power, '')}"
         form = "decimal"
     power = 18
-    while (scaled := value.scaleb(-power)) != scaled.to_integral_value() and power > -9:
+    while (scaled := value.scaleb(-power, _EXACT)) != scaled.to_integral_value() and power > -9:
         power -= 3
     if form == "exponent":
         return f"{sign}{int(scaled)}" + (f"e{power}" if power else "")

@@ -57,9 +57,11 @@ PodSpec.volumes name name
 PodStatus.conditions type type
 PodStatus.hostIPs - ip
 PodStatus.podIPs ip ip
+PodStatus.resourceClaimStatuses name name
 ReplicaSetStatus.conditions type type
 ReplicationControllerStatus.conditions type type
 ResourceRequirements.claims name -
+ResourceStatus.resources resourceID -
 ServiceAccount.secrets name name
 ServiceCIDRStatus.conditions type type
 ServiceSpec.ports port,protocol port
@@ -68,10 +70,19 @@ StatefulSetStatus.conditions type type
 ValidatingWebhook.matchConditions name name
 ValidatingWebhookConfiguration.webhooks name name
 """
-_RETAIN_KEYS = {"PodSpec.volumes", "PodSpec.resourceClaims", "DeploymentSpec.strategy"}
+_RETAIN_KEYS = {"PodStatus.resourceClaimStatuses", "PodSpec.volumes", "PodSpec.resourceClaims", "DeploymentSpec.strategy"}
 _REPLACED = {"PodDisruptionBudgetSpec.selector"}
 _MERGED_VALUES = {"ObjectMeta.finalizers", "NodeSpec.podCIDRs"}
-_SETS = {"Endpoint.addresses", "CSIDriverSpec.volumeLifecycleModes", "PodFailurePolicyOnExitCodesRequirement.values", *_MERGED_VALUES}
+_SETS = {
+    "Endpoint.addresses",
+    "CSIDriverSpec.volumeLifecycleModes",
+    "PodFailurePolicyOnExitCodesRequirement.values",
+    "ContainerRestartRuleOnExitCodes.values",
+    "NodeAllocatableResourceClaimStatus.containers",
+    "UncountedTerminatedPods.failed",
+    "UncountedTerminatedPods.succeeded",
+    *_MERGED_VALUES,
+}
 _ATOMIC = {
     "ConfigMapKeySelector", "EndpointAddress", "EndpointPort", "FileKeySelector", "LocalObjectReference", "NodeSelector",
     "NodeSelectorTerm", "ObjectFieldSelector", "ObjectReference", "PodSpec.nodeSelector", "ReplicationControllerSpec.selector",
