@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -119,3 +122,41 @@ def test_another_address_than_the_environment_expects_is_refused(tmp_path: Path)
     settings = Settings(kubeconfig=write(tmp_path, {"token": "abc"}), expected_server="https://api.prod.example.com")
     with pytest.raises(InputError, match=r"api\.prod\.example\.com"):
         Kubernetes.connect(Environment(name="prod", kubernetes=settings))
+
+
+def test_a_proxy_that_the_kubeconfig_names(tmp_path: Path, server: Any) -> None:
+    server.answers = [server.says(200, b'{"gitVersion": "v1.36.3"}')]
+    path = write(tmp_path, {"token": "abc"}, {"server": "http://api.example.com", "proxy-url": server.url})
+    assert Kubernetes.connect(Environment(name="lab", kubernetes=Settings(kubeconfig=path))).version() == "v1.36.3"
+    _method, target, headers = server.seen[0]
+    assert target == "http://api.example.com/version"
+    assert headers["authorization"] == "Bearer abc"
+
+
+IN_A_POD = """
+import os
+import shutil
+import subprocess
+import sys
+from opslib.sources.kubeconfig import authorization_of, configuration_of
+configuration, context = configuration_of(None, None)
+print(configuration.host, repr(context), authorization_of(configuration)()["authorization"], configuration.ssl_ca_cert)
+"""
+
+
+def test_the_service_account_of_a_pod(tmp_path: Path) -> None:
+    """In a mount namespace of its own, in which the files stand where a kubelet puts them."""
+    folder = "/var/run/secrets/kubernetes.io/serviceaccount"
+    script = (
+        f"mount -t tmpfs none /var/run && mkdir -p {folder} && echo -n pod-token > {folder}/token && echo certificate > {folder}/ca.crt"
+        f' && exec "$0" -c "$1"'
+    )
+    environment = {**os.environ, "KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443", "HOME": str(tmp_path)}
+    environment.pop("KUBECONFIG", None)
+    words = ["unshare", "--map-root-user", "--mount", "sh", "-c", script, sys.executable, IN_A_POD]
+    if not shutil.which("unshare"):
+        pytest.skip("no unshare here")
+    run = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    if "unshare failed" in run.stderr or "permission denied" in run.stderr.lower():
+        pytest.skip(f"no mount namespace here: {run.stderr.strip()}")
+    assert run.stdout.split() == ["https://10.0.0.1:443", "''", "bearer", "pod-token", f"{folder}/ca.crt"], run.stderr
