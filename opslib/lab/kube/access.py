@@ -338,7 +338,7 @@ User_ = tuple[str, tuple[str, ...]]
 def _subject_is(subject: Object, user: User, namespace: str) -> bool:
     kind, name = subject.get("kind"), subject.get("name", "")
     if kind == "User":
-        return name == user.name
+        return bool(name == user.name)
     if kind == "Group":
         return name in user.groups
     if kind == "ServiceAccount":
@@ -371,7 +371,7 @@ def _reason(binding: Object, user: User) -> str:
     namespace = metadata.get("namespace")
     kind = "RoleBinding" if namespace else "ClusterRoleBinding"
     name = f"{metadata.get('name')}/{namespace}" if namespace else metadata.get("name")
-    subject = next((one for one in binding.get("subjects") or () if _subject_is(one, user, namespace or "")), {})
+    subject: Object = next((one for one in binding.get("subjects") or () if _subject_is(one, user, namespace or "")), {})
     who = {
         "User": f'User "{subject.get("name")}"',
         "Group": f'Group "{subject.get("name")}"',

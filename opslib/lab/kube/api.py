@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -22,13 +22,11 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from opslib.lab.kube import (
-    admission,
     decoding,
     discovery,
     errors,
     events,
     openapi,
-    ownership,
     patches,
     protobuf,
     reading,
@@ -359,7 +357,9 @@ class Api:
                 version = parameters.get("v", "")
                 if version in ("v2", "v2beta1"):
                     key = f"aggregated {core} {version}"
-                    made = self._cached(key, lambda: discovery.aggregated(self._registry, core=core, api_version=f"{_DISCOVERY}/{version}"))
+                    api_version = f"{_DISCOVERY}/{version}"
+                    make = functools.partial(discovery.aggregated, self._registry, core=core, api_version=api_version)
+                    made = self._cached(key, make)
                     return _tagged(request, made, f"{_JSON};g={_DISCOVERY};v={version};as=APIGroupDiscoveryList")
                 continue
             if core:
@@ -399,8 +399,7 @@ class Api:
             return Answer(304, b"", headers=headers)
         if asked:
             headers.append((b"expires", b"Thu, 31 Dec 2099 23:59:59 GMT"))
-        answer = _encoded(request, 200, made, headers)
-        return answer
+        return _encoded(request, 200, made, headers)
 
     def _swagger(self, request: Request) -> Answer:
         if not any(media in (_JSON, "*/*", "application/*") for media, _parameters in _accepted(request)):
@@ -508,7 +507,7 @@ class Api:
             start=start,
             initial_events=initial and bookmarks,
             bookmarks=bookmarks,
-            seconds=float(seconds) if seconds.isdigit() and int(seconds) else random.uniform(1800, 3600),
+            seconds=float(seconds) if seconds.isdigit() and int(seconds) else random.uniform(1800, 3600),  # noqa: S311
             queues=self._queues,
         )
         return Answer(200, watch.lines(), _JSON, _warnings(self._deprecated(target.resource)))
@@ -1003,6 +1002,3 @@ def _tagged(request: Request, body: bytes, content_type: str) -> Answer:
     if request.headers.get("if-none-match") == tag:
         return Answer(304, b"", content_type, headers)
     return Answer(200, body, content_type, headers)
-
-
-__all__ = ["Api", "admission", "dataclasses", "ownership"]

@@ -1,5 +1,6 @@
 """What a new cluster has in it: namespaces, priority classes, and the roles and bindings of RBAC (as far as the lab's users meet them)."""
 
+# ruff: noqa: E501
 from __future__ import annotations
 
 from collections.abc import Iterator

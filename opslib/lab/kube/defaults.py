@@ -341,7 +341,7 @@ def _node(obj: Object) -> None:
 
 DEFAULTS: dict[str, Callable[[Object], None]] = {
     "pods": _pod,
-    "podtemplates": lambda obj: _template(obj),
+    "podtemplates": _template,
     "replicationcontrollers": _replication_controller,
     "deployments.apps": _deployment,
     "replicasets.apps": _replica_set,

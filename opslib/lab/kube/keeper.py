@@ -5,6 +5,7 @@ deleted, definitions that become resources. In a real cluster some of it is done
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Callable
 
@@ -122,7 +123,8 @@ class Keeper:
             "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service"
         )
         annotation = {
-            "kubernetes.io/description": f"{note} IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters."
+            "kubernetes.io/description": f"{note} IP or kubernetes.default.svc. No other usage is guaranteed across distributions of "
+            "Kubernetes clusters."
         }
         self._put(
             "configmaps",
@@ -179,10 +181,8 @@ class Keeper:
                 continue
             for one in self._store.records(storage, namespace):
                 if not (one.object()["metadata"]).get("deletionTimestamp"):
-                    try:
+                    with contextlib.suppress(Refused):
                         self.objects.delete(resource, one, {}, self.user_options())
-                    except Refused:
-                        pass
                 if self._store.get(storage, one.key) is not None:
                     left[resource.qualified] = left.get(resource.qualified, 0) + 1
         record = self._store.get("namespaces", ("", namespace))

@@ -13,7 +13,7 @@ from typing import Any
 
 from opslib.lab.kube import admission, defaults, errors, ownership, patches, validation
 from opslib.lab.kube.access import User
-from opslib.lab.kube.decoding import Found, WrongType, conform, fill, object_of
+from opslib.lab.kube.decoding import Found, conform, fill, object_of
 from opslib.lab.kube.errors import Object, bad_request, conflict, not_found
 from opslib.lab.kube.resources import Resource
 from opslib.lab.kube.store import Changed, Exists, Record, Store
@@ -169,8 +169,9 @@ class Objects:
 
     def _free_name(self, resource: Resource, metadata: Object) -> str:
         """A name from generateName that is not taken; after eight tries any, as the real server does."""
+        name = ""
         for _attempt in range(8):
-            name = metadata["generateName"][:58] + "".join(secrets.choice(_SUFFIX) for _ in range(5))
+            name = str(metadata["generateName"])[:58] + "".join(secrets.choice(_SUFFIX) for _ in range(5))
             if self._store.get(resource.storage, (metadata.get("namespace", ""), name)) is None:
                 break
         return name
@@ -262,9 +263,8 @@ class Objects:
                 metadata[one] = before[one]
             else:
                 metadata.pop(one, None)
-        if not noted:
-            if "managedFields" not in given and "managedFields" in before:
-                metadata["managedFields"] = before["managedFields"]
+        if not noted and "managedFields" not in given and "managedFields" in before:
+            metadata["managedFields"] = before["managedFields"]
         if not subresource:
             admission.prepare_update(resource, live, obj)
             defaults.apply_defaults(resource.storage, obj)
@@ -620,6 +620,3 @@ def _compact(data: Any) -> str:
     import json
 
     return json.dumps(data, separators=(",", ":"))
-
-
-__all__ = ["Objects", "Options", "Result", "WrongType", "now_text"]

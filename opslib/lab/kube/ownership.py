@@ -236,7 +236,7 @@ def applied(
     if conflicts and not force:
         raise _conflict(conflicts)
 
-    merged = merge(base, config, node)
+    merged: Object = merge(base, config, node)
     held = set(wanted).union(*(theirs for _entry_, theirs in others))
     gone = {path for path in mine if path not in held}
     for path in sorted(gone, key=len):  # a list's item as a whole, before its fields
@@ -283,7 +283,7 @@ def merge(live: Any, config: Any, node: Node) -> Any:
             for one in live:
                 part = _key_part(one, node) if isinstance(one, dict) else ""
                 result.append(merge(one, wanted.pop(part), item) if part in wanted else one)
-            return result + [*wanted.values()]
+            return [*result, *wanted.values()]
         if node.list_type == "set":
             return live + [one for one in config if one not in live]
     return config

@@ -148,7 +148,7 @@ def _pod(obj: Object) -> Cells:
     if spec.get("readinessGates"):
         met = 0
         for gate in spec["readinessGates"]:
-            first = next((one for one in conditions if one.get("type") == gate.get("conditionType")), {})
+            first: Object = next((one for one in conditions if one.get("type") == gate.get("conditionType")), {})
             met += first.get("status") == "True"
         gates = f"{met}/{len(spec['readinessGates'])}"
     addresses = status.get("podIPs") or []
@@ -748,7 +748,7 @@ def _priority_class(obj: Object) -> Cells:
 
 def _node_metrics(obj: Object) -> Cells:
     usage = obj.get("usage") or {}
-    name, age = _meta(obj)
+    name, _age = _meta(obj)
     return name, usage.get("cpu", "0"), usage.get("memory", "0"), obj.get("window", "")
 
 
@@ -932,7 +932,7 @@ def printer_of(storage: str, custom: Object | None = None) -> tuple[tuple[Column
         return PRINTERS.get(storage, _GENERIC)
     columns = custom.get("additionalPrinterColumns")
     if not columns:
-        return (_NAME, _AGE), lambda obj: _meta(obj)
+        return (_NAME, _AGE), _meta
     return _custom(columns)
 
 
@@ -983,4 +983,4 @@ def _finder(path: str) -> Callable[[Object], list[Any]]:
         text,
     )
     query = jsonpath.compile("$" + (text if text.startswith((".", "[")) else f".{text}"))
-    return lambda obj: query.findall(obj)
+    return query.findall

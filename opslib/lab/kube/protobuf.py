@@ -1,7 +1,7 @@
 """Bodies in Kubernetes' protobuf form, which kubectl sends for some commands: decoded into the same data as JSON.
 
-The envelope is four bytes ``k8s\\0`` and a ``runtime.Unknown``. What a field is follows from the kind's schema; only the numbers of the fields
-stand in ``protobuf.txt``, which ``python -m opslib.lab.kube.protobuf FOLDER...`` writes from the published .proto files.
+The envelope is four bytes ``k8s\\0`` and a ``runtime.Unknown``. What a field is follows from the kind's schema; only the numbers of
+the fields stand in ``protobuf.txt``, which ``python -m opslib.lab.kube.protobuf FOLDER...`` writes from the published .proto files.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class Tables:
 
     def head(self, metadata: Object, *, headers: bool = True) -> bytes:
         """The start of a table, up to its rows."""
-        content = {"kind": "Table", "apiVersion": self._form.meta_version, "metadata": metadata}
+        content: Object = {"kind": "Table", "apiVersion": self._form.meta_version, "metadata": metadata}
         content["columnDefinitions"] = [column.as_object() for column in self._columns] if headers else []
         return _encode(content)[:-1] + b',"rows":['
 

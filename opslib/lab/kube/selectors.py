@@ -42,52 +42,64 @@ def parse_labels(text: str) -> Match:
     return lambda labels: all(requirement(labels) for requirement in requirements)
 
 
+def _has(key: str, wanted: bool) -> Match:
+    return lambda labels: (key in labels) is wanted
+
+
+def _equals(key: str, value: str, wanted: bool) -> Match:
+    return lambda labels: (labels.get(key) == value) is wanted
+
+
+def _among(key: str, values: frozenset[str], wanted: bool) -> Match:
+    return lambda labels: (labels.get(key) in values) is wanted
+
+
 def _requirements(text: str) -> list[Match]:
-    tokens = _tokens(text)
+    words = _tokens(text)
     found: list[Match] = []
     position = 0
 
     def take() -> str:
         nonlocal position
-        token = tokens[position] if position < len(tokens) else ""
+        word = words[position] if position < len(words) else ""
         position += 1
-        return token
+        return word
 
     while True:
-        token = take()
-        if token == "!":
+        word = take()
+        if word == "!":
             key = take()
             _check_key(key)
-            found.append(lambda labels, key=key: key not in labels)
-            token = take()
+            found.append(_has(key, False))
+            word = take()
         else:
-            key = token
+            key = word
             if key in ("", ",", "(", ")", "=", "==", "!=", ">", "<"):
                 raise _NoRequirement(f"found '{key}', expected: !, identifier, or 'end of string'")
             _check_key(key)
             operator = take()
             if operator in ("", ","):
-                found.append(lambda labels, key=key: key in labels)
-                token = operator
+                found.append(_has(key, True))
+                word = operator
             elif operator in ("=", "==", "!="):
-                value = tokens[position] if position < len(tokens) and tokens[position] != "," else ""
+                value = words[position] if position < len(words) and words[position] != "," else ""
                 if value:
                     position += 1
                 _check_value(key, value)
                 if operator == "!=":
-                    found.append(lambda labels, key=key, value=value: labels.get(key) != value)
+                    found.append(_equals(key, value, False))
                 else:
-                    found.append(lambda labels, key=key, value=value: labels.get(key) == value)
-                token = take()
+                    found.append(_equals(key, value, True))
+                word = take()
             elif operator in ("in", "notin"):
                 values = _values(take)
                 for value in values:
                     _check_value(key, value)
                 if operator == "in":
-                    found.append(lambda labels, key=key, values=values: labels.get(key) in values)
+                    found.append(_among(key, values, True))
                 else:
-                    found.append(lambda labels, key=key, values=values: labels.get(key) not in values)
-                token = take()
+                    found.append(_among(key, values, False))
+                word = take()
             elif operator in (">", "<"):
                 bound = take()
                 try:
@@ -97,31 +109,31 @@ def _requirements(text: str) -> list[Match]:
                         f"values[0]: Invalid value: \"{bound}\": for 'Gt', 'Lt' operators, the value must be an integer"
                     ) from None
                 found.append(_compared(key, operator, number))
-                token = take()
+                word = take()
             else:
                 raise ValueError(f"found '{operator}', expected: in, notin, =, ==, !=, gt, lt")
-        if token == "":
+        if word == "":
             return found
-        if token != ",":
-            raise _NoRequirement(f"found '{token}', expected: ',' or 'end of string'")
-        if position >= len(tokens):
+        if word != ",":
+            raise _NoRequirement(f"found '{word}', expected: ',' or 'end of string'")
+        if position >= len(words):
             raise _NoRequirement("found '', expected: identifier after ','")
 
 
 def _values(take: Callable[[], str]) -> frozenset[str]:
-    if (token := take()) != "(":
-        raise ValueError(f"found '{token}' expected: '('")
+    if (word := take()) != "(":
+        raise ValueError(f"found '{word}' expected: '('")
     values: set[str] = set()
     last = ","
-    while (token := take()) != ")":
-        if token == "":
+    while (word := take()) != ")":
+        if word == "":
             raise ValueError("found '', expected: ',', ')' or identifier")
-        if token == ",":
+        if word == ",":
             if last == ",":
                 values.add("")
         else:
-            values.add(token)
-        last = token
+            values.add(word)
+        last = word
     if last == ",":
         values.add("")
     return frozenset(values)
@@ -139,16 +151,16 @@ def _compared(key: str, operator: str, number: int) -> Match:
 
 
 def _tokens(text: str) -> list[str]:
-    tokens = []
+    words = []
     position = 0
     text = text.rstrip()
     while position < len(text):
         match = _TOKEN.match(text, position)
         if not match:
             raise ValueError(f"found '{text[position:]}', expected: identifier")
-        tokens.append(match[1])
+        words.append(match[1])
         position = match.end()
-    return tokens
+    return words
 
 
 def _check_key(key: str) -> None:

@@ -117,7 +117,7 @@ class _Shelf:
         self.compacted = 0
         self.listeners: set[Listener] = set()
 
-    def keys(self) -> list[Key]:
+    def ordered(self) -> list[Key]:
         """All keys in order."""
         if self._keys is None:
             self._keys = sorted(self.records)
@@ -178,8 +178,8 @@ class Store:
         """All objects, of one namespace where it is named, by namespace and name."""
         shelf = self._shelf(resource)
         if namespace:
-            return [shelf.records[key] for key in shelf.keys() if key[0] == namespace]
-        return [shelf.records[key] for key in shelf.keys()]
+            return [shelf.records[key] for key in shelf.ordered() if key[0] == namespace]
+        return [shelf.records[key] for key in shelf.ordered()]
 
     def records_at(self, resource: str, version: int, namespace: str = "") -> list[Record]:
         """The same as it was at `version`.

@@ -1,4 +1,4 @@
-"""Container logs and commands: handed through to the node's kubelet over TLS, as a real API server does, or to a provider in the process."""
+"""Container logs and commands: handed on to the node's kubelet over TLS, as a real API server does, or to a provider in the process."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def container_of(pod: Object, asked: str) -> str:
         It is not in the pod, or has to be named.
     """
     spec, name = pod.get("spec") or {}, pod["metadata"].get("name", "")
-    containers = [one.get("name", "") for one in spec.get("containers") or []]
+    containers: list[str] = [one.get("name", "") for one in spec.get("containers") or []]
     initial = [one.get("name", "") for one in spec.get("initContainers") or []]
     ephemeral = [one.get("name", "") for one in spec.get("ephemeralContainers") or []]
     if asked:

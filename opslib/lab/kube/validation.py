@@ -343,9 +343,7 @@ def _job(obj: Object) -> Problems:
     spec = obj.get("spec") or {}
     problems = _not_negative(spec, "parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished")
     template = (spec.get("template") or {}).get("spec") or {}
-    return (
-        problems + [one for one in _template(spec, policies=("Always", "OnFailure", "Never"))] + _job_policy(template, "spec.template.spec")
-    )
+    return problems + _template(spec, policies=("Always", "OnFailure", "Never")) + _job_policy(template, "spec.template.spec")
 
 
 def _job_policy(template: Object, path: str) -> Problems:
@@ -695,9 +693,8 @@ def _check(value: Any, schema: Mapping[str, Any], path: str, problems: Problems,
             problems.append(_wrong_type(shown, value, "integer,string"))
         return
     if kind in _TYPES and (not isinstance(value, _TYPES[kind]) or (isinstance(value, bool) and kind in ("integer", "number"))):
-        if not (kind == "integer" and isinstance(value, float) and value.is_integer()):
-            problems.append(_wrong_type(shown, value, kind))
-            return
+        problems.append(_wrong_type(shown, value, kind))
+        return
     if schema.get("enum") and value not in schema["enum"]:
         problems.append(unsupported(shown, value, [str(one) for one in schema["enum"]]))
     if isinstance(value, dict):

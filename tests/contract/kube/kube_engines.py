@@ -156,7 +156,7 @@ def _until_ready(port: int, process: subprocess.Popen[bytes], log: Path, seconds
 
 def _start(command: Sequence[object], log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
-        return subprocess.Popen([str(word) for word in command], stdout=output, stderr=output, preexec_fn=processes.die_with_parent())
+        return subprocess.Popen([str(word) for word in command], stdout=output, stderr=output, preexec_fn=processes.die_with_parent())  # noqa: PLW1509
 
 
 @contextmanager

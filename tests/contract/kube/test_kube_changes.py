@@ -1,5 +1,6 @@
 """Patches, server-side apply, subresources: the same on both engines."""
 
+# ruff: noqa: E501 (tables)
 from __future__ import annotations
 
 from collections.abc import Callable

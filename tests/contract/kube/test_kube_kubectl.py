@@ -1,5 +1,6 @@
 """The real kubectl does not notice which engine it talks to: its output, word for word."""
 
+# ruff: noqa: E501 (tables)
 from __future__ import annotations
 
 import http.server

@@ -1,5 +1,6 @@
 """Lists, selectors, pages, tables and watches: the same on both engines."""
 
+# ruff: noqa: E501 (tables)
 from __future__ import annotations
 
 import json

@@ -1,5 +1,6 @@
 """Quantities, durations, selectors, patches and ownership, by themselves."""
 
+# ruff: noqa: E501 (tables)
 from __future__ import annotations
 
 import copy

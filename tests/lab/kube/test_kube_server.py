@@ -175,7 +175,7 @@ def test_our_own_source(provided: Path) -> None:
     environment: Environment = environments.load(str(path))
     kubernetes = Kubernetes.connect(environment)
     assert kubernetes.version() == "v1.36.3"
-    assert kubernetes.identity().name == "admin"
+    assert kubernetes.identity().username == "admin"
     assert kubernetes.may("list", "pods")
     assert [row["status"] for row in kubernetes.table("pods", "default")] == ["Pending"]
     assert kubernetes.unhealthy_pods().total == 1
