@@ -1,0 +1,334 @@
+"""Scenarios: what breaks and when, what a right diagnosis names, what a right fix leaves, and what must not be touched.
+
+A scenario is a YAML file in ``opslib/lab/scenarios``, named after it:
+
+.. code-block:: yaml
+
+    title: {en: A service runs out of memory, ja: ...}
+    story: {en: What whoever is on call is told, ja: ...}
+    level: 1                      # 1 easy to 3 hard
+    clock: "14:00"                # the hour in Tokyo at which the timeline begins: traffic depends on it
+    timeline:                     # what breaks; `after` counts from there. The kinds and their numbers: opslib/lab/world/faults.py
+      - after: 10m
+        until: 3h                 # left out: until it is put right
+        fault: {kind: memory_leak, service: recommendation, bytes_per_hour: 3e8, release: 1.5.0}
+    diagnosis:
+      cause: memory_leak          # the kind of one of the faults above
+      subjects: [Deployment/shop/recommendation]
+      words: [[OOMKilled, OOM], [leak, リーク]]   # of each list a right diagnosis has one
+      misleading:                 # what it looks like, and is not
+        - {subject: Deployment/shop/web, why: {en: ..., ja: ...}}
+    signature:                    # what the metrics show of it; every series of the answer must be so, and there must be one
+      - {after: 2h, query: "...", is: "> 0.9"}
+    accepted:                     # end states: any one will do
+      - title: {en: The release is rolled back, ja: ...}
+        ends: [0]                 # the faults that are over then, by their place in the timeline
+        objects:                  # what the cluster's objects must be like
+          - {object: Deployment/shop/recommendation, path: "$.spec.template.spec.containers[0].image", is: "!= registry.../x:1.5.0"}
+        metrics:                  # and what the metrics must show within a time
+          - {within: 15m, query: "...", is: "< 0.8"}
+    forbidden:                    # acts that fail the lesson
+      - {verbs: [delete], resource: persistentvolumeclaims, namespace: data, why: {en: ..., ja: ...}}
+
+Times are written ``90s``, ``10m``, ``1h30m``. A condition is one of ``==  !=  <  <=  >  >=`` and a value, which may be a Kubernetes quantity.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from opslib.errors import InputError
+from opslib.lab.world.faults import Fault
+from opslib.lab.world.model import World
+from opslib.messages import _
+
+SCENARIOS = Path(__file__).parent.parent / "scenarios"
+
+_DURATION = re.compile(r"^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$")
+_CONDITION = re.compile(r"^(==|!=|<=|>=|<|>)\s*(\S.*)$")
+_QUANTITY = re.compile(r"^[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")
+_UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
+_DAY, _JST = 86400.0, 9 * 3600.0
+
+
+def seconds(text: object) -> object:
+    """The seconds of a duration as it is written ("1h30m")."""
+    if not isinstance(text, str):
+        raise ValueError("a time is written like 90s, 10m or 1h30m")  # noqa: TRY004 - pydantic wants it so
+    found = _DURATION.match(text)
+    if not text or found is None:
+        raise ValueError(f"{text!r} is no time: write 90s, 10m or 1h30m")
+    return sum(float(number or 0) * unit for number, unit in zip(found.groups(), (86400, 3600, 60, 1), strict=True))
+
+
+def _condition(text: str) -> str:
+    if _CONDITION.match(text) is None:
+        raise ValueError(f"{text!r} is no condition: write ==, !=, <, <=, > or >= and a value")
+    return text
+
+
+def _object(text: str) -> str:
+    if len(text.split("/")) not in (2, 3) or not all(text.split("/")):
+        raise ValueError(f"{text!r} is no object: write Kind/namespace/name, or Kind/name where it is in no namespace")
+    return text
+
+
+def _clock(text: str) -> str:
+    if re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text) is None:
+        raise ValueError(f"{text!r} is no time of day: write it like 14:00, between quotes")
+    return text
+
+
+Seconds = Annotated[float, BeforeValidator(seconds)]
+Condition = Annotated[str, AfterValidator(_condition)]
+ObjectName = Annotated[str, AfterValidator(_object)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Words(_Part):
+    """A text in both languages."""
+
+    en: str = Field(min_length=1)
+    ja: str = Field(min_length=1)
+
+
+class Step(_Part):
+    """One thing that breaks."""
+
+    after: Seconds = 0
+    until: Seconds | None = None
+    fault: Fault
+
+
+class Misleading(_Part):
+    """What it looks like, and is not."""
+
+    subject: ObjectName
+    why: Words
+
+
+class Diagnosis(_Part):
+    """What a right diagnosis names."""
+
+    cause: str
+    subjects: list[ObjectName] = Field(min_length=1)
+    words: list[list[str]] = []
+    misleading: list[Misleading] = []
+
+    def fits(self, text: str) -> bool:
+        """Whether a diagnosis that someone wrote names the subjects (by their names) and has the words."""
+        low = text.casefold()
+        named = all(subject.rpartition("/")[2].casefold() in low for subject in self.subjects)
+        return named and all(any(word.casefold() in low for word in group) for group in self.words)
+
+
+class Sign(_Part):
+    """What the metrics show at a time."""
+
+    after: Seconds
+    query: str
+    is_: Condition = Field(alias="is")
+
+
+class ObjectState(_Part):
+    """What an object must be like: every value that the JSONPath finds, and it must find one."""
+
+    object: ObjectName
+    path: str = "$.metadata.name"
+    is_: Condition = Field(alias="is")
+
+
+class MetricState(_Part):
+    """What the metrics must show within a time after the objects are so."""
+
+    within: Seconds
+    query: str
+    is_: Condition = Field(alias="is")
+
+
+class End(_Part):
+    """An end state that is accepted."""
+
+    title: Words
+    ends: list[int] = []
+    objects: list[ObjectState] = []
+    metrics: list[MetricState] = []
+
+
+class Forbidden(_Part):
+    """An act that fails the lesson. An empty field stands for all."""
+
+    verbs: list[Literal["create", "update", "patch", "delete", "deletecollection", "scale", "exec", "evict"]] = Field(min_length=1)
+    resource: str
+    namespace: str = ""
+    name: str = ""
+    why: Words
+
+    def covers(self, verb: str, resource: str, namespace: str = "", name: str = "") -> bool:
+        """Whether it forbids this act."""
+        wanted = ((self.resource, resource), (self.namespace, namespace), (self.name, name))
+        return verb in self.verbs and all(mine in ("", theirs) for mine, theirs in wanted)
+
+
+class Scenario(_Part):
+    """A lesson. `name` is that of its file."""
+
+    name: str
+    title: Words
+    story: Words
+    level: Literal[1, 2, 3] = 1
+    clock: Annotated[str, AfterValidator(_clock)] = "14:00"
+    timeline: list[Step] = Field(min_length=1)
+    diagnosis: Diagnosis
+    signature: list[Sign] = []
+    accepted: list[End] = Field(min_length=1)
+    forbidden: list[Forbidden] = []
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Scenario:
+        kinds = [step.fault.kind for step in self.timeline]
+        if self.diagnosis.cause not in kinds:
+            raise ValueError(f"diagnosis.cause: {self.diagnosis.cause} is none of the faults in the timeline ({', '.join(kinds)})")
+        for number, step in enumerate(self.timeline):
+            if step.until is not None and step.until <= step.after:
+                raise ValueError(f"timeline.{number}.until: it ends before it begins")
+        for number, end in enumerate(self.accepted):
+            if any(not 0 <= one < len(self.timeline) for one in end.ends):
+                raise ValueError(f"accepted.{number}.ends: the timeline has {len(self.timeline)} faults, counted from 0")
+            if not end.objects and not end.metrics:
+                raise ValueError(f"accepted.{number}: it needs objects or metrics to be known by")
+        world = self.world(seed=0, now=0.0)
+        known = {f"{service.kind}/{service.namespace}/{service.name}" for service in world.services}
+        known |= {f"Node/{node.name}" for node in world.nodes}
+        for subject in [*self.diagnosis.subjects, *(one.subject for one in self.diagnosis.misleading)]:
+            if subject.partition("/")[0] in ("Deployment", "StatefulSet", "DaemonSet", "Node") and subject not in known:
+                raise ValueError(f"diagnosis: the platform has no {subject}")
+        return self
+
+    def begins(self, now: float) -> float:
+        """The last time before `now` (Unix seconds) at which its clock says so: when the timeline begins."""
+        hours, minutes = self.clock.split(":")
+        of_day = int(hours) * 3600 + int(minutes) * 60
+        return (now + _JST - of_day) // _DAY * _DAY + of_day - _JST
+
+    def world(self, seed: int, now: float, *, history_days: float = 7) -> World:
+        """The world in which it happens.
+
+        Parameters
+        ----------
+        now
+            Unix seconds; the timeline begins at the last time that the scenario's clock says so.
+        history_days
+            How long the world has been before.
+        """
+        begin = self.begins(now)
+        world = World(seed, begin - history_days * _DAY, begin)
+        for step in self.timeline:
+            end = float("inf") if step.until is None else begin + step.until
+            world = world.breaks(step.fault, begin + step.after, end)
+        return world
+
+
+# --- the catalogue ----------------------------------------------------------------------------------------------------------------------
+
+
+def names() -> list[str]:
+    """The names of all scenarios, sorted."""
+    return sorted(path.stem for path in SCENARIOS.glob("*.yaml"))
+
+
+def load(name: str) -> Scenario:
+    """The scenario of that name.
+
+    Raises
+    ------
+    InputError
+        There is none (the nearest is named), or its file is not in the format.
+    """
+    path = SCENARIOS / f"{name}.yaml"
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=1)
+        what = _("There is no scenario {name}", name=name)
+        if near:
+            raise InputError(what, _("Did you mean {near}? All of them", near=near[0]), "opslib lab list")
+        raise InputError(what, _("All of them"), "opslib lab list")
+    return parse(path.read_text("utf-8"), path.name)
+
+
+def parse(text: str, file: str) -> Scenario:
+    """A scenario from its YAML; `file` is named in errors, and names it.
+
+    Raises
+    ------
+    InputError
+        The text is not YAML, or not in the format; the first field that is wrong is named.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(_("{file} is not YAML: {reason}", file=file, reason=str(error))) from None
+    if isinstance(content, dict):
+        content.setdefault("name", Path(file).stem)
+    try:
+        return Scenario.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "scenario"
+        raise InputError(_("{file}: {field}: {reason}", file=file, field=field, reason=first["msg"])) from None
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------------------------
+
+
+def holds(condition: str, value: object) -> bool:
+    """Whether a value fulfils a condition: as numbers where both are, else as texts, which are only equal or not."""
+    found = _CONDITION.match(condition)
+    if found is None:
+        raise ValueError(f"{condition!r} is no condition")
+    sign, wanted = found.groups()
+    mine, theirs = _number(value), _number(wanted)
+    if mine is None or theirs is None:
+        return (str(value) == wanted) == (sign == "==") if sign in ("==", "!=") else False
+    return {
+        "==": mine == theirs, "!=": mine != theirs, "<": mine < theirs, "<=": mine <= theirs, ">": mine > theirs, ">=": mine >= theirs,
+    }[sign]  # fmt: skip
+
+
+def objects_fit(end: End, objects: Iterable[dict[str, Any]]) -> bool:
+    """Whether the cluster's objects are as an end state asks. One that is not there fits nothing."""
+    import jsonpath
+
+    by_name = {_name_of(one): one for one in objects}
+    for state in end.objects:
+        one = by_name.get(state.object)
+        found = [] if one is None else jsonpath.findall(state.path, one)
+        if not found or not all(holds(state.is_, value) for value in found):
+            return False
+    return True
+
+
+def _name_of(one: dict[str, Any]) -> str:
+    metadata = one.get("metadata", {})
+    return "/".join(part for part in (one.get("kind", ""), metadata.get("namespace", ""), metadata.get("name", "")) if part)
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return float(value)
+    found = _QUANTITY.match(str(value))
+    if found is None:
+        return None
+    unit = found[1] or ""
+    return float(str(value).removesuffix(unit)) * _UNITS.get(unit, 1.0)
