@@ -20,9 +20,8 @@ def config(name: str, space: str = "default", **data: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": space}, "data": data}
 
 
-@pytest.mark.real
-def test_an_object_from_its_making_to_its_end(real_cluster: RealLab) -> None:
-    api = real_cluster.api
+def test_an_object_from_its_making_to_its_end(any_cluster: RealLab) -> None:
+    api = any_cluster.api
     assert api.apply(config("life", one="1"))["data"] == {"one": "1"}
     path = api.path_of(config("life"))
     assert path == "/api/v1/namespaces/default/configmaps/life"
@@ -42,9 +41,8 @@ def test_an_object_from_its_making_to_its_end(real_cluster: RealLab) -> None:
         api.get(path)
 
 
-@pytest.mark.real
-def test_status_is_written_apart(real_cluster: RealLab) -> None:
-    api = real_cluster.api
+def test_status_is_written_apart(any_cluster: RealLab) -> None:
+    api = any_cluster.api
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -58,9 +56,8 @@ def test_status_is_written_apart(real_cluster: RealLab) -> None:
     api.delete(path)
 
 
-@pytest.mark.real
-def test_paths_of_kinds_with_and_without_namespaces(real_cluster: RealLab) -> None:
-    api = real_cluster.api
+def test_paths_of_kinds_with_and_without_namespaces(any_cluster: RealLab) -> None:
+    api = any_cluster.api
     metadata = {"name": "x", "namespace": "shop"}
     assert (
         api.path_of({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata}) == "/apis/apps/v1/namespaces/shop/deployments/x"
@@ -72,9 +69,8 @@ def test_paths_of_kinds_with_and_without_namespaces(real_cluster: RealLab) -> No
         api.path_of({"apiVersion": "v1", "kind": "Cupboard", "metadata": metadata})
 
 
-@pytest.mark.real
-def test_a_long_list_comes_whole(real_cluster: RealLab) -> None:
-    api = real_cluster.api
+def test_a_long_list_comes_whole(any_cluster: RealLab) -> None:
+    api = any_cluster.api
     api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "many"}})
     for number in range(1005):  # a page holds 1000
         api.create(config(f"c{number}", "many"))
@@ -83,10 +79,9 @@ def test_a_long_list_comes_whole(real_cluster: RealLab) -> None:
     api.delete("/api/v1/namespaces/many")
 
 
-@pytest.mark.real
-def test_an_informer_follows(real_cluster: RealLab) -> None:
+def test_an_informer_follows(any_cluster: RealLab) -> None:
     seen: list[tuple[str, str]] = []
-    api = real_cluster.api
+    api = any_cluster.api
     api.apply(config("followed", state="old"))
     path = "/api/v1/namespaces/default/configmaps"
     informer = Informer(api, path, lambda event, obj: seen.append((event, obj["data"]["state"])), fields="metadata.name=followed")
@@ -103,14 +98,13 @@ def test_an_informer_follows(real_cluster: RealLab) -> None:
     assert informer.objects() == []
 
 
-@pytest.mark.real
-def test_users_with_fewer_rights(real_cluster: RealLab) -> None:
-    viewer = Api.from_kubeconfig(real_cluster.kubeconfig, "lab-viewer")
+def test_users_with_fewer_rights(any_cluster: RealLab) -> None:
+    viewer = Api.from_kubeconfig(any_cluster.kubeconfig, "lab-viewer")
     assert viewer.list("/api/v1/namespaces/default/configmaps")
     with pytest.raises(ApiError, match='403 Forbidden: secrets is forbidden: User "viewer" cannot list'):
         viewer.list("/api/v1/namespaces/default/secrets")
     with pytest.raises(ApiError, match='403 Forbidden: pods is forbidden: User "nobody"'):
-        Api.from_kubeconfig(real_cluster.kubeconfig, "lab-nobody").list("/api/v1/pods")
+        Api.from_kubeconfig(any_cluster.kubeconfig, "lab-nobody").list("/api/v1/pods")
 
 
 def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path: Path) -> None:

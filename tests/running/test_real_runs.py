@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.real
-
 
 def _opslib(lab: Any, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -31,11 +29,11 @@ def _only(outputs: Path) -> Path:
 
 
 @pytest.fixture
-def crash_loop(real_cluster: Any) -> Any:
-    broken = _opslib(real_cluster, "lab", "break", "crash-loop", "--namespace", "shop")
+def crash_loop(any_cluster: Any) -> Any:
+    broken = _opslib(any_cluster, "lab", "break", "crash-loop", "--namespace", "shop")
     assert broken.returncode == 0, broken.stderr
-    yield real_cluster
-    _opslib(real_cluster, "lab", "reset")
+    yield any_cluster
+    _opslib(any_cluster, "lab", "reset")
 
 
 @pytest.mark.parametrize("language", ["ja", "en"])
@@ -63,8 +61,8 @@ def test_pods_of_a_cluster_with_a_crash_loop(crash_loop: Any, tmp_path: Path, la
     assert 'class="new"' not in index
 
 
-def test_the_daily_check_without_its_systems_says_what_it_could_not_see(real_cluster: Any, tmp_path: Path) -> None:
-    answer = _opslib(real_cluster, "run", "3.1", "--env", "lab", "--lang", "en", "--outputs", str(tmp_path))
+def test_the_daily_check_without_its_systems_says_what_it_could_not_see(any_cluster: Any, tmp_path: Path) -> None:
+    answer = _opslib(any_cluster, "run", "3.1", "--env", "lab", "--lang", "en", "--outputs", str(tmp_path))
     content = json.loads((_only(tmp_path) / "findings.json").read_text())
     assert content["state"] == "finished", answer.stderr
     gaps = {finding["subject"]["name"] for finding in content["findings"] if finding["check"].startswith("gap.")}
