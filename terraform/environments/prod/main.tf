@@ -1,0 +1,47 @@
+module "platform" {
+  source = "../../modules/platform"
+
+  environment           = "prod"
+  region                = "ap-northeast-1"
+  kubernetes_version    = var.kubernetes_version
+  network_cidr          = "10.30.0.0/16"
+  backup_retention_days = 400
+
+  node_groups = {
+    main = {
+      instance_types = var.instance_types
+      min            = 6
+      desired        = 9
+      max            = 24
+    }
+    batch = {
+      instance_types = ["c7i.2xlarge"]
+      min            = 0
+      desired        = 2
+      max            = 10
+    }
+  }
+
+  addons = {
+    vpc-cni            = "v1.21.2-eksbuild.3"
+    coredns            = "v1.12.4-eksbuild.1"
+    aws-ebs-csi-driver = "v1.53.0-eksbuild.1"
+  }
+
+  database = !var.database_enabled ? null : {
+    engine_version = "17.6"
+    instance_class = "db.r7g.xlarge"
+    encrypted      = var.database_encrypted
+    backup_days    = 35
+  }
+}
+
+output "cluster_name" {
+  description = "Name of the cluster."
+  value       = module.platform.cluster_name
+}
+
+output "database_endpoint" {
+  description = "Where the database is reached; empty without one."
+  value       = module.platform.database_endpoint
+}
