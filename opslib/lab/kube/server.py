@@ -152,7 +152,7 @@ def server(application: Starlette, *, host: str, port: int, certificate: Path, k
         access_log=False,
         log_level="warning",
         timeout_keep_alive=90,
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=1,
         server_header=False,
         h11_max_incomplete_event_size=None,
     )

@@ -117,6 +117,9 @@ def test_apply(cluster: Cluster, namespace: str, agrees: Agrees) -> None:
         body = {"apiVersion": "apps/v1", "kind": "Deployment", **obj}
         answer = cluster.request("PATCH", path, body, content_type=APPLY, fieldManager=manager, **query)
         result = normal(answer.json, fields=True)
+        if answer.status == 409:  # the real server lists conflicts as they come
+            result["details"]["causes"].sort(key=lambda cause: str(cause["field"]))
+            result["message"] = sorted(result["message"].replace(": conflicts", ":\nconflicts").splitlines())
         if answer.status < 300:
             result = [result["metadata"]["managedFields"], result["spec"]["replicas"], result["spec"]["template"]["spec"]["containers"]]
         results.append([manager, answer.status, result])
