@@ -31,7 +31,7 @@ def cluster(any_cluster: RealLab) -> Iterator[RealLab]:
 def test_cause_is_named(name: str, cluster: RealLab, diagnose: Callable[..., list[Finding]]) -> None:
     fault = player.apply_fault(cluster.api, name, namespace=name, logs=cluster.logs)
     expected = {(one.check, one.subject) for one in fault.expect}
-    found = once(lambda: diagnose(cluster, namespace=name), lambda findings: expected <= named(findings))
+    found = once(lambda: diagnose(cluster, namespace=name), lambda findings: named(findings) == expected)
     assert named(found) == expected, "\n".join(f"{finding.severity.name} {finding.check} {finding.subject}" for finding in found)
     for finding in found:
         assert finding.subject.namespace == name
@@ -46,7 +46,7 @@ def test_causes_are_named_across_the_cluster(cluster: RealLab, diagnose: Callabl
     for name in names:
         fault = player.apply_fault(cluster.api, name, namespace=f"many-{name}", logs=cluster.logs)
         expected |= {(one.check, one.subject) for one in fault.expect}
-    found = once(lambda: diagnose(cluster), lambda findings: expected <= named(findings))
+    found = once(lambda: diagnose(cluster), lambda findings: named(findings) == expected)
     assert named(found) == expected
     assert [finding.severity for finding in found] == sorted((finding.severity for finding in found), reverse=True)
 
@@ -83,7 +83,7 @@ def test_incident(any_lab: RealLab, diagnose: Callable[..., list[Finding]]) -> N
     try:
         fault = player.apply_fault(any_lab.api, "incident", logs=any_lab.logs)
         expected = {(one.check, one.subject) for one in fault.expect}
-        found = once(lambda: diagnose(any_lab), lambda findings: expected <= named(findings))
+        found = once(lambda: diagnose(any_lab), lambda findings: named(findings) == expected)
         assert named(found) == expected
         checkout = next(finding for finding in found if finding.subject.name == "checkout")
         assert checkout.severity is Severity.CRITICAL

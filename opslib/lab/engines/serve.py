@@ -19,6 +19,11 @@ from opslib.lab.engines.servers import SERVICE_RANGE
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+# two that empty a namespace would disturb each other: the slower one may meet the next namespace of the same name
+_DONE_BY_THE_API_SERVER = frozenset({"namespace", "serviceaccount"})
 
 
 def kube_apiserver(port: int, folder: Path) -> None:
@@ -50,19 +55,24 @@ def kube_apiserver(port: int, folder: Path) -> None:
     ).run()
 
 
-def controllers(port: int, kubeconfig: Path) -> None:
+def all_controllers(port: int, kubeconfig: Path) -> None:
     """All controllers and the scheduler."""
     from starlette.applications import Starlette
     from starlette.responses import PlainTextResponse
     from starlette.routing import Route
 
     from opslib.lab.api import Api
-    from opslib.lab.controllers import run
+    from opslib.lab.controllers import controllers, run
 
-    stop = threading.Event()
+    stop, ready = threading.Event(), threading.Event()
     api = Api.from_kubeconfig(kubeconfig)
-    threading.Thread(target=run, args=(api, stop), name="controllers", daemon=True).start()
-    _serve(Starlette(routes=[Route("/healthz", lambda request: PlainTextResponse("ok"))]), port)
+    chosen = tuple(one for one in controllers() if one.name not in _DONE_BY_THE_API_SERVER)
+    threading.Thread(target=run, args=(api, stop), kwargs={"chosen": chosen, "ready": ready.set}, name="controllers", daemon=True).start()
+
+    def healthy(request: Request) -> Response:
+        return PlainTextResponse("ok") if ready.is_set() else PlainTextResponse("not yet", 503)
+
+    _serve(Starlette(routes=[Route("/healthz", healthy)]), port)
     stop.set()
 
 
@@ -193,7 +203,7 @@ def _serve(application: Starlette, port: int) -> None:
 
 SERVERS: Mapping[str, Callable[[int, Path], None]] = {
     "kube-apiserver": kube_apiserver,
-    "controllers": controllers,
+    "controllers": all_controllers,
     "prometheus": prometheus,
     "alertmanager": alertmanager,
     "elasticsearch": elasticsearch,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from opslib.lab.kube import defaults, errors, quantities
+from opslib.lab.kube import defaults, errors, guards, quantities
 from opslib.lab.kube.errors import Object, forbidden, not_found
 from opslib.lab.kube.resources import Registry, Resource
 from opslib.lab.kube.store import Store
@@ -138,8 +138,16 @@ class World:
             self._allocate(obj, None, dry_run=options.dry_run)
         elif resource.storage == "persistentvolumeclaims":
             self._default_class(obj)
-        elif resource.storage == "serviceaccounts":
-            pass
+        self._guard(resource, obj)
+
+    def _guard(self, resource: Resource, obj: Object) -> None:
+        space = self._store.get("namespaces", ("", obj["metadata"].get("namespace", ""))) if resource.namespaced else None
+        labels = space.labels if space is not None else {}
+        if resource.storage == "pods":
+            guards.pod_security(obj, labels)
+        if resource.group != "admissionregistration.k8s.io":  # a webhook cannot stand in the way of its own end
+            found = (record.object() for storage in guards.WEBHOOKS for record in self._store.records(storage))
+            guards.webhooks(found, resource, obj, labels, "CREATE")
 
     def admit_update(self, resource: Resource, live: Object, obj: Object, options: Options, subresource: str) -> None:
         """The same for a change."""
@@ -178,6 +186,11 @@ class World:
         if not tolerations:
             del spec["tolerations"]
         obj["status"]["qosClass"] = defaults.quality_of_service(spec)
+        if spec.get("schedulingGates"):
+            why = {"reason": "SchedulingGated", "message": "Scheduling is blocked due to non-empty scheduling gates"}
+            gated = {"type": "PodScheduled", "status": "False", "lastProbeTime": None, "lastTransitionTime": None, **why}
+            others = [one for one in obj["status"].get("conditions") or [] if one.get("type") != "PodScheduled"]
+            obj["status"]["conditions"] = [*others, gated]
 
     def _service_account(self, obj: Object) -> None:
         spec, metadata = obj["spec"], obj["metadata"]
