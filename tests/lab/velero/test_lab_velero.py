@@ -1,4 +1,4 @@
-"""The lab's Velero on a real API server: backups that are really copied, and really put back."""
+"""The lab's Velero on the API server of each engine: backups that are really copied, and really put back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from opslib.lab.velero import Velero
 if TYPE_CHECKING:
     from tests.conftest import RealLab
 
-pytestmark = pytest.mark.real
 SHOP = "velero-shop"
 
 
@@ -100,9 +99,9 @@ def soon(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
 
 
 @pytest.fixture(scope="module")
-def kit(real_cluster: RealLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kit]:
+def kit(any_cluster: RealLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kit]:
     clock = Clock()
-    velero = Velero(real_cluster.api, tmp_path_factory.mktemp("store"), now=clock.now, tick_seconds=0.2)
+    velero = Velero(any_cluster.api, tmp_path_factory.mktemp("store"), now=clock.now, tick_seconds=0.2)
     velero.install()
     velero.install()  # as the next `up` does
     phases: dict[str, list[str]] = {}
@@ -113,8 +112,8 @@ def kit(real_cluster: RealLab, tmp_path_factory: pytest.TempPathFactory) -> Iter
         if not seen or seen[-1] != phase:
             seen.append(phase)
 
-    kit = Kit(real_cluster.api, clock, velero, phases)
-    watchers = [Informer(real_cluster.api, kit.path(plural), note) for plural in ("backups", "restores")]
+    kit = Kit(any_cluster.api, clock, velero, phases)
+    watchers = [Informer(any_cluster.api, kit.path(plural), note) for plural in ("backups", "restores")]
     for watcher in watchers:
         watcher.start()
         assert watcher.synced.wait(20)
@@ -142,7 +141,7 @@ def fill(api: Api, namespace: str) -> None:
             "data": {"greeting": "いらっしゃいませ"},
         },
         {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "token"}, "stringData": {"key": "s3cret"}},
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "web"}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "web", "labels": labels}},
         {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"selector": labels, "ports": [{"port": 80}]}},
         {
             "apiVersion": "apps/v1",
@@ -248,7 +247,7 @@ def test_what_cannot_begin_says_why(kit: Kit) -> None:
 
 
 def test_a_claim_without_its_volume_leaves_a_backup_partial(kit: Kit) -> None:
-    kit.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "velero-claims"}})
+    kit.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "velero-claims", "labels": {"team": "shop"}}})
     kit.api.apply(
         {
             "apiVersion": "v1",
@@ -373,9 +372,9 @@ def test_the_server_tells_its_version(kit: Kit) -> None:
     assert kit.status("serverstatusrequests", "who")["serverVersion"].startswith("v1.")
 
 
-def test_kubectl_shows_the_kinds(kit: Kit, real_cluster: RealLab) -> None:
+def test_kubectl_shows_the_kinds(kit: Kit, any_cluster: RealLab) -> None:
     kit.backup("shown", includedNamespaces=[SHOP], includedResources=["configmaps"])
-    head, *rows = real_cluster.kubectl("-n", "velero", "get", "backups.velero.io").splitlines()
+    head, *rows = any_cluster.kubectl("-n", "velero", "get", "backups.velero.io").splitlines()
     assert head.split()[:2] == ["NAME", "PHASE"]
     assert any(row.split()[:2] == ["shown", "Completed"] for row in rows)
-    assert "Available" in real_cluster.kubectl("-n", "velero", "get", "bsl")
+    assert "Available" in any_cluster.kubectl("-n", "velero", "get", "bsl")
