@@ -17,11 +17,11 @@ Positive = Annotated[float, Field(gt=0)]
 class _Kind(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ramp_seconds: float = Field(default=0, ge=0, description="how long it takes to its full size")
+    ramp_seconds: float = Field(default=0, ge=0)  # how long it takes to its full size
 
 
 class _OfService(_Kind):
-    service: str = Field(description="name of the service, as the platform has it")
+    service: str  # its name
 
 
 class MemoryLeak(_OfService):
@@ -29,7 +29,7 @@ class MemoryLeak(_OfService):
 
     kind: Literal["memory_leak"] = "memory_leak"
     bytes_per_hour: Positive = 200 * 2.0**20
-    release: str = Field(default="", description="version whose deploy brought it; empty where no deploy did")
+    release: str = ""  # the version whose deploy brought it; empty where no deploy did
 
 
 class CpuLimit(_OfService):
@@ -46,7 +46,7 @@ class BadDeploy(_OfService):
     release: str
     error_ratio: Share = 0.2
     latency_factor: float = Field(default=1.0, ge=1)
-    error: str = Field(default="", description="the error that its log shows; empty: one that suits the language")
+    error: str = ""  # what its log shows; empty: an error that suits its language
 
 
 class VolumeFill(_OfService):

@@ -30,7 +30,7 @@ A scenario is a YAML file in ``opslib/lab/scenarios``, named after it:
     forbidden:                    # acts that fail the lesson
       - {verbs: [delete], resource: persistentvolumeclaims, namespace: data, why: {en: ..., ja: ...}}
 
-Times are written ``90s``, ``10m``, ``1h30m``. A condition is one of ``==  !=  <  <=  >  >=`` and a value, which may be a Kubernetes quantity.
+Times are written ``90s``, ``10m``, ``1h30m``. A condition is one of ``==  !=  <  <=  >  >=`` and a value, perhaps a Kubernetes quantity.
 """
 
 from __future__ import annotations

@@ -1,0 +1,330 @@
+"""What the services write to their logs: more when there is traffic, errors where the simulation has them.
+
+Only a part of the requests is written (`Density`), since a whole week of all of them would be a hundred million lines. A line depends on
+the world, the service, the slot of 30 seconds and its number there alone, so that ranges of time that overlap agree.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from opslib.lab.world import noise
+from opslib.lab.world.changes import iso
+from opslib.lab.world.faults import BadDeploy, CertificateExpiry, DependencyDown, Dns, MemoryLeak, Timed, VolumeFill
+from opslib.lab.world.history import DAY, SLOT
+from opslib.lab.world.platform import Service
+from opslib.lab.world.pods import Pod
+from opslib.lab.world.volumes import full_since
+
+if TYPE_CHECKING:
+    from opslib.lab.world.model import World
+
+
+@dataclass(frozen=True, slots=True)
+class Density:
+    """Lines for each request that is served, and for each that fails."""
+
+    served: float = 0.0004
+    failed: float = 0.05
+    most: int = 60  # lines of a service in a slot: what floods is cut, as log shippers do
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a log; `stack` is empty where there is none."""
+
+    time: float
+    service: Service
+    pod: Pod
+    node: str
+    level: str
+    logger: str
+    message: str
+    trace: str
+    error: str = ""
+    stack: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """It in the field names of the Elastic Common Schema."""
+        document: dict[str, Any] = {
+            "@timestamp": iso(self.time),
+            "message": self.message,
+            "log": {"level": self.level, "logger": self.logger},
+            "service": {"name": self.service.name, "version": self.pod.version},
+            "kubernetes": {
+                "namespace": self.service.namespace,
+                "pod": {"name": self.pod.name},
+                "container": {"name": self.service.name},
+                "node": {"name": self.node},
+                "labels": {"app": self.service.name, "team": self.service.team},
+            },
+            "trace": {"id": self.trace},
+        }
+        if self.error:
+            document["error"] = {"type": self.error, "message": self.message, "stack_trace": self.stack}
+        return document
+
+    def text(self) -> str:
+        """It as the container writes it: JSON where the service's library does so, else plain, with its stack on lines of its own."""
+        when = iso(self.time)
+        if self.service.language in ("go", "node"):
+            fields: dict[str, Any] = {"time": when, "level": self.level, "msg": self.message, "trace_id": self.trace}
+            if self.stack:
+                fields["stack"] = self.stack
+            return json.dumps(fields, ensure_ascii=False)
+        if self.service.language == "postgres":
+            return f"{when} [1] {self.level.upper()}:  {self.message}"
+        head = f"{when} {self.level.upper():5} [{self.trace[:16]}] {self.logger} - {self.message}"
+        return f"{head}\n{self.stack}" if self.stack else head
+
+
+def lines(world: World, start: float, end: float, density: Density | None = None) -> Iterator[Line]:
+    """All lines from `start` up to `end` (Unix seconds), by time."""
+    density = density or Density()
+    writers = [number for number, service in enumerate(world.services) if service.serves_http or service.namespace == "data"]
+    rows = np.array(writers, np.int64)
+    keys = noise.keys(world.seed, "logs", rows=[world.services[number].name for number in writers])
+    running = {number: [pod for pod in world.pods.listed if pod.service == number] for number in writers}
+    first, last = math.floor((start - world.start) / SLOT), math.ceil((end - world.start) / SLOT)
+    step = int(DAY / SLOT)
+    for begin in range(max(first, 0), max(last, 0), step):
+        slots = np.arange(begin, min(begin + step, last))
+        times = np.asarray(world.start + slots * SLOT, np.float64)
+        served = world.history.rate("requests", rows, times)
+        failed = served * world.history.rate("errors", rows, times)
+        chance = noise.uniform(keys[:, None], slots)
+        # as many as expected, and one more as often as the rest of the number says
+        good = np.minimum(np.floor((served - failed) * SLOT * density.served + chance), density.most).astype(int)
+        bad = np.minimum(np.floor(failed * SLOT * density.failed + noise.uniform(keys[:, None], slots + (1 << 40))), density.most).astype(
+            int
+        )
+        for column, slot in enumerate(slots.tolist()):
+            found = []
+            for row, number in enumerate(writers):
+                for one in range(int(good[row, column] + bad[row, column])):
+                    line = _line(world, number, running[number], slot, one, failure=one >= good[row, column])
+                    if line is not None and start <= line.time < end:
+                        found.append(line)
+            found += _notices(world, float(times[column]), start, end)
+            yield from sorted(found, key=lambda line: (line.time, line.pod.name))
+
+
+def bulk(world: World, start: float, end: float, density: Density | None = None, *, prefix: str = "logs") -> Iterator[str]:
+    """Pairs of lines for Elasticsearch's _bulk, into an index a day (UTC)."""
+    for line in lines(world, start, end, density):
+        document = line.document()
+        index = f"{prefix}-{document['@timestamp'][:10].replace('-', '.')}"
+        yield f'{{"create":{{"_index":"{index}"}}}}\n{json.dumps(document, ensure_ascii=False)}\n'
+
+
+# --- one line ---------------------------------------------------------------------------------------------------------------------------
+
+
+class _Chance:
+    """Numbers for one line, one after another."""
+
+    def __init__(self, key: int) -> None:
+        self._numbers = iter(noise.uniform(np.uint64(key), np.arange(16)).tolist())
+
+    def draw(self) -> float:
+        return float(next(self._numbers))
+
+    def number(self, low: int, high: int) -> int:
+        return low + int((high - low) * self.draw())
+
+    def choice(self, items: tuple[Any, ...]) -> Any:
+        return items[int(len(items) * self.draw())]
+
+
+_SERVED = {
+    "default": (
+        ("info", "GET /{noun}/{number} 200 {milliseconds}ms"),
+        ("info", "GET /{noun} 200 {milliseconds}ms"),
+        ("info", "POST /{noun} 201 {milliseconds}ms"),
+        ("info", "{noun}の一覧を返しました（{digit}件）"),
+        ("debug", "cache hit for {noun}:{number}"),
+        ("warn", "slow call: {noun} took {milliseconds}0ms"),
+        ("warn", "再試行しました: {noun} {digit}回目"),
+    ),
+    "order": (("info", "注文 {number} を受け付けました"), ("info", "order {number} accepted, {digit} items")),
+    "payment-api": (("info", "決済 {number} を承認しました"), ("info", "payment {number} authorised in {milliseconds}ms")),
+    "stock": (("info", "在庫を引き当てました: 商品 {number}, {digit}点"), ("info", "reserved {digit} of item {number}")),
+    "mail": (("info", "注文確認メールを送信しました: {number}"), ("info", "sent order confirmation {number}")),
+    "postgres": (("log", "checkpoint complete: wrote {number} buffers"), ("log", 'automatic vacuum of table "shop.public.{noun}"')),
+    "redis": (("info", "Background saving terminated with success"), ("info", "DB saved on disk")),
+    "kafka": (("info", "Rolled new log segment at offset {number}"),),
+    "opensearch": (("info", "[{noun}] refresh took {milliseconds}ms"),),
+}
+_NOUNS = ("items", "orders", "carts", "users", "prices", "coupons")
+_OWN = {
+    # the error's type, its message, and the function that it comes from
+    "jvm": ("java.lang.IllegalStateException", "unexpected state {digit} of {noun} {number}", "handle"),
+    "go": ("*errors.errorString", "invalid {noun} {number}: empty response", "ServeHTTP"),
+    "python": ("KeyError", "'{noun}_{number}'", "handle"),
+    "node": ("TypeError", "Cannot read properties of undefined (reading '{noun}')", "handle"),
+    "nginx": ("upstream", "upstream prematurely closed connection while reading response header", ""),
+    "postgres": ("ERROR", "canceling statement due to statement timeout", ""),
+    "redis": ("OOM", "command not allowed when used memory > 'maxmemory'", ""),
+    "kafka": ("NotLeaderForPartitionException", "not the leader for partition {noun}-{digit}", ""),
+    "opensearch": ("CircuitBreakingException", "[parent] Data too large, data for [<http_request>]", ""),
+}
+_CALLED = {
+    "jvm": ("java.net.SocketTimeoutException", "Read timed out calling {callee}"),
+    "go": ("*url.Error", 'Post "http://{callee}.{namespace}.svc:{port}/v1": context deadline exceeded'),
+    "python": ("requests.exceptions.ConnectionError", "{callee}への接続に失敗しました: Max retries exceeded"),
+    "node": ("Error", "connect ECONNREFUSED {callee}:{port}"),
+    "nginx": ("upstream", "connect() failed (111: Connection refused) while connecting to upstream {callee}"),
+}
+
+
+def _line(world: World, number: int, pods: list[Pod], slot: int, one: int, *, failure: bool) -> Line | None:
+    service = world.services[number]
+    key = noise.key(world.seed, "line", service.name, slot, one, failure)
+    chance = _Chance(key)
+    time = world.start + (slot + chance.draw()) * SLOT
+    there = [pod for pod in pods if pod.started <= time < pod.ended and not pod.gap[0] <= time < pod.gap[1]]
+    if not there:
+        return None
+    pod = there[int(len(there) * chance.draw())]
+    trace = f"{noise.key(key, 1):016x}{noise.key(key, 2):016x}"
+    node = world.nodes[pod.node].name
+    filled = {
+        "noun": chance.choice(_NOUNS),
+        "number": chance.number(10_000, 99_999),
+        "digit": chance.number(1, 9),
+        "milliseconds": chance.number(3, 90),
+    }
+    logger = f"com.example.{service.name.replace('-', '')}.Api" if service.language == "jvm" else service.name.replace("-", "_")
+    if not failure:
+        choices = _SERVED.get(service.name) or _SERVED.get(service.language) or _SERVED["default"]
+        if choices is _SERVED["default"] or chance.draw() < 0.4:
+            choices = choices if service.namespace == "data" else _SERVED["default"]
+        # what is rare among the choices is rare in the log
+        level, wording = choices[int(len(choices) * chance.draw() ** 2)]
+        return Line(time, service, pod, node, level, logger, wording.format(**filled), trace)
+    error, wording, where = _failure(world, number, time, chance)
+    message = wording.format(**filled) if "{" in wording else wording
+    return Line(time, service, pod, node, "error", logger, message, trace, error, _stack(service, error, message, where, chance))
+
+
+def _failure(world: World, number: int, time: float, chance: _Chance) -> tuple[str, str, str]:
+    """The error of a request that fails: of the service itself, or of what it calls, as often as the simulation has it."""
+    service = world.services[number]
+    moment = np.array([time])
+    history = world.history
+    own = history.rate("own_failures", np.array([number]), moment)[0, 0]
+    called = history.rate("called_failures", np.array([number]), moment)[0, 0]
+    if service.calls and chance.draw() * (own + called) >= own:
+        edges = [edge for edge, (caller, _callee, call) in enumerate(history.edges) if caller == number and call.critical > 0]
+        weights = history.rate("edge_failures", np.array(edges), moment)[:, 0] * [history.edges[edge][2].critical for edge in edges]
+        picked = int(np.searchsorted(np.cumsum(weights), chance.draw() * weights.sum()))
+        callee = world.services[history.edges[edges[min(picked, len(edges) - 1)]][1]]
+        return _of_call(world, service, callee, time)
+    for timed in world.faults:
+        if timed.service == service.name and timed.start <= time < timed.end:
+            found = _of_fault(world, timed, service, time)
+            if found is not None:
+                return found
+    return _OWN[service.language]
+
+
+def _of_call(world: World, service: Service, callee: Service, time: float) -> tuple[str, str, str]:
+    for timed in world.faults:
+        if not timed.start <= time < timed.end:
+            continue
+        if isinstance(timed.fault, Dns):
+            return "DNS", f"lookup {callee.name}.{callee.namespace}.svc.cluster.local: i/o timeout", "resolve"
+        if isinstance(timed.fault, CertificateExpiry) and timed.service == callee.name:
+            when = iso(timed.start)[:19] + "Z"
+            return (
+                "x509.CertificateInvalidError",
+                f"{callee.name}: certificate has expired or is not yet valid: it was valid until {when}",
+                "dial",
+            )
+        if isinstance(timed.fault, DependencyDown) and timed.service == callee.name:
+            return "ConnectException", f"connect to {callee.name}.{callee.namespace}.svc:{callee.port} refused: Connection refused", "dial"
+        if isinstance(timed.fault, VolumeFill) and timed.service == callee.name and time >= full_since(world, world.faults.index(timed)):
+            return "PSQLException", f'ERROR: could not extend file "base/16384/24601": No space left on device ({callee.name})', "execute"
+    error, wording = _CALLED.get(service.language, _CALLED["go"])
+    return error, wording.format(callee=callee.name, namespace=callee.namespace, port=callee.port), "call"
+
+
+def _of_fault(world: World, timed: Timed, service: Service, time: float) -> tuple[str, str, str] | None:
+    fault = timed.fault
+    if isinstance(fault, BadDeploy):
+        if fault.error:
+            error, _colon, message = fault.error.partition(": ")
+            return error, message or error, "authorise"
+        return {
+            "jvm": ("java.lang.NullPointerException", 'Cannot invoke "String.length()" because "code" is null', "parse"),
+            "python": ("AttributeError", "'NoneType' object has no attribute 'price'", "render"),
+        }.get(service.language, _OWN[service.language])
+    if isinstance(fault, MemoryLeak):
+        return {
+            "jvm": ("java.lang.OutOfMemoryError", "Java heap space", "allocate"),
+            "python": ("MemoryError", "", "load"),
+            "node": ("RangeError", "Array buffer allocation failed", "load"),
+        }.get(service.language)
+    if isinstance(fault, VolumeFill) and time >= full_since(world, world.faults.index(timed)):
+        return "53100", 'could not extend file "base/16384/24601": No space left on device', ""
+    return None
+
+
+def _stack(service: Service, error: str, message: str, where: str, chance: _Chance) -> str:
+    """A stack trace as the language writes it; empty where it has none."""
+    name, at = service.name.replace("-", ""), chance.number(20, 400)
+    if not where:
+        return ""
+    rows: tuple[str, ...] = ()
+    if service.language == "jvm":
+        rows = (
+            f"{error}: {message}",
+            f"\tat com.example.{name}.Service.{where}(Service.java:{at})",
+            f"\tat com.example.{name}.Api.post(Api.java:{at // 2})",
+            "\tat org.springframework.web.servlet.DispatcherServlet.doDispatch(DispatcherServlet.java:1089)",
+            "\tat java.base/java.lang.Thread.run(Thread.java:1583)",
+        )
+    elif service.language == "python":
+        rows = (
+            "Traceback (most recent call last):",
+            f'  File "/app/{name}/api.py", line {at // 2}, in post',
+            f"    return {where}(request)",
+            f'  File "/app/{name}/service.py", line {at}, in {where}',
+            "    value = found[key]",
+            f"{error}: {message}",
+        )
+    elif service.language == "node":
+        rows = (
+            f"{error}: {message}",
+            f"    at {where} (/app/src/service.js:{at}:17)",
+            f"    at async /app/src/api.js:{at // 2}:5",
+            "    at process.processTicksAndRejections (node:internal/process/task_queues:105:5)",
+        )
+    elif service.language == "go":
+        rows = (
+            f"goroutine {at} [running]:",
+            f"main.{where}(0xc000{at:03x}000)",
+            f"\t/src/{name}/service.go:{at} +0x1f4",
+            "net/http.HandlerFunc.ServeHTTP(0x0?)",
+            "\t/usr/local/go/src/net/http/server.go:2294 +0x29",
+        )
+    return "\n".join(rows)
+
+
+def _notices(world: World, slot: float, start: float, end: float) -> list[Line]:
+    """Lines at starts of containers."""
+    found = []
+    for pod in world.pods.listed:
+        for began in pod.starts:
+            if slot <= began < slot + SLOT and start <= began < end and world.services[pod.service].serves_http:
+                service = world.services[pod.service]
+                message = f"{service.name} {pod.version} started, listening on :{service.port}"
+                trace = f"{noise.key(world.seed, 'start', pod.name, began):032x}"
+                found.append(Line(began, service, pod, world.nodes[pod.node].name, "info", service.name.replace("-", "_"), message, trace))
+    return found
