@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -81,6 +81,23 @@ class Event:
     region: str = "us-east-1"  # where global services (IAM, STS, sign-in) have theirs
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Event:
+        """The event of a record as CloudTrail's files have it."""
+        identity = record.get("userIdentity") or {}
+        return cls(
+            time=datetime.fromisoformat(record["eventTime"]),
+            name=record["eventName"],
+            source=record["eventSource"],
+            user=identity.get("userName") or str(identity.get("arn", "")).rpartition("/")[2],
+            read_only=bool(record.get("readOnly")),
+            access_key=identity.get("accessKeyId", ""),
+            resources=tuple((one.get("type", ""), one.get("ARN", "")) for one in record.get("resources") or []),
+            record=dict(record),
+            region=record["awsRegion"],
+            id=record["eventID"],
+        )
+
 
 @dataclass
 class Account:
@@ -96,6 +113,8 @@ class Account:
         How long updates take by that clock.
     on_update
         Called, from the thread of a request or of `settle`, with every update that has ended: the world moves its nodes here.
+    more_events
+        Further events from one time up to another, asked at every lookup: what a simulated world knows (`Event.of` makes them).
     ticks
         Seconds for throttling, which goes by the wall's time however fast the account's clock runs.
     """
@@ -105,10 +124,12 @@ class Account:
     now: Callable[[], datetime] = wall_time
     durations: Durations = Durations()
     on_update: Callable[[Update], None] = lambda update: None
+    more_events: Callable[[datetime, datetime], Iterable[Event]] = lambda start, end: ()
     ticks: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
+        self.ready = threading.Event()  # set when it is filled; the server's /readyz tells
         self.addons: dict[tuple[str, str, str], Addon] = {}  # by region, cluster, name
         self.updates: list[Update] = []
         self.fail_updates: dict[str, tuple[str, str]] = {}  # an update of this target ends as Failed with this code and message

@@ -35,6 +35,7 @@ def seed(server: Server, *, cluster_version: str = "1.36") -> None:
     _images(server)
     server.account.analyzers, server.account.findings = _analyzers(server)
     server.account.events = _events(server.account.now(), server)  # what made the account is not history of it
+    server.account.ready.set()
 
 
 def client(server: Server, service: str, region: str = "") -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from datetime import timedelta
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from opslib.lab.aws.account import Account, Event
-from opslib.lab.aws.protocol import Answer, Call, Refusal, page
+from opslib.lab.aws.protocol import Answer, Call, Refusal, question_mark
 
 KEPT_DAYS = 90
 CALLS_A_SECOND = 2
@@ -27,18 +29,38 @@ def lookup_events(account: Account, call: Call) -> Answer:
         raise Refusal("InvalidLookupAttributesException", "Only one lookup attribute can be used.")
     if not 1 <= asked.get("MaxResults", 50) <= 50:
         raise Refusal("InvalidMaxResultsException", "MaxResults must be from 1 to 50.")
-    oldest = now - timedelta(days=KEPT_DAYS)
+    if asked.get("EventCategory") == "insight":  # the lab has no CloudTrail Insights
+        return {"Events": []}
+    start = max(start, now - timedelta(days=KEPT_DAYS))
+    before = _place(asked)
     found = []
-    if asked.get("EventCategory") != "insight":  # the lab has no CloudTrail Insights
-        for event in list(account.events):
-            if event.region == call.region and max(start, oldest) <= event.time <= end and all(_has(event, one) for one in attributes):
-                found.append(event)
-    found.sort(key=lambda event: (event.time, event.id), reverse=True)
+    for event in (*list(account.events), *account.more_events(start, end)):
+        if event.region == call.region and start <= event.time <= end and all(_has(event, one) for one in attributes):
+            place = (event.time, event.id)
+            if before is None or place < before:
+                found.append((place, event))
+    found.sort(key=lambda one: one[0], reverse=True)
+    size = asked.get("MaxResults", 50)
+    answer: Answer = {"Events": [_answer(account, event) for _, event in found[:size]]}
+    if len(found) > size:
+        (moment, name), _ = found[size - 1]
+        token = f"{question_mark(asked, 'MaxResults', 'NextToken')} {moment.isoformat()} {name}"
+        answer["NextToken"] = base64.urlsafe_b64encode(token.encode()).decode()
+    return answer
+
+
+def _place(asked: Mapping[str, Any]) -> tuple[datetime, str] | None:
+    """After which event the page begins. Not how many were shown: meanwhile newer ones may have come before them."""
+    if not asked.get("NextToken"):
+        return None
     try:
-        events, more = page(found, asked, size=50, limit="MaxResults", token="NextToken")  # noqa: S106
-    except Refusal:
-        raise Refusal("InvalidNextTokenException", "The token is not valid, or the request's other parameters have changed.") from None
-    return {"Events": [_answer(account, event) for event in events], **more}
+        mark, moment, name = base64.urlsafe_b64decode(asked["NextToken"]).decode().split(" ")
+        place = datetime.fromisoformat(moment), name
+    except ValueError:  # what is no base64, no text or no time is one too
+        mark, place = "", None
+    if place is None or mark != question_mark(asked, "MaxResults", "NextToken"):
+        raise Refusal("InvalidNextTokenException", "The token is not valid, or the request's other parameters have changed.")
+    return place
 
 
 def _throttle(account: Account) -> None:

@@ -153,8 +153,7 @@ def page(
     Refusal
         "InvalidParameterException": the token was not given for this question.
     """
-    question = {name: value for name, value in parameters.items() if name not in (limit, token)}
-    mark = f"{binascii.crc32(repr(sorted(question.items())).encode()):08x}"
+    mark = question_mark(parameters, limit, token)
     start = 0
     if parameters.get(token):
         try:
@@ -167,6 +166,12 @@ def page(
     end = start + int(parameters.get(limit) or size)
     more = {token: base64.urlsafe_b64encode(f"{mark}:{end}".encode()).decode()} if end < len(items) else {}
     return list(items[start:end]), more
+
+
+def question_mark(parameters: Mapping[str, Any], *left_out: str) -> str:
+    """A digest of what is asked for, for tokens that go with one question."""
+    question = {name: value for name, value in parameters.items() if name not in left_out}
+    return f"{binascii.crc32(repr(sorted(question.items())).encode()):08x}"
 
 
 def _from_text(shape: Any, values: Sequence[str]) -> Any:

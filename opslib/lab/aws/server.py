@@ -68,6 +68,9 @@ def app(account: Account) -> WSGIApplication:
     all_eks = Protocol("eks", protocols["eks"].model.operation_names)
 
     def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/readyz" and "HTTP_AUTHORIZATION" not in environ:
+            ready = account.ready.is_set()
+            return _send(start, 200 if ready else 503, {"Content-Type": "text/plain"}, b"ok" if ready else b"not yet")
         environ["HTTP_X_MOTO_ACCOUNT_ID"] = account.account_id
         found = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
         if found is None:

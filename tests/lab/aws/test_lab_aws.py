@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,6 +15,7 @@ from typing import Any
 
 import boto3
 import pytest
+import urllib3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -358,6 +362,63 @@ def test_the_event_history_answers_two_calls_a_second(lab: Lab) -> None:
     finally:
         lab.account.ticks = kept
         lab.account.lookups.clear()
+
+
+def test_pages_of_the_event_history_stay_whole_while_new_events_come(lab: Lab) -> None:
+    trail = lab.client("cloudtrail", "us-east-1")
+    first = trail.lookup_events(MaxResults=5)
+    lab.clock.go(60)
+    lab.client("iam").create_group(GroupName="came-meanwhile")
+    second = trail.lookup_events(MaxResults=5, NextToken=first["NextToken"])
+    assert not {one["EventId"] for one in first["Events"]} & {one["EventId"] for one in second["Events"]}
+    both = [one["EventId"] for one in first["Events"] + second["Events"]]
+    whole = [one["EventId"] for one in trail.lookup_events(MaxResults=11)["Events"]]
+    assert whole[1:] == both
+
+
+def test_the_event_history_holds_what_a_world_knows(lab: Lab) -> None:
+    record = {
+        "eventTime": "2026-11-20T03:04:05Z",
+        "eventName": "PutImage",
+        "eventSource": "ecr.amazonaws.com",
+        "awsRegion": REGION,
+        "eventID": "6a0c2f6e-0000-4000-8000-000000000001",
+        "readOnly": False,
+        "userIdentity": {"type": "AssumedRole", "arn": "arn:aws:sts::123456789012:assumed-role/ci-deployer/build-7"},
+        "resources": [{"type": "AWS::ECR::Repository", "ARN": "arn:aws:ecr:ap-northeast-1:123456789012:repository/shop/web"}],
+    }
+    lab.account.more_events, kept = lambda start, end: [aws.Event.of(record)], lab.account.more_events
+    try:
+        wanted = [{"AttributeKey": "EventId", "AttributeValue": record["eventID"]}]
+        (found,) = lab.client("cloudtrail").lookup_events(LookupAttributes=wanted)["Events"]
+        assert (found["Username"], found["EventTime"]) == ("build-7", datetime(2026, 11, 20, 3, 4, 5, tzinfo=UTC))
+        assert json.loads(found["CloudTrailEvent"])["userIdentity"] == record["userIdentity"]
+        assert lab.client("cloudtrail", "us-east-1").lookup_events(LookupAttributes=wanted)["Events"] == []
+    finally:
+        lab.account.more_events = kept
+
+
+def test_the_account_runs_by_itself_and_tells_when_it_is_filled() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-m", "opslib.lab.aws", str(port)])
+    try:
+        retries = urllib3.Retry(total=None, connect=200, status_forcelist=[503], status=200, backoff_factor=0.05, backoff_max=0.2)
+        assert urllib3.request("GET", f"http://127.0.0.1:{port}/readyz", retries=retries).data == b"ok"
+        sts = boto3.client(
+            "sts",
+            endpoint_url=f"http://127.0.0.1:{port}",
+            region_name=REGION,
+            aws_access_key_id="lab",
+            aws_secret_access_key="lab",
+        )
+        assert sts.get_caller_identity()["Account"] == "123456789012"
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_what_is_changed_in_the_lab_stands_in_its_event_history(lab: Lab) -> None:
