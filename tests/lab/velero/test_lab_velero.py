@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -364,6 +366,22 @@ def test_a_server_that_ends_half_way_marks_its_backup_as_failed_at_the_next_star
         assert own.backup("anew", includedNamespaces=[SHOP])["phase"] == "Completed"
     finally:
         again.close()
+
+
+def test_it_runs_by_itself(kit: Kit, any_cluster: RealLab, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "opslib.lab.velero", str(any_cluster.kubeconfig), str(tmp_path), "--namespace", "velero-process"]
+    process = subprocess.Popen(command)
+    own = Kit(kit.api, kit.clock, kit.velero, {}, namespace="velero-process")
+    try:
+        soon(lambda: not own.gone(own.path("backupstoragelocations", "default")), "the location to be there")
+        soon(lambda: own.status("backupstoragelocations", "default").get("phase") == "Available", "the location")
+        assert own.backup("by-a-process", includedNamespaces=[SHOP], includedResources=["configmaps"])["phase"] == "Completed"
+        assert (tmp_path / "lab-velero-backups" / "backups" / "by-a-process" / "velero-backup.json").is_file()
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_the_server_tells_its_version(kit: Kit) -> None:
