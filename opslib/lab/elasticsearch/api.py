@@ -184,7 +184,7 @@ def _health(call: Call) -> Answer:
         "number_of_pending_tasks": 0,
         "number_of_in_flight_fetch": 0,
         "task_max_waiting_in_queue_millis": 0,
-        "active_shards_percent_as_number": call.cluster.active_percent(),
+        "active_shards_percent_as_number": 100.0 if status == "green" else call.cluster.active_percent(),
     }
     if call.query.get("level") in ("indices", "shards"):
         content["indices"] = {

@@ -289,7 +289,7 @@ class _FrozenColumn:
         self.docs, self.values = column.docs, column.values
         self.terms, self.numbers = list(column.terms), dict(column.numbers)
         self.lengths = column.lengths
-        self.word_docs = column.word_docs if column.kind == "text" else column.docs
+        self.words = column.words if column.kind == "text" else None
         self._rank = column.order()
 
     def order(self) -> Any:

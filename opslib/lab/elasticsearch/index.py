@@ -12,6 +12,7 @@ import time
 import zlib
 from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -58,6 +59,31 @@ class Growing:
         return self._array[: self._length]
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """An index of a text's words. `owner` is the number of the text that each word is in."""
+
+    docs: Docs
+    owner: npt.NDArray[np.int64]
+    order: npt.NDArray[np.int64]
+    begins: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, docs: Docs, values: npt.NDArray[Any], lengths: npt.NDArray[np.int32], terms: int) -> Words:
+        """Of the words one after another, and how many each text has."""
+        order = np.argsort(values, kind="stable")
+        begins = np.searchsorted(values[order], np.arange(terms + 1))
+        return cls(docs, np.repeat(np.arange(len(lengths)), lengths), order, begins)
+
+    def places(self, number: int) -> npt.NDArray[np.int64]:
+        """Where a word is, ascending."""
+        return self.order[self.begins[number] : self.begins[number + 1]]
+
+    def docs_of(self, number: int) -> Docs:
+        """The document of each place of a word."""
+        return self.docs[self.owner[self.places(number)]]
+
+
 class Column:
     """The values of a field. `kind` is "keyword", "integer", "float" or "text"."""
 
@@ -69,6 +95,7 @@ class Column:
         self.numbers: dict[str, int] = {}
         self._lengths = Growing(np.int32)  # of a text: words a value
         self._sorted: tuple[int, npt.NDArray[np.int32]] | None = None
+        self._words: tuple[int, Words] | None = None
 
     def add(self, doc: int, value: Any) -> None:
         """Append a value of a document that is not before the last one."""
@@ -99,9 +126,12 @@ class Column:
         return self._values.view
 
     @property
-    def word_docs(self) -> Docs:
-        """Of a text: the document of each word."""
-        return np.repeat(self._docs.view, self._lengths.view)
+    def words(self) -> Words:
+        """Of a text: where each word is."""
+        values = self._values.view
+        if self._words is None or self._words[0] != len(values):
+            self._words = (len(values), Words.of(self._docs.view, values, self._lengths.view, len(self.terms)))
+        return self._words[1]
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
@@ -162,7 +192,7 @@ class Index:
         if not isinstance(content, dict):
             cause = {"type": "not_x_content_exception", "reason": "not an object"}
             raise Refused(400, "mapper_parsing_exception", "failed to parse", caused_by=cause)
-        values = list(self.mapping.flatten(content, id))
+        values = self.mapping.flatten(content, id)
         if known is not None:
             self._dead.add(known)
         doc = len(self.names)

@@ -38,6 +38,7 @@ class Mapping:
         self.content: dict[str, Any] = {}
         self.fields: dict[str, dict[str, Any]] = {}
         self.objects: set[str] = set()
+        self._dynamics: dict[str, Any] = {}
         self.version = 0
         if content:
             self.merge(content)
@@ -64,6 +65,7 @@ class Mapping:
 
     def _flatten(self) -> None:
         self.fields, self.objects = {}, set()
+        self._dynamics = dict(_dynamics(self.content.get("properties", {}), ""))
         self.version += 1
         for name, field in _leaves(self.content.get("properties", {}), "", self.objects):
             self.fields[name] = field
@@ -81,7 +83,7 @@ class Mapping:
 
     # --- documents ---
 
-    def flatten(self, source: dict[str, Any], id: str) -> Iterator[tuple[str, Any]]:
+    def flatten(self, source: dict[str, Any], id: str) -> list[tuple[str, Any]]:
         """What a document gives to which field, mapping new ones on the way.
 
         Raises
@@ -89,18 +91,25 @@ class Mapping:
         Refused
             A value that its field cannot take.
         """
-        yield from self._object(source, "", self.content.get("dynamic", True), id)
+        found: list[tuple[str, Any]] = []
+        self._object(source, "", self.content.get("dynamic", True), id, found)
+        return found
 
-    def _object(self, value: dict[str, Any], path: str, dynamic: Any, id: str) -> Iterator[tuple[str, Any]]:
+    def _object(self, value: dict[str, Any], path: str, dynamic: Any, id: str, found: list[tuple[str, Any]]) -> None:
         for key, item in value.items():
-            yield from self._value(item, f"{path}{key}", dynamic, id)
+            name = path + key
+            field = self.fields.get(name)
+            if field is not None and isinstance(item, str | int | float):
+                self._field(name, field, item, id, found)
+            else:
+                self._value(item, name, dynamic, id, found)
 
-    def _value(self, value: Any, name: str, dynamic: Any, id: str) -> Iterator[tuple[str, Any]]:
+    def _value(self, value: Any, name: str, dynamic: Any, id: str, found: list[tuple[str, Any]]) -> None:
         if value is None:
             return
         if isinstance(value, list):
             for item in value:
-                yield from self._value(item, name, dynamic, id)
+                self._value(item, name, dynamic, id, found)
             return
         if isinstance(value, dict):
             field = self.fields.get(name)
@@ -111,7 +120,7 @@ class Mapping:
                 raise _unparsed(
                     name, kind, id, _java(value), f"Can't get text on a START_OBJECT at 1:{len(name) + 4}", "illegal_state_exception"
                 )
-            yield from self._object(value, f"{name}.", self._dynamic(name, dynamic), id)
+            self._object(value, f"{name}.", self._dynamic(name, dynamic), id, found)
             return
         field = self.fields.get(name)
         if field is None:
@@ -128,26 +137,23 @@ class Mapping:
                 raise Refused(400, "strict_dynamic_mapping_exception", reason)
             self._add(name, self._guess(value))
             field = self.fields[name]
-        yield from self._field(name, field, value, id)
+        self._field(name, field, value, id, found)
 
     def _dynamic(self, name: str, inherited: Any) -> Any:
-        node: Any = self.content
-        for part in name.split("."):
-            node = node.get("properties", {}).get(part, {})
-        return node.get("dynamic", inherited)
+        return self._dynamics.get(name, inherited)
 
-    def _field(self, name: str, field: dict[str, Any], value: Any, id: str) -> Iterator[tuple[str, Any]]:
+    def _field(self, name: str, field: dict[str, Any], value: Any, id: str, found: list[tuple[str, Any]]) -> None:
         if field.get("enabled") is False:
             return
         try:
-            yield name, convert(field, value)
+            found.append((name, convert(field, value)))
         except ValueError as error:
             if not field.get("ignore_malformed"):
                 kind = str(field["type"])
                 raise _unparsed(name, kind, id, _shown(value), str(error)) from error
         for below, inner in field.get("fields", {}).items():
             try:
-                yield f"{name}.{below}", convert(inner, value)
+                found.append((f"{name}.{below}", convert(inner, value)))
             except ValueError:
                 continue
 
@@ -197,6 +203,14 @@ def _leaves(properties: dict[str, Any], path: str, objects: set[str]) -> Iterato
             yield f"{path}{name}", field
 
 
+def _dynamics(properties: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
+    """Which objects say themselves whether they take new fields."""
+    for name, field in properties.items():
+        if "dynamic" in field:
+            yield f"{path}{name}", field["dynamic"]
+        yield from _dynamics(field.get("properties", {}), f"{path}{name}.")
+
+
 def _merge_properties(known: dict[str, Any], new: dict[str, Any], path: str) -> None:
     for name, field in new.items():
         if "." in name:
@@ -232,6 +246,8 @@ def convert(field: dict[str, Any], value: Any) -> Any:
         The field cannot take it.
     """
     kind = field["type"]
+    if kind == "text" and type(value) is str:
+        return value
     if kind in INTEGERS:
         return _integer(value, kind)
     if kind in FLOATS:

@@ -166,7 +166,7 @@ def _term_scores(context: Context, column: Column, number: int, boost: float) ->
     """Documents with a word or keyword, and BM25."""
     size = context.size
     if column.kind == "text":
-        frequency = np.bincount(column.word_docs[column.values == number], minlength=size).astype(float)
+        frequency = np.bincount(column.words.docs_of(number), minlength=size).astype(float)
         mask = frequency > 0
         weight, holders = _weights(context, column, frequency)
     else:
@@ -237,10 +237,13 @@ def _terms(context: Context, body: Any) -> Hits:
 def _with_numbers(context: Context, column: Column, numbers: set[int]) -> Mask:
     mask = np.zeros(context.size, bool)
     if numbers:
+        if column.kind == "text":
+            for number in numbers:
+                mask[column.words.docs_of(number)] = True
+            return mask
         chosen = np.zeros(len(column.terms), bool)
         chosen[list(numbers)] = True
-        docs = column.word_docs if column.kind == "text" else column.docs
-        mask[docs[chosen[column.values]]] = True
+        mask[column.docs[chosen[column.values]]] = True
     return mask
 
 
@@ -442,18 +445,20 @@ def phrase(context: Context, name: str, text: Any, boost: float = 1.0, *, prefix
         return context.nothing()
     if len(words) == 1 and not prefix:
         return _term_scores(context, column, int(numbers[0] or 0), boost)
-    values = column.values
-    count = len(values) - len(words) + 1
-    if count <= 0:
-        return context.nothing()
-    hit = np.ones(count, bool)
+    values, index = column.values, column.words
+    # from the places of the rarest word, look at its neighbours
+    known = [(place, number) for place, number in enumerate(numbers) if number is not None and not (prefix and place == len(words) - 1)]
+    if known:
+        offset, rarest = min(known, key=lambda item: len(index.places(item[1])))
+        starts = index.places(rarest) - offset
+    else:
+        starts = np.sort(np.concatenate([index.places(number) for number in last]))
+    starts = starts[(starts >= 0) & (starts + len(words) <= len(values))]
     for place, number in enumerate(numbers):
-        part = values[place : place + count]
-        hit &= np.isin(part, list(last)) if prefix and place == len(words) - 1 else part == number
-    starts = np.flatnonzero(hit)
-    # a phrase does not go over the end of a text
-    owner = np.repeat(np.arange(len(column.lengths)), column.lengths)
-    starts = starts[owner[starts] == owner[starts + len(words) - 1]]
+        part = values[starts + place]
+        starts = starts[np.isin(part, list(last)) if prefix and place == len(words) - 1 else part == number]
+    owner = index.owner
+    starts = starts[owner[starts] == owner[starts + len(words) - 1]]  # a phrase does not go over the end of a text
     docs = column.docs[owner[starts]]
     mask = np.zeros(context.size, bool)
     mask[docs] = True
@@ -462,7 +467,7 @@ def phrase(context: Context, name: str, text: Any, boost: float = 1.0, *, prefix
     total = 0.0
     for number in [number for number in numbers if number is not None]:
         holders = np.zeros(context.size, bool)
-        holders[column.word_docs[values == number]] = True
+        holders[index.docs_of(number)] = True
         total += _idf(holding, int(holders.sum()))
     return Hits(mask, np.where(mask, boost * total * weight, 0.0))
 
