@@ -122,6 +122,7 @@ def _lab(engine: str, folder: Path, *, parts: tuple[str, ...], platform: bool) -
         engines.down(folder)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With xdist's ``--dist loadgroup`` all tests on real servers go to one process, which starts them once; those on an embedded lab go
     to one process a file. What differs on the embedded engine has to fail there: a difference that is gone is taken off the list.

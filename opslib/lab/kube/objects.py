@@ -477,9 +477,9 @@ class Objects:
             )
 
             def note(complete: Object) -> None:
-                complete["metadata"]["managedFields"] = ownership.applied(None, wanted, resource.node(), **common)["metadata"][
-                    "managedFields"
-                ]
+                entries = ownership.applied(None, wanted, resource.node(), **common)["metadata"].get("managedFields")
+                if entries:  # who applies nothing but a name owns nothing
+                    complete["metadata"]["managedFields"] = entries
 
             return self.create(resource, namespace, obj, options, fields=note)
         if given and given != str(record.version):
