@@ -151,6 +151,7 @@ def _networks_and_cluster(server: Server, cluster_version: str) -> None:
             version=version,
             releaseVersion=release,
         )
+    _age(server, now)
     for name, role in (("vpc-cni", "lab-vpc-cni"), ("coredns", ""), ("kube-proxy", ""), ("aws-ebs-csi-driver", "lab-ebs-csi")):
         # the oldest that fits: something is left to do, and the storage driver does not fit the next version
         fitting = [one.version for one in catalogue.addons()[name].versions if cluster_version in one.fits]
@@ -169,6 +170,17 @@ def _networks_and_cluster(server: Server, cluster_version: str) -> None:
             ],
         }
     ]
+
+
+def _age(server: Server, now: datetime) -> None:
+    """The cluster and its node groups have been there for a while."""
+    from moto.eks.models import eks_backends
+
+    cluster: Any = eks_backends[server.account.account_id][server.account.region].clusters[CLUSTER]
+    cluster.created_at = _bare(now - timedelta(days=410))
+    for group in cluster.nodegroups.values():
+        group.created_at = _bare(now - timedelta(days=180))
+        group.modified_at = _bare(now - timedelta(days=96))
 
 
 def _buckets_and_trail(server: Server) -> None:

@@ -27,6 +27,9 @@ def settle(account: Account) -> None:
         for update in ended:
             _end(account, update)
         for key, addon in list(account.addons.items()):
+            if addon.cluster not in _backend(account, key[0]).clusters:  # add-ons go with their cluster
+                del account.addons[key]
+                continue
             if addon.ready_at is not None and addon.ready_at <= now:
                 addon.ready_at = None
                 if addon.status == "DELETING":

@@ -95,7 +95,7 @@ def app(account: Account) -> WSGIApplication:
             except Refusal as refusal:
                 status, headers, body = protocol.refusal(name, refusal)
                 error = refusal.code
-            _note(account, name, service, region, access_key, error)
+            _note(account, environ, name, service, region, access_key, error)
             return _send(start, status, {"Content-Type": _content_type(service), **headers}, body)
         name = _operation_of(environ, service, target, all_eks.match(method, path, "") if service == "eks" else None)
         if (service, name) == ("eks", "DescribeCluster"):
@@ -109,7 +109,7 @@ def app(account: Account) -> WSGIApplication:
             return start(status, headers, exc_info)
 
         pieces: Iterable[bytes] = moto(environ, start_noted)
-        _note(account, name, service, region, access_key, "" if statuses and statuses[0] < "4" else "Refused")
+        _note(account, environ, name, service, region, access_key, "" if statuses and statuses[0] < "4" else "Refused")
         return pieces
 
     return answer
@@ -191,12 +191,14 @@ def _operation_of(environ: WSGIEnvironment, service: str, target: str, matched: 
     return ""  # S3's and others' data events are not in the event history either
 
 
-def _note(account: Account, name: str, service: str, region: str, access_key: str, error: str) -> None:
+def _note(account: Account, environ: WSGIEnvironment, name: str, service: str, region: str, access_key: str, error: str) -> None:
     # reads are left out: CloudTrail would have them, but a lab that asks itself all day would show little else
     if not name or name.startswith(_READS):
         return
     user = _user(account, access_key)
-    record: dict[str, Any] = {"sourceIPAddress": "127.0.0.1", **({"errorCode": error} if error else {})}
+    record: dict[str, Any] = {"sourceIPAddress": environ.get("REMOTE_ADDR", ""), "userAgent": environ.get("HTTP_USER_AGENT", "")}
+    if error:
+        record["errorCode"] = error
     where = "us-east-1" if service in _GLOBAL else region
     event = Event(account.now(), name, f"{service}.amazonaws.com", user, False, access_key, record=record, region=where)
     with account.lock:

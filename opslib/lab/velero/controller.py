@@ -230,19 +230,21 @@ class Velero:
 
     # Schedules
 
-    def _schedule(self, schedule: Object) -> None:
-        spec, status = schedule["spec"], schedule.get("status") or {}
-        marks = [schedule["metadata"]["creationTimestamp"], status.get("lastBackup"), status.get("lastSkipped")]
-        latest = max(times.parse(mark) for mark in marks if mark)
-        try:
-            due = times.next_due(str(spec.get("schedule") or ""), latest)
-        except ValueError as error:
+    def _schedule(self, seen: Object) -> None:
+        due, wrong = _due(seen)
+        status = seen.get("status") or {}
+        if due is None:
             if status.get("phase") != "FailedValidation":
-                self._status("schedules", schedule, phase="FailedValidation", validationErrors=[f"invalid schedule: {error}"])
+                self._status("schedules", seen, phase="FailedValidation", validationErrors=[f"invalid schedule: {wrong}"])
             return
         if status.get("phase") != "Enabled":
-            self._status("schedules", schedule, phase="Enabled", validationErrors=None)
-        if spec.get("paused") or due > self._now():
+            self._status("schedules", seen, phase="Enabled", validationErrors=None)
+        if due > self._now():
+            return
+        schedule = self._fresh("schedules", seen)  # what the informer had may be from before the last backup
+        due, _ = _due(schedule)
+        spec = schedule["spec"]
+        if due is None or due > self._now() or spec.get("paused"):
             return
         name = schedule["metadata"]["name"]
         own = [one for one in self._list("backups") if (one["metadata"].get("labels") or {}).get("velero.io/schedule-name") == name]
@@ -347,6 +349,7 @@ class Velero:
         name = backup["metadata"]["name"]
         if not backups.overdue(backup, self._now()) or (backup.get("status") or {}).get("phase") in (*_BEFORE, *_BUSY, "Deleting"):
             return
+        self._fresh("backups", backup)  # 404, where it has gone since the informer was told of it
         location = self._location(str(backup["spec"].get("storageLocation") or ""))
         reason = "BSLNotFound" if location is None else "BSLReadOnly" if self._storage(location).read_only else ""
         if reason:
@@ -370,8 +373,10 @@ class Velero:
         self._wake.set()
 
     def _delete_backup(self, request: Object) -> None:
-        phase = (request.get("status") or {}).get("phase", "")
-        if phase not in ("", "New"):
+        if (request.get("status") or {}).get("phase", "") not in ("", "New"):
+            return
+        request = self._fresh("deletebackuprequests", request)
+        if (request.get("status") or {}).get("phase", "") not in ("", "New"):
             return
         name = str(request["spec"].get("backupName") or "")
         found = next((one for one in self._list("backups") if one["metadata"]["name"] == name), None)
@@ -553,3 +558,13 @@ class Velero:
 
     def _pace(self) -> bool:
         return self._stop.wait(self._seconds_an_item) if self._seconds_an_item else self._stop.is_set()
+
+
+def _due(schedule: Object) -> tuple[datetime | None, str]:
+    """When a schedule makes its next backup; None and the reason where it cannot be read."""
+    status = schedule.get("status") or {}
+    marks = [schedule["metadata"]["creationTimestamp"], status.get("lastBackup"), status.get("lastSkipped")]
+    try:
+        return times.next_due(str(schedule["spec"].get("schedule") or ""), max(times.parse(mark) for mark in marks if mark)), ""
+    except ValueError as error:
+        return None, str(error)

@@ -35,13 +35,16 @@ class Storage:
         store = location["spec"].get("objectStorage") or {}
         self.bucket = str(store.get("bucket", ""))
         self._bucket_folder = root / self.bucket
-        self.folder = self._bucket_folder / str(store.get("prefix") or "")
+        self._prefix = str(store.get("prefix") or "").strip("/")
+        self.folder = self._bucket_folder / self._prefix
         self.read_only = location["spec"].get("accessMode") == "ReadOnly"
 
     def missing(self) -> str:
         """Why the location is not available; empty where it is."""
         if not self.bucket or "/" in self.bucket or self.bucket in (".", ".."):
             return f"the bucket's name {self.bucket!r} is not valid"
+        if ".." in self._prefix.split("/"):
+            return f"the prefix {self._prefix!r} is not valid"
         if not self._bucket_folder.is_dir():
             return f"rpc error: code = Unknown desc = NoSuchBucket: The specified bucket does not exist: {self.bucket}"
         return ""

@@ -277,6 +277,9 @@ def test_an_addon_lives_from_creating_to_gone(lab: Lab) -> None:
     assert eks.delete_addon(**where)["addon"]["status"] == "DELETING"
     lab.clock.go(60)
     assert eks.list_addons(clusterName="addons")["addons"] == []
+    eks.create_addon(**where)
+    eks.delete_cluster(name="addons")
+    assert lab.cluster("addons", "1.36").list_addons(clusterName="addons")["addons"] == []
 
 
 # Versions and pages
@@ -432,6 +435,7 @@ def test_what_is_changed_in_the_lab_stands_in_its_event_history(lab: Lab) -> Non
     assert {(event["EventName"], event["Username"]) for event in here} == {("DeleteAddon", "aoi.tanaka"), ("CreateAddon", "aoi.tanaka")}
     failed = next(json.loads(event["CloudTrailEvent"]) for event in here if event["EventName"] == "CreateAddon")
     assert failed["errorCode"] == "ResourceNotFoundException"
+    assert failed["userAgent"].startswith("Boto3/")
     everywhere = lab.client("cloudtrail", "us-east-1").lookup_events(LookupAttributes=mine)["Events"]
     assert [event["EventName"] for event in everywhere] == ["CreateGroup"]
 

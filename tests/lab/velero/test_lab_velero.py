@@ -286,7 +286,9 @@ def test_a_location_is_as_available_as_its_bucket(kit: Kit) -> None:
     soon(lambda: kit.status("backupstoragelocations", "second").get("phase") == "Unavailable", "the location to be unavailable")
     assert "NoSuchBucket" in kit.status("backupstoragelocations", "second")["message"]
     assert "Unavailable" in kit.backup("too-early", includedNamespaces=[SHOP], storageLocation="second")["validationErrors"][0]
+    kit.make("BackupStorageLocation", "outside", {"provider": "aws", "objectStorage": {"bucket": "second", "prefix": "../../elsewhere"}})
     (kit.velero.folder / "second").mkdir()
+    soon(lambda: "not valid" in kit.status("backupstoragelocations", "outside").get("message", ""), "the location to be refused")
     soon(lambda: kit.status("backupstoragelocations", "second").get("phase") == "Available", "the location to be available")
     assert "message" not in kit.status("backupstoragelocations", "second")
     assert kit.backup("in-time", includedNamespaces=[SHOP], storageLocation="second")["phase"] == "Completed"
