@@ -97,7 +97,9 @@ def lines(world: World, start: float, end: float, density: Density | None = None
         slots = np.arange(begin, min(begin + step, last))
         times = np.asarray(world.start + slots * SLOT, np.float64)
         served = world.history.rate("requests", rows, times)
-        failed = served * world.history.rate("errors", rows, times)
+        own, called = (world.history.rate(name, rows, times) for name in ("own_failures", "called_failures"))
+        edges = world.history.rate("edge_failures", np.arange(len(world.history.edges)), times)
+        failed = own + called
         chance = noise.uniform(keys[:, None], slots)
         # as many as expected, and one more as often as the rest of the number says
         good = np.minimum(np.floor((served - failed) * SLOT * density.served + chance), density.most).astype(int)
@@ -108,7 +110,10 @@ def lines(world: World, start: float, end: float, density: Density | None = None
             found = []
             for row, number in enumerate(writers):
                 for one in range(int(good[row, column] + bad[row, column])):
-                    line = _line(world, number, running[number], slot, one, failure=one >= good[row, column])
+                    failing = None
+                    if one >= good[row, column]:
+                        failing = _Failing(float(own[row, column]), float(called[row, column]), edges[:, column])
+                    line = _line(world, number, running[number], slot, one, failing)
                     if line is not None and start <= line.time < end:
                         found.append(line)
             found += _notices(world, float(times[column]), start, end)
@@ -183,9 +188,10 @@ _CALLED = {
 }
 
 
-def _line(world: World, number: int, pods: list[Pod], slot: int, one: int, *, failure: bool) -> Line | None:
+def _line(world: World, number: int, pods: list[Pod], slot: int, one: int, failing: _Failing | None) -> Line | None:
+    """Line `one` of a service in a slot; `failing` where its request failed. None where no pod runs to write it."""
     service = world.services[number]
-    key = noise.key(world.seed, "line", service.name, slot, one, failure)
+    key = noise.key(world.seed, "line", service.name, slot, one, failing is not None)
     chance = _Chance(key)
     time = world.start + (slot + chance.draw()) * SLOT
     there = [pod for pod in pods if pod.started <= time < pod.ended and not pod.gap[0] <= time < pod.gap[1]]
@@ -201,28 +207,34 @@ def _line(world: World, number: int, pods: list[Pod], slot: int, one: int, *, fa
         "milliseconds": chance.number(3, 90),
     }
     logger = f"com.example.{service.name.replace('-', '')}.Api" if service.language == "jvm" else service.name.replace("-", "_")
-    if not failure:
+    if failing is None:
         choices = _SERVED.get(service.name) or _SERVED.get(service.language) or _SERVED["default"]
         if choices is _SERVED["default"] or chance.draw() < 0.4:
             choices = choices if service.namespace == "data" else _SERVED["default"]
         # what is rare among the choices is rare in the log
         level, wording = choices[int(len(choices) * chance.draw() ** 2)]
         return Line(time, service, pod, node, level, logger, wording.format(**filled), trace)
-    error, wording, where = _failure(world, number, time, chance)
+    error, wording, where = _failure(world, number, time, failing, chance)
     message = wording.format(**filled) if "{" in wording else wording
     return Line(time, service, pod, node, "error", logger, message, trace, error, _stack(service, error, message, where, chance))
 
 
-def _failure(world: World, number: int, time: float, chance: _Chance) -> tuple[str, str, str]:
+@dataclass(frozen=True, slots=True)
+class _Failing:
+    """What fails in a slot, each a second: for a service itself, for what it calls, and on every edge of the call graph."""
+
+    own: float
+    called: float
+    edges: noise.Floats
+
+
+def _failure(world: World, number: int, time: float, failing: _Failing, chance: _Chance) -> tuple[str, str, str]:
     """The error of a request that fails: of the service itself, or of what it calls, as often as the simulation has it."""
     service = world.services[number]
-    moment = np.array([time])
     history = world.history
-    own = history.rate("own_failures", np.array([number]), moment)[0, 0]
-    called = history.rate("called_failures", np.array([number]), moment)[0, 0]
-    if service.calls and chance.draw() * (own + called) >= own:
+    if service.calls and chance.draw() * (failing.own + failing.called) >= failing.own:
         edges = [edge for edge, (caller, _callee, call) in enumerate(history.edges) if caller == number and call.critical > 0]
-        weights = history.rate("edge_failures", np.array(edges), moment)[:, 0] * [history.edges[edge][2].critical for edge in edges]
+        weights = failing.edges[edges] * [history.edges[edge][2].critical for edge in edges]
         picked = int(np.searchsorted(np.cumsum(weights), chance.draw() * weights.sum()))
         callee = world.services[history.edges[edges[min(picked, len(edges) - 1)]][1]]
         return _of_call(world, service, callee, time)

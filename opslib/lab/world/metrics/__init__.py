@@ -25,9 +25,9 @@ __all__ = ["Family", "families", "load"]
 _FOR_EVER = 1 << 60
 
 
-def families(world: World, until: float = math.inf) -> list[Family]:
-    """All metrics of a world. Pods that begin after `until` (Unix seconds) are left out: they are not known yet."""
-    pods = np.flatnonzero(world.pods.started <= until)
+def families(world: World, since: float = -math.inf, until: float = math.inf) -> list[Family]:
+    """All metrics of a world; without those of pods that were gone before `since`, or begin after `until` (Unix seconds)."""
+    pods = np.flatnonzero((world.pods.started <= until) & (world.pods.removed >= since))
     found: list[Family] = []
     for part in (applications, containers, objects, machines):
         found += part.families(world, pods)
@@ -43,7 +43,7 @@ def load(store: Store, world: World, *, start: float, step_seconds: float, end: 
         The first sample's time (Unix seconds), and how far apart they are.
     end
         Gives the time of now: later samples do not exist yet. When something breaks, let it give that moment from then on, and load the
-        broken world from there.
+        broken world from there: up to then the two are the same.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def load(store: Store, world: World, *, start: float, step_seconds: float, end: 
         How many series there are.
     """
     count = 0
-    for family in families(world, until=max(end(), world.end)):
+    for family in families(world, since=start):
         lives = None
         if family.lives is not None:
             bounded = np.nan_to_num(family.lives * 1000, posinf=float(_FOR_EVER), neginf=0.0)

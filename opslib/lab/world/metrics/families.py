@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 Values = Callable[[Integers, Floats], Floats]
 Labels = dict[str, str]
 
+_TOGETHER = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -102,9 +104,15 @@ class Counter:
         return bases
 
     def __call__(self, rows: Integers, times: Floats) -> Floats:
+        result = np.zeros((len(rows), len(times)))
+        for begin in range(0, len(rows), _TOGETHER):  # not all at once: what is needed on the way would be several times the result
+            piece = slice(begin, begin + _TOGETHER)
+            result[piece] = self._counted(rows[piece], times, result[piece])
+        return result
+
+    def _counted(self, rows: Integers, times: Floats, result: Floats) -> Floats:
         pods = self._pods[rows]
         lives = self._world.pods.life(pods, times)
-        result = np.zeros((len(rows), len(times)))
         for (name, places, weights), bases in zip(self._parts, self._bases, strict=True):
             asked, back = np.unique(places[rows], return_inverse=True)
             counted = self._world.history.total(name, asked, times)[back]

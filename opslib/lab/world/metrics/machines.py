@@ -193,7 +193,7 @@ def _control_plane(world: World) -> Iterator[Family]:
     labels = [{**api, "verb": verb, "resource": resource, "code": code, "version": "v1"} for verb, resource, code, _rate in _REQUESTS]
     yield Family("apiserver_request_total", "counter", labels, _steady(world, [rate for *_what, rate in _REQUESTS]))
     manager = {"job": "alertmanager", "instance": "10.0.1.140:9093", "namespace": "monitoring", "pod": "alertmanager-0"}
-    routes = [{**manager, "integration": name} for name in ("slack", "email", "webhook")]
+    routes = [{**manager, "integration": name, "receiver_name": name} for name in ("slack", "email", "webhook")]
     yield Family("alertmanager_notifications_total", "counter", routes, _steady(world, [0.002, 0.001, 0.0005]))
     yield Family(
         "alertmanager_notifications_failed_total",
