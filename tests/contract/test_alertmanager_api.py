@@ -337,7 +337,10 @@ EXPECTED: list[tuple[int, Any]] = [
 @pytest.mark.parametrize(("request_", "expected"), list(zip(REFUSED, EXPECTED, strict=True)))
 def test_refusals(manager: Manager, request_: tuple[str, str, bytes | None], expected: tuple[int, Any]) -> None:
     method, path, raw = request_
-    assert manager.ask(method, path, raw=raw) == expected
+    status, content = manager.ask(method, path, raw=raw)
+    if status == 405:  # the real one lists the methods in any order
+        content["message"] = content["message"].replace("[POST,GET]", "[GET,POST]")
+    assert (status, content) == expected
 
 
 # --- groups, messages ---
