@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 
 from opslib.lab import aws
 
+pytestmark = pytest.mark.xdist_group("aws")  # one process: the account is filled once
 REGION = "ap-northeast-1"
 
 
