@@ -18,7 +18,6 @@ from opslib.lab.world import noise
 from opslib.lab.world.faults import BadDeploy, CertificateExpiry, CpuLimit, DependencyDown, Dns, NodeDown, Slow, TrafficSpike, VolumeFill
 from opslib.lab.world.noise import Floats, Integers
 from opslib.lab.world.platform import Call, ordered
-from opslib.lab.world.volumes import full_since
 
 if TYPE_CHECKING:
     from opslib.lab.world.model import World
@@ -311,7 +310,7 @@ class _Effects:
                 self.lookup = np.maximum(self.lookup, 0.2 * fault.lookup_seconds * size)
             elif isinstance(fault, VolumeFill):
                 # reads go on; a store that cannot write fails the rest
-                self._fail(place, 0.6 / max(1, world.services[place].replicas - 1) * (times >= full_since(world, number)) * (size > 0))
+                self._fail(place, 0.6 / max(1, world.services[place].replicas - 1) * (times >= world.full[number]) * (size > 0))
             elif isinstance(fault, NodeDown):
                 self._lose(world, times, fault.node, timed.start, timed.end)
         for pod in world.pods.listed:

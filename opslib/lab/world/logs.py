@@ -20,7 +20,6 @@ from opslib.lab.world.faults import BadDeploy, CertificateExpiry, DependencyDown
 from opslib.lab.world.history import DAY, SLOT
 from opslib.lab.world.platform import Service
 from opslib.lab.world.pods import Pod
-from opslib.lab.world.volumes import full_since
 
 if TYPE_CHECKING:
     from opslib.lab.world.model import World
@@ -261,7 +260,7 @@ def _of_call(world: World, service: Service, callee: Service, time: float) -> tu
             )
         if isinstance(timed.fault, DependencyDown) and timed.service == callee.name:
             return "ConnectException", f"connect to {callee.name}.{callee.namespace}.svc:{callee.port} refused: Connection refused", "dial"
-        if isinstance(timed.fault, VolumeFill) and timed.service == callee.name and time >= full_since(world, world.faults.index(timed)):
+        if isinstance(timed.fault, VolumeFill) and timed.service == callee.name and time >= world.full[world.faults.index(timed)]:
             return "PSQLException", f'ERROR: could not extend file "base/16384/24601": No space left on device ({callee.name})', "execute"
     error, wording = _CALLED.get(service.language, _CALLED["go"])
     return error, wording.format(callee=callee.name, namespace=callee.namespace, port=callee.port), "call"
@@ -283,7 +282,7 @@ def _of_fault(world: World, timed: Timed, service: Service, time: float) -> tupl
             "python": ("MemoryError", "", "load"),
             "node": ("RangeError", "Array buffer allocation failed", "load"),
         }.get(service.language)
-    if isinstance(fault, VolumeFill) and time >= full_since(world, world.faults.index(timed)):
+    if isinstance(fault, VolumeFill) and time >= world.full[world.faults.index(timed)]:
         return "53100", 'could not extend file "base/16384/24601": No space left on device', ""
     return None
 

@@ -78,6 +78,13 @@ class World:
         return plan(self)
 
     @cached_property
+    def full(self) -> tuple[float, ...]:
+        """For each fault, when the volume that it fills is full; infinite for the others."""
+        from opslib.lab.world.volumes import full_since
+
+        return tuple(full_since(self, timed) for timed in self.faults)
+
+    @cached_property
     def pods(self) -> Pods:
         """All pods that ever were."""
         from opslib.lab.world.pods import Pods

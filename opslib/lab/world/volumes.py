@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from opslib.lab.world import noise
-from opslib.lab.world.faults import VolumeFill
+from opslib.lab.world.faults import Timed, VolumeFill
 from opslib.lab.world.noise import Floats
 
 if TYPE_CHECKING:
@@ -47,18 +46,17 @@ def used(world: World, service: int, replica: int, times: Floats) -> Floats:
     return np.asarray(np.clip(total, 0, whole))
 
 
-@lru_cache(64)
-def full_since(world: World, number: int) -> float:
-    """When the volume of fault `number` is full, to the second; infinite where it never is."""
-    timed = world.faults[number]
-    if not isinstance(timed.fault, VolumeFill):
+def full_since(world: World, timed: Timed) -> float:
+    """When the volume of a fault is full, to the second; infinite where it never is, or the fault is about none."""
+    fault = timed.fault
+    if not isinstance(fault, VolumeFill):
         return math.inf
-    service = world.places[timed.fault.service]
+    service = world.places[fault.service]
     whole = capacity(world, service)
-    low, high = timed.start, min(timed.end, timed.start + 3600 * whole / timed.fault.bytes_per_hour + 1) - 1e-3
+    low, high = timed.start, min(timed.end, timed.start + 3600 * whole / fault.bytes_per_hour + 1) - 1e-3
 
     def full(time: float) -> bool:
-        return bool(used(world, service, timed.fault.replica, np.array([time]))[0] >= whole)  # type: ignore[union-attr]
+        return bool(used(world, service, fault.replica, np.array([time]))[0] >= whole)
 
     if not full(high):
         return math.inf

@@ -20,6 +20,7 @@ from opslib.lab.world.faults import (
     CertificateExpiry,
     CpuLimit,
     DependencyDown,
+    Dns,
     Fault,
     MemoryLeak,
     NodeDown,
@@ -213,6 +214,32 @@ def test_a_lost_node_is_silent_and_its_pods_move() -> None:
     missing = "sum(kube_deployment_status_replicas_unavailable)"
     assert number(missing, BROKEN - 60) == 0 < number(missing, BROKEN + 120)
     assert number(missing, BROKEN + 600) == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "query", "before", "after"),
+    [
+        (Dns(error_ratio=0.4), 'sum(rate(coredns_dns_responses_total{rcode="SERVFAIL"}[5m]))', (0, 0), (20, 30)),
+        (
+            Dns(error_ratio=0.4),
+            'sum(rate(http_requests_total{service="gateway",code="503"}[5m])) / sum(rate(http_requests_total{service="gateway"}[5m]))',
+            (0, 0.01),
+            (0.2, 1),
+        ),
+        (TrafficSpike(factor=3), 'sum(rate(http_requests_total{service="ingress-controller"}[5m]))', (60, 240), (300, 720)),
+        (CertificateExpiry(service="user"), "min(probe_ssl_earliest_cert_expiry) - time()", (0, 300), (-1200, 0)),
+        (Slow(service="ledger-db", latency_factor=100), "histogram_quantile(0.5, sum by (le) (rate("
+         'http_request_duration_seconds_bucket{service="ledger"}[5m])))', (0, 0.1), (0.5, 2)),
+        (DependencyDown(service="user"), 'kube_deployment_status_replicas_available{deployment="user"}', (2, 2), (0, 0)),
+    ],
+    ids=lambda value: str(getattr(value, "kind", "")) or None,
+)  # fmt: skip
+def test_a_fault_shows_where_operators_look(fault: Fault, query: str, before: tuple[float, float], after: tuple[float, float]) -> None:
+    store = Store()
+    load(store, world_of(days=1).breaks(fault, BROKEN), start=BROKEN - 3600, step_seconds=30, end=lambda: END)
+    for at, (low, high) in ((BROKEN - 60, before), (BROKEN + 900, after)):
+        [[value]] = Engine(store).query(query, int(at * 1000)).value.values.tolist() or [[0.0]]
+        assert low <= value <= high
 
 
 def test_names_and_labels_are_unique_and_whole() -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opslib.lab.controllers import clock as controllers_clock
 from opslib.lab.world import World
 from opslib.lab.world.audit import cloudtrail, kubernetes_audit, lookup_event
 from opslib.lab.world.clock import Clock
@@ -204,6 +205,11 @@ def test_the_clock_never_jumps(steps: list[tuple[float, float]]) -> None:
         clock.speed = speed
         assert abs((clock.now() - start).total_seconds() - expected) < 1e-3
     assert clock.now().tzinfo is UTC
+
+
+def test_controllers_take_the_clock() -> None:
+    clock: controllers_clock.Clock = Clock(datetime(2026, 3, 1, 3, tzinfo=UTC), 60, ticks=lambda: 5.0)
+    assert controllers_clock.stamp(clock.now()) == "2026-03-01T03:00:00Z" and clock.speed == 60
 
 
 def test_a_clock_that_cannot_run_is_refused() -> None:
