@@ -5,6 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PYTEST_ARGS ?=
 UPGRADE ?=
+ENGINE ?= embedded
 CODE := opslib tools tests $(wildcard benchmarks)
 
 .DEFAULT_GOAL := help
@@ -45,7 +46,7 @@ check: lint ## Everything but the tests
 	$(BIN)/python tools/notebooks.py check
 	$(BIN)/opslib environment check
 
-test: check ## Check and test everything that needs no real servers
+test: check ## Check and test everything that needs no real servers; labs are embedded ones
 	$(BIN)/pytest -m "not real" -n auto --dist loadgroup $(PYTEST_ARGS)
 	@echo "Not run here: the tests on real servers (make test-real)."
 
@@ -53,9 +54,9 @@ test-real: $(STAMP) ## Test on the real servers; builds them first where they ar
 	$(BIN)/opslib lab build
 	OPSLIB_REQUIRE_REAL=1 $(BIN)/pytest -m real $(PYTEST_ARGS)
 
-demo: $(STAMP) ## A lab of real servers with an incident in it, and every chapter's report on it
-	$(BIN)/opslib lab build
-	$(BIN)/opslib lab up --engine real
+demo: $(STAMP) ## A lab with an incident in it, and every chapter's report on it; ENGINE=real for real servers, built once
+	@[ "$(ENGINE)" != real ] || $(BIN)/opslib lab build
+	$(BIN)/opslib lab up --engine $(ENGINE)
 	$(BIN)/opslib lab break incident --wait
 	$(BIN)/opslib run --all --env lab --html --fail-on never
 	@echo

@@ -1,4 +1,4 @@
-"""`opslib lab`: the real servers, and a cluster that breaks on demand."""
+"""`opslib lab`: a cluster on this machine that breaks on demand, on embedded or real servers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def commands() -> list[click.Command]:
     """The `lab` group; called once the language is known."""
     group = click.Group(
         "lab",
-        help=str(_("Real servers on this machine, and a cluster that breaks on demand.")),
-        epilog=examples("opslib lab build", "opslib lab up", "opslib lab break crash-loop", "opslib lab status", "opslib lab down"),
+        help=str(_("A cluster with its monitoring on this machine, which breaks on demand.")),
+        epilog=examples("opslib lab up", "opslib lab break crash-loop", "opslib lab status", "opslib lab reset", "opslib lab down"),
         no_args_is_help=True,
     )
     for command in (_build(), _up(), _down(), _status(), _break(), _list(), _reset()):
@@ -72,7 +72,7 @@ def _run_build(names: tuple[str, ...], force: bool) -> None:
     for server in plan.kept:
         click.echo(str(_("{name} {version} is built", name=server.name, version=server.version)))
     if not plan.todo:
-        click.echo(str(_("Nothing to build. Next: {command}", command="opslib lab up")))
+        click.echo(str(_("Nothing to build. Next: {command}", command="opslib lab up --engine real")))
         return
     click.echo(str(_("To build: {names}", names=[f"{server.name} {server.version}" for server in plan.todo])))
     if plan.toolchains:
@@ -101,7 +101,7 @@ def _run_build(names: tuple[str, ...], force: bool) -> None:
                 "Built in {time}, in {path}. Next: {command}",
                 time=_clock(time.monotonic() - started),
                 path=plan.folder,
-                command="opslib lab up",
+                command="opslib lab up --engine real",
             )
         )
     )
@@ -177,7 +177,7 @@ def _up() -> click.Command:
             _state_dir(),
         ],
         help=str(_("Start the lab; returns when all of it answers. Its addresses are what `--env lab` uses.")),
-        epilog=examples("opslib lab up", "opslib lab up --only kubernetes --bare --state-dir /tmp/second"),
+        epilog=examples("opslib lab up", "opslib lab up --engine real", "opslib lab up --only kubernetes --bare --state-dir /tmp/second"),
     )
 
 

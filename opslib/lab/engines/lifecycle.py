@@ -135,7 +135,7 @@ def up(
             (place / name).mkdir()
     except OSError as problem:
         raise OpsError(
-            _("The lab's folder cannot be written: {reason}", reason=str(problem)), _("Make room, or choose another folder")
+            _("The lab's folder cannot be written: {reason}", reason=str(problem)), _("Make room, or name another folder")
         ) from problem
     with (place / "supervisor.log").open("wb") as output:
         process = subprocess.Popen(

@@ -7,7 +7,6 @@ NAME is "kube-apiserver" (PATH is the lab's folder), "controllers" (its kubeconf
 from __future__ import annotations
 
 import csv
-import signal
 import sys
 import threading
 import time
@@ -213,7 +212,6 @@ SERVERS: Mapping[str, Callable[[int, Path], None]] = {
 def main() -> None:
     """Serve what the command line names."""
     name, port, path = sys.argv[1:]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which ends this one in its turn
     SERVERS[name](int(port), Path(path))
 
 

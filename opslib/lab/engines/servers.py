@@ -16,7 +16,7 @@ import yaml
 
 PARTS = ("kubernetes", "prometheus", "alertmanager", "elasticsearch")
 ENGINES = ("embedded", "real")
-DEFAULT_ENGINE = "real"
+DEFAULT_ENGINE = "embedded"
 SERVICE_RANGE = "10.96.0.0/16"
 
 
