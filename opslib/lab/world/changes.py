@@ -14,6 +14,8 @@ from opslib.lab.world.platform import Service
 if TYPE_CHECKING:
     from opslib.lab.world.model import World
 
+_Kind = Literal["release", "rollback", "limit"]
+
 _WEEK, _DAY, _JST = 7 * 86400, 86400, 9 * 3600
 _REASONS = (
     "Update dependencies",
@@ -40,7 +42,7 @@ class Change:
     """
 
     time: float
-    kind: Literal["release", "rollback", "limit"]
+    kind: _Kind
     namespace: str
     service: str
     before: str
@@ -117,21 +119,22 @@ def _of_fault(world: World, fault: Any, start: float, end: float, before: list[C
     if not isinstance(fault, BadDeploy | CpuLimit | MemoryLeak):
         return []
     service = world.services[world.places[fault.service]]
+    kind: _Kind
+    back: _Kind
     if isinstance(fault, CpuLimit):
         old = "" if service.cores_limit is None else f"{service.cores_limit:g}"
-        pair, kind, reason = (old, f"{fault.cores:g}"), "limit", "Right-size CPU limits"
+        pair, kind, back, reason = (old, f"{fault.cores:g}"), "limit", "limit", "Right-size CPU limits"
     elif fault.release:
         version = service.version
         for change in before:
             if change.service == service.name and change.kind != "limit" and change.time <= start:
                 version = change.after
-        pair, kind, reason = (version, fault.release), "release", "Release"
+        pair, kind, back, reason = (version, fault.release), "release", "rollback", "Release"
     else:
         return []
-    back = "limit" if kind == "limit" else "rollback"
-    found = [Change(start, kind, service.namespace, service.name, *pair, "ci-deployer", reason)]  # type: ignore[arg-type]
+    found = [Change(start, kind, service.namespace, service.name, *pair, "ci-deployer", reason)]
     if end < math.inf:
-        found.append(Change(end, back, service.namespace, service.name, pair[1], pair[0], "oncall", "Undo"))  # type: ignore[arg-type]
+        found.append(Change(end, back, service.namespace, service.name, pair[1], pair[0], "oncall", "Undo"))
     return found
 
 

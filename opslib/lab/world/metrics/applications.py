@@ -13,7 +13,7 @@ import numpy as np
 
 from opslib.lab.world import noise
 from opslib.lab.world.history import BOUNDS, MEAN, NOT_FOUND
-from opslib.lab.world.metrics.families import Counter, Family, Labels, Total, lives_of, of_pods
+from opslib.lab.world.metrics.families import Counter, Family, Labels, Total, Values, lives_of, of_pods
 from opslib.lab.world.noise import Floats, Integers
 
 if TYPE_CHECKING:
@@ -121,11 +121,11 @@ def _process(world: World, pods: Integers) -> Iterator[Family]:
 def _runtimes(world: World, pods: Integers) -> Iterator[Family]:
     language = np.array([world.services[number].language for number in world.pods.service[pods]])
 
-    def gauges(which: Integers, name: str, function: object, **more: str) -> Family:
+    def gauges(which: Integers, name: str, function: Values, **more: str) -> Family:
         labels = [{**labels_of(world, pod), **more} for pod in which]
-        return Family(name, "gauge", labels, of_pods(world, which, function), lives_of(world, which))  # type: ignore[arg-type]
+        return Family(name, "gauge", labels, of_pods(world, which, function), lives_of(world, which))
 
-    def memory(share: float) -> object:
+    def memory(share: float) -> Values:
         return lambda each, times: share * world.pods.working_set(each, times)
 
     jvm = pods[language == "jvm"]

@@ -6,14 +6,14 @@ Names: https://github.com/prometheus/node_exporter, the API server's and Alertma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from opslib.lab.world import noise
 from opslib.lab.world.faults import CertificateExpiry, Dns, NodeDown
-from opslib.lab.world.metrics.families import Family, Labels, Values, constant, hidden
+from opslib.lab.world.metrics.families import Family, Labels, Total, Values, constant, hidden
 from opslib.lab.world.noise import Floats, Integers
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def _nodes(world: World) -> Iterator[Family]:
     up = _up(world)
     yield Family("up", "gauge", plain, lambda which, times: up(which, times).astype(np.float64))
 
-    def family(name: str, values: Values, kind: str = "gauge", **labels: str) -> Family:
-        return Family(name, kind, [{**one, **labels} for one in plain], lambda which, times: hidden(values(which, times), up(which, times)))  # type: ignore[arg-type]
+    def family(name: str, values: Values, kind: Literal["counter", "gauge"] = "gauge", **labels: str) -> Family:
+        return Family(name, kind, [{**one, **labels} for one in plain], lambda which, times: hidden(values(which, times), up(which, times)))
 
     def used(which: Integers, times: Floats) -> Floats:
         since = np.maximum(times - world.start, 0)
@@ -152,7 +152,7 @@ def _disks(world: World, family: Callable[..., Family], keys: noise.Words) -> It
         ("reads_completed", 8.0),
         ("writes_completed", 40.0),
     ):
-        counter: Values = lambda which, times, each=each: world.history.total("node_cores", which, times) * each  # type: ignore[misc]  # noqa: E731
+        counter = Total(world, {"node_cores": (np.arange(len(size)), each)})
         yield family(f"node_disk_{name}_total", counter, "counter", device="nvme0n1")
 
 
