@@ -185,7 +185,7 @@ SERVICES = (
     ),
     _app("payments", "fraud-check", "payment", "python", Call("session-store", 2, 0.2), version="1.7.0", latency_seconds=0.06),
     _app("payments", "ledger", "payment", "jvm", Call("ledger-db", 2), version="2.1.5", latency_seconds=0.01),
-    _app("payments", "settlement", "payment", "jvm", Call("ledger-db", 5), version="1.3.2", replicas=1, entry=0.05, latency_seconds=0.2),
+    _app("payments", "settlement", "payment", "jvm", Call("ledger-db", 5), version="1.3.2", replicas=1, entry=0.05, latency_seconds=0.08),
     _store("catalog-db", "catalog", "postgres", version="16.9"),
     _store("user-db", "account", "postgres", version="16.9"),
     _store("order-db", "order", "postgres", version="16.9", volume_bytes=50 * GIBI),
