@@ -10,7 +10,8 @@ changes concern which keys. To add one, look at a neighbour (`cleaners.py` has t
 What is covered
 ---------------
 - **scheduler**: cordons, taints, node selectors and affinity, ports, resources, volumes and their limits, zones, topology spread, pod
-  affinity; scores of the default plugins; preemption with disruption budgets; scheduling gates, nominated nodes, volumes that wait for a node.
+  affinity; scores of the default plugins; preemption with disruption budgets; scheduling gates, nominated nodes, volumes that wait for
+  a node.
 - **Deployment, ReplicaSet, StatefulSet, DaemonSet**: adoption and release, rolling and recreating updates with surge and unavailability,
   pause, proportional scaling, history and rollback by template, progress deadlines, partitions, claims, retention of claims with their set.
 - **Job, CronJob**: completions, parallelism, indexes, back-off, failure policies, deadlines, suspension; schedules with time zones,
@@ -24,7 +25,7 @@ What is covered
 What is not
 -----------
 - Volumes are neither made, attached, grown nor deleted: whoever plays the storage driver does that. No ReplicationController, no
-  CertificateSigningRequest, no dynamic resource allocation, no node CIDRs, no load balancers, no mirrored or IPv6-only special cases of slices.
+  CertificateSigningRequest, no dynamic resource allocation, no node CIDRs, no load balancers, no mirrored slices.
 - Jobs: success policies, pod groups. Autoscalers: metrics of pods, objects and external ones (their API is said to be missing).
 - The garbage collector finds dependents among the kinds of `garbage.RESOURCES`; custom resources are not collected.
 - One process runs them; there is no leader election.

@@ -439,10 +439,10 @@ class _Round:
     def _rate(self, current: int, rules: Object, sign: int) -> int:
         if rules["selectPolicy"] == "Disabled":
             return current
-        proposals = []
+        proposals: list[int] = []
         for policy in rules["policies"]:
             now = self.cluster.now()
-            start = current - sum(
+            start: int = current - sum(
                 change for moment, change in self.memory.scaled if (now - moment).total_seconds() < policy["periodSeconds"]
             )
             if policy["type"] == "Pods":

@@ -12,7 +12,8 @@ from opslib.lab.controllers.clock import Clock, stamp
 from opslib.lab.controllers.recorder import Kind, Recorder, reference_to
 
 _GROUPS = {
-    "v1": "configmaps endpoints namespaces nodes persistentvolumeclaims persistentvolumes pods resourcequotas secrets serviceaccounts services",
+    "v1": "configmaps endpoints namespaces nodes persistentvolumeclaims persistentvolumes pods resourcequotas secrets serviceaccounts "
+    "services",
     "apps/v1": "controllerrevisions daemonsets deployments replicasets statefulsets",
     "autoscaling/v2": "horizontalpodautoscalers",
     "batch/v1": "cronjobs jobs",
@@ -102,7 +103,7 @@ class Cluster:
         return made
 
     def replace(self, obj: Object, *, subresource: str = "") -> Object:
-        """Replace an object (or its status) by `obj`, whose resourceVersion says what it was made from; conflict (409) where that is old."""
+        """Replace an object (or its status) by `obj`, made from its resourceVersion; conflict (409) where that is old."""
         made = self.api.replace(obj, subresource=subresource)
         self._note(made)
         return made

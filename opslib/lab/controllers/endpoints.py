@@ -99,7 +99,7 @@ def _trigger(service: Object, pods: list[Object]) -> str:
         for one in pod["status"].get("conditions") or ()
         if one["type"] == "Ready" and one.get("lastTransitionTime")
     ]
-    return max([service["metadata"]["creationTimestamp"], *moments])
+    return str(max([service["metadata"]["creationTimestamp"], *moments]))
 
 
 def _labels(service: Object, own: dict[str, str], reserved: Iterable[str]) -> dict[str, str]:
@@ -135,15 +135,17 @@ def _sync_family(cluster: Cluster, service: Object, family: str, pods: list[Obje
             groups.setdefault(json.dumps(ports, sort_keys=True), (ports, []))[1].append(_endpoint(cluster, service, pod, address))
     trigger = _trigger(service, pods)
     labels = _labels(service, {_SERVICE: name_of(service), _MANAGED: _MANAGER}, (_SERVICE, _MANAGED, _HEADLESS))
-    wanted = [(ports, list(chunk)) for ports, endpoints in groups.values() for chunk in _chunks(endpoints)]
+    wanted: list[tuple[list[Object], list[Object]]] = [
+        (ports, list(chunk)) for ports, endpoints in groups.values() for chunk in _chunks(endpoints)
+    ]
     if not wanted:
-        wanted = [([], [])]
+        wanted.append(([], []))
     left = sorted(there, key=lambda one: one["metadata"]["creationTimestamp"])
     for ports, endpoints in wanted:
         # a slice that has these ports already, else any
         old = next((one for one in left if (one.get("ports") or []) == ports), left[0] if left else None)
         if old is None:
-            metadata = {"generateName": f"{name_of(service)}-", "namespace": namespace_of(service), "labels": labels}
+            metadata: Object = {"generateName": f"{name_of(service)}-", "namespace": namespace_of(service), "labels": labels}
             metadata |= {"ownerReferences": [owner_reference(service)], "annotations": {_TRIGGER: trigger}}
             body = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata, "addressType": family}
             cluster.create({**body, "endpoints": endpoints, "ports": ports})

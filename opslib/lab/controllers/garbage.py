@@ -1,4 +1,5 @@
-"""The garbage collector: what has lost its owners goes too, before them or not at all, as the deletion wanted it (pkg/controller/garbagecollector).
+"""The garbage collector: what has lost its owners goes too, before them or not at all, as the deletion wanted it
+(pkg/controller/garbagecollector).
 
 It knows the dependents in the collections of `RESOURCES`; their owners may be of any kind.
 """
@@ -48,8 +49,8 @@ def _dependents(cluster: Cluster, uid: str) -> list[tuple[str, Object]]:
 
 
 def _concerned(resource: str, cluster: Cluster, obj: Object) -> Iterable[str]:
-    """The object itself where it is going, or has an owner that is not known to be well; its dependents where it is gone or going; its owners
-    where it is gone, for they may wait for that."""
+    """The object itself where it is going, or has an owner that is not known to be well; where it is gone, its dependents, and its owners,
+    which may wait for that."""
     now = cluster[resource].by_uid(uid_of(obj))
     references = obj["metadata"].get("ownerReferences") or ()
     if now is None:

@@ -114,7 +114,7 @@ class _Round:
     ) -> None:
         for kind in ("succeeded", "failed"):
             self.uncounted[kind] |= {uid_of(pod) for pod in newly[kind] if uid_of(pod) not in ignored}
-        pods = [one for one in self.cluster["pods"].owned(uid_of(self.job))]
+        pods = self.cluster["pods"].owned(uid_of(self.job))
         terminating = sum(is_deleted(pod) and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed") for pod in pods)
         numbers = {"active": len(active), "ready": sum(is_ready(pod) for pod in active), "terminating": terminating}
         self.status |= numbers
@@ -219,7 +219,7 @@ class _Round:
             for kind in ("initContainerStatuses", "containerStatuses")
             for one in pod["status"].get(kind) or ()
         )
-        return restarts > 0 if limit == 0 else restarts >= limit
+        return bool(restarts > 0 if limit == 0 else restarts >= limit)
 
     def _policy(self, pod: Object) -> tuple[str, str]:
         """What the failure policy says of a pod that failed: an action ("Count" where nothing else), and why."""

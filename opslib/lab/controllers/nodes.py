@@ -17,6 +17,7 @@ from opslib.lab.controllers.scheduler.filters import tolerates
 SOURCE = "node-controller"
 _EVICTION = "taint-eviction-controller"
 _GRACE_SECONDS = 50.0  # without a sign of life
+_MONITOR_SECONDS = 5.0  # the real one looks at nodes so often, and only then corrects their pods
 _LEASES = "leases.coordination.k8s.io"
 
 NOT_READY = "node.kubernetes.io/not-ready"
@@ -40,6 +41,7 @@ class _Seen:
     lease: str
     at: datetime
     ready: str = ""
+    down_since: datetime | None = None
 
 
 class NodeLifecycle:
@@ -87,7 +89,13 @@ class NodeLifecycle:
             cluster.event(SOURCE, reference, "Normal", "NodeNotReady", f"Node {name} status is now: NodeNotReady")
         seen.ready = ready
         self._taint(cluster, node)
-        if ready in ("False", "Unknown"):
+        if ready not in ("False", "Unknown"):
+            seen.down_since = None
+        else:
+            seen.down_since = seen.down_since or cluster.now()
+            left = _MONITOR_SECONDS - (cluster.now() - seen.down_since).total_seconds()
+            if left > 0:
+                return left
             _say_not_ready(cluster, node)
         return max(0.5, _GRACE_SECONDS - silent + 0.5) if silent <= _GRACE_SECONDS else None
 

@@ -112,7 +112,7 @@ def owner_of_kind(kind: str) -> Callable[[Cluster, Object], Iterable[str]]:
 
 
 def claim(cluster: Cluster, owner: Object, resource: str, wanted: Callable[[Object], bool] = lambda obj: True) -> list[Object]:
-    """The objects of `resource` that `owner` controls: those that it selects and nobody owns are adopted, those that it does not any more released.
+    """The objects of `resource` that `owner` controls. Those that it selects and nobody owns are adopted, others of its own released.
 
     An owner that is being deleted adopts nothing (``ControllerRefManager``).
     """
@@ -176,7 +176,8 @@ def has(obj: Object, kind: str, status: str = "True") -> bool:
 def with_condition(conditions: list[Object], condition: Object) -> list[Object]:
     """The conditions with one of them replaced, or added at the end.
 
-    Nothing changes where status and reason are the same; the time of transition stays where the status does (``SetDeploymentCondition`` and its like).
+    Nothing changes where status and reason are the same; the time of transition stays where the status does (``SetDeploymentCondition``
+    and its like).
     """
     before = next((one for one in conditions if one["type"] == condition["type"]), None)
     if before is None:

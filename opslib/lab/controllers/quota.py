@@ -92,7 +92,7 @@ def _pod_amount(pod: Object, kind: str, resource: str) -> Decimal:
 
 def _in_scope(quota: Object, pod: Object) -> bool:
     spec = quota["spec"]
-    wanted = [(scope, "Exists", []) for scope in spec.get("scopes") or ()]
+    wanted: list[tuple[str, str, list[str]]] = [(scope, "Exists", []) for scope in spec.get("scopes") or ()]
     expressions = (spec.get("scopeSelector") or {}).get("matchExpressions") or ()
     wanted += [(one["scopeName"], one["operator"], one.get("values") or []) for one in expressions]
     return all(_matches(pod, *one) for one in wanted)

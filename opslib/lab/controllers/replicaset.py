@@ -7,6 +7,7 @@ import math
 from opslib.lab.api import ApiError, Object
 from opslib.lab.controllers.cluster import Cluster
 from opslib.lab.controllers.objects import (
+    FINISHED,
     annotations_of,
     available_in,
     batched,
@@ -39,9 +40,7 @@ def _reconcile(cluster: Cluster, key: str) -> float | None:
     replica_set = cluster["replicasets.apps"].get(*split(key))
     if replica_set is None:
         return None
-    pods = [
-        pod for pod in claim(cluster, replica_set, "pods", lambda pod: pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"))
-    ]
+    pods = claim(cluster, replica_set, "pods", lambda pod: pod.get("status", {}).get("phase") not in FINISHED)
     active = [pod for pod in pods if is_active(pod)]
     ending = [pod for pod in pods if is_deleted(pod)]
     failure: ApiError | None = None

@@ -18,9 +18,10 @@ _TIME = "{Time:(time.Time){wall:(uint64)0 ext:(int64)0 loc:(*time.Location)<nil>
 
 # of k8s.io/apimachinery, as far as a template has them
 _META = """
-metav1.ObjectMeta Name|name|string GenerateName|generateName|string Namespace|namespace|string SelfLink|selfLink|string UID|uid|types.UID
-ResourceVersion|resourceVersion|string Generation|generation|int64 CreationTimestamp|creationTimestamp|metav1.Time
-DeletionTimestamp|deletionTimestamp|*metav1.Time DeletionGracePeriodSeconds|deletionGracePeriodSeconds|*int64 Labels|labels|map[string]string
+metav1.ObjectMeta Name|name|string GenerateName|generateName|string Namespace|namespace|string SelfLink|selfLink|string
+UID|uid|types.UID ResourceVersion|resourceVersion|string Generation|generation|int64 CreationTimestamp|creationTimestamp|metav1.Time
+DeletionTimestamp|deletionTimestamp|*metav1.Time DeletionGracePeriodSeconds|deletionGracePeriodSeconds|*int64
+Labels|labels|map[string]string
 Annotations|annotations|map[string]string OwnerReferences|ownerReferences|[]metav1.OwnerReference Finalizers|finalizers|[]string
 ManagedFields|managedFields|[]metav1.ManagedFieldsEntry
 metav1.LabelSelector MatchLabels|matchLabels|map[string]string MatchExpressions|matchExpressions|[]metav1.LabelSelectorRequirement

@@ -144,6 +144,7 @@ class _Round:
         name = f"{name_of(self.owner)}-{number}"
         pod = pod_from(revisions.template_of(revision), self.owner, name=name)
         pod["metadata"]["labels"] = {**(pod["metadata"].get("labels") or {}), REVISION: name_of(revision), _NAME: name, _INDEX: str(number)}
+        pod["metadata"]["generateName"] = f"{name_of(self.owner)}-"
         pod["spec"] |= {"hostname": name, "subdomain": self.spec.get("serviceName", "")}
         if not pod["spec"]["subdomain"]:
             del pod["spec"]["subdomain"]

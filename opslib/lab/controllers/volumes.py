@@ -115,12 +115,14 @@ def _sync_bound(cluster: Cluster, claim: Object) -> float | None:
     volume = cluster["persistentvolumes"].get("", name) if name else None
     if volume is None:
         what = "its PersistentVolume" if name else "reference to PersistentVolume"
-        return _lose(cluster, claim, "ClaimLost", f"Bound claim has lost {what}. Data on the volume is lost!")
+        _lose(cluster, claim, "ClaimLost", f"Bound claim has lost {what}. Data on the volume is lost!")
+        return None
     reference = volume["spec"].get("claimRef")
     if reference is None or reference.get("uid") == uid_of(claim):
         _bind(cluster, volume, claim)
         return None
-    return _lose(cluster, claim, "ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly")
+    _lose(cluster, claim, "ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly")
+    return None
 
 
 def _lose(cluster: Cluster, claim: Object, reason: str, message: str) -> None:
@@ -293,7 +295,7 @@ def _sync_volume(cluster: Cluster, key: str) -> float | None:
 def _is_gone(cluster: Cluster, reference: Object) -> bool:
     path = f"/api/v1/namespaces/{reference.get('namespace')}/persistentvolumeclaims/{reference['name']}"
     try:
-        return uid_of(cluster.api.get(path)) != reference["uid"]
+        return bool(uid_of(cluster.api.get(path)) != reference["uid"])
     except ApiError as error:
         if error.status == 404:
             return True

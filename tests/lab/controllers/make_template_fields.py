@@ -1,6 +1,6 @@
 """Makes opslib/lab/controllers/template_fields.txt: the fields of a pod template in the order in which Go's types have them.
 
-``python tests/lab/controllers/make_template_fields.py FOLDER``, where FOLDER is the root of the Go module k8s.io/api (core/v1/types.go) of the
+``python tests/lab/controllers/make_template_fields.py FOLDER``, where FOLDER is the root of the Go module k8s.io/api of the
 Kubernetes version that the lab follows. A line a struct: its name, then for each field the name, its JSON name ("" for one that is
 inlined) and its type, with "|" between them.
 """

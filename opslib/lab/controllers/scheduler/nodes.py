@@ -34,7 +34,7 @@ def _add(total: Resources, more: Resources) -> None:
 
 
 def requests_of(pod: Object) -> Resources:
-    """What a pod requests in all: its containers and sidecars together, or its largest init container, and its overhead (``PodRequests``)."""
+    """What a pod requests in all: containers and sidecars together, or the largest init container; and its overhead (``PodRequests``)."""
     spec = pod["spec"]
     total: Resources = {}
     for container in spec["containers"]:

@@ -93,7 +93,8 @@ def _by_budget(cluster: Cluster, pods: list[PodInfo]) -> tuple[list[PodInfo], li
     """Those whose end would break a disruption budget, and the others."""
     budgets = cluster["poddisruptionbudgets.policy"].list()
     left = {uid_of(one): one.get("status", {}).get("disruptionsAllowed", 0) for one in budgets}
-    violating, others = [], []
+    violating: list[PodInfo] = []
+    others: list[PodInfo] = []
     for info in pods:
         broken = False
         for budget in budgets:
