@@ -39,7 +39,7 @@ class RealLab:
 
     def kubectl(self, *words: str, context: str = "lab", check: bool = True) -> str:
         """What the real kubectl prints; skips where there is none, built or installed."""
-        program = build.program("kubectl") if build.program("kubectl").exists() else shutil.which("kubectl")
+        program = build.program("kubectl") if build.is_built(build.find("kubernetes")) else shutil.which("kubectl")
         if program is None:
             pytest.skip("no kubectl: `opslib lab build` builds it")
         command = [str(program), "--kubeconfig", str(self.kubeconfig), "--context", context, *words]

@@ -34,7 +34,7 @@ def cluster(any_cluster: Any) -> Kubernetes:
 def namespace(any_cluster: Any) -> Iterator[str]:
     any_cluster.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     yield NAMESPACE
-    any_cluster.kubectl("delete", "namespace", NAMESPACE)
+    any_cluster.api.delete(f"/api/v1/namespaces/{NAMESPACE}")
 
 
 def test_a_list_of_several_pages_is_whole(cluster: Kubernetes, any_cluster: Any, namespace: str) -> None:

@@ -124,9 +124,8 @@ class Cluster:
 
 def kubectl_program() -> Path | None:
     """The real kubectl, where it is built or installed."""
-    built = build.program("kubectl")
-    if built.exists():
-        return built
+    if build.is_built(build.find("kubernetes")):
+        return build.program("kubectl")
     found = shutil.which("kubectl")
     return Path(found) if found else None
 
