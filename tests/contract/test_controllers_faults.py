@@ -28,12 +28,19 @@ Result = TypeVar("Result")
 Engines = tuple[Engine, Engine]
 
 
-@pytest.fixture(scope="module")
-def engines(real_cluster: RealLab, need_servers: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    """Our controllers and the real ones, each on a real API server with the same four nodes."""
+@pytest.fixture(scope="module", params=["real API server", "embedded"])
+def engines(
+    request: pytest.FixtureRequest, real_cluster: RealLab, need_servers: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engines]:
+    """Our controllers, on a real API server and on the lab's own, and the real ones; each with the same four nodes."""
     need_servers("etcd", "kubernetes")
+    theirs = Engine("theirs", real_cluster.api, real_cluster.kubeconfig)
+    if request.param == "embedded":
+        lab: RealLab = request.getfixturevalue("embedded_cluster")
+        yield Engine("ours", lab.api, lab.kubeconfig), theirs
+        return
     with ours(tmp_path_factory.mktemp("controllers")) as mine:
-        yield mine, Engine("theirs", real_cluster.api, real_cluster.kubeconfig)
+        yield mine, theirs
 
 
 def on_both(engines: Engines, step: Callable[[Engine], Result]) -> list[Result]:

@@ -24,12 +24,19 @@ Engines = tuple[Engine, Engine]
 LABELS = {"app": "web"}
 
 
-@pytest.fixture(scope="module")
-def engines(real_cluster: RealLab, need_servers: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
-    """Our controllers and the real ones, each on a real API server with the same four nodes."""
+@pytest.fixture(scope="module", params=["real API server", "embedded"])
+def engines(
+    request: pytest.FixtureRequest, real_cluster: RealLab, need_servers: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engines]:
+    """Our controllers, on a real API server and on the lab's own, and the real ones; each with the same four nodes."""
     need_servers("etcd", "kubernetes")
+    theirs = Engine("theirs", real_cluster.api, real_cluster.kubeconfig)
+    if request.param == "embedded":
+        lab: RealLab = request.getfixturevalue("embedded_cluster")
+        yield Engine("ours", lab.api, lab.kubeconfig), theirs
+        return
     with ours(tmp_path_factory.mktemp("controllers")) as mine:
-        yield mine, Engine("theirs", real_cluster.api, real_cluster.kubeconfig)
+        yield mine, theirs
 
 
 def on_both(engines: Engines, step: Callable[[Engine], Result]) -> list[Result]:
@@ -186,7 +193,8 @@ def adoption(place: Place) -> None:
     first = sorted(place.pods(), key=lambda pod: str(pod["metadata"]["name"]))[0]
     place.patch("pods", first["metadata"]["name"], {"metadata": {"labels": {"app": "else"}}}, base="/api/v1")
     place.until(lambda: len(place.pods()) == 3, "another one")
-    place.make("Pod", "stray", {"containers": [{"name": "web", "image": "web:1"}]}, version="v1")
+    stray = {"containers": [{"name": "web", "image": "web:1"}], "nodeSelector": {"no": "node"}}  # so that it is the one that goes
+    place.make("Pod", "stray", stray, version="v1")
     place.until(lambda: len([pod for pod in place.pods() if not pod["metadata"].get("deletionTimestamp")]) == 3, "one too many goes")
 
 
@@ -252,11 +260,11 @@ def services(place: Place) -> None:
 
 def budgets(place: Place) -> None:
     place.make("Deployment", "web", workload(3))
+    rolled_out(place)  # a budget that comes before its pods says so, if it is quick
     spec = {"selector": {"matchLabels": LABELS}}
     place.make("PodDisruptionBudget", "some", {**spec, "maxUnavailable": 1}, version="policy/v1")
     place.make("PodDisruptionBudget", "share", {**spec, "minAvailable": "100%"}, version="policy/v1")
     place.make("PodDisruptionBudget", "none", {"selector": {"matchLabels": {"app": "nothing"}}, "minAvailable": 1}, version="policy/v1")
-    rolled_out(place)
 
 
 def quotas(place: Place) -> None:

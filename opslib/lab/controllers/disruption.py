@@ -19,6 +19,7 @@ from opslib.lab.controllers.objects import (
     labels_of,
     name_of,
     namespace_of,
+    quoted,
     scaled,
     split,
     uid_of,
@@ -181,9 +182,16 @@ def _fail_safe(cluster: Cluster, budget: Object, message: str) -> None:
 
 
 def _of_pod(cluster: Cluster, pod: Object) -> Iterable[str]:
-    for budget in cluster["poddisruptionbudgets.policy"].list(namespace_of(pod)):
-        if from_object(budget["spec"].get("selector"))(labels_of(pod)):
-            yield key_of(budget)
+    budgets = [
+        one
+        for one in cluster["poddisruptionbudgets.policy"].list(namespace_of(pod))
+        if from_object(one["spec"].get("selector"))(labels_of(pod))
+    ]
+    if len(budgets) > 1 and cluster["pods"].by_uid(uid_of(pod)) is pod:
+        where = f"{quoted(namespace_of(pod))}/{quoted(name_of(pod))}"
+        message = f"Pod {where} matches multiple PodDisruptionBudgets.  Chose {quoted(name_of(budgets[0]))} arbitrarily."
+        cluster.event(SOURCE, pod, "Warning", "MultiplePodDisruptionBudgets", message)
+    return [key_of(one) for one in budgets]
 
 
 def _of_owner(cluster: Cluster, owner: Object) -> Iterable[str]:

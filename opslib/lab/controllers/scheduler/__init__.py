@@ -32,9 +32,10 @@ _VOLUMES_SECONDS = 600.0
 _HELPS = {
     "node": frozenset(["node"]),
     "pods": frozenset(["node", "pod gone"]),
+    "count": frozenset(["node", "pod gone", "small pod gone"]),
     "volumes": frozenset(["node", "volume"]),
-    "spread": frozenset(["node", "pod gone", "pod"]),
-    "affinity": frozenset(["node", "pod gone", "pod"]),
+    "spread": frozenset(["node", "pod gone", "small pod gone", "pod"]),
+    "affinity": frozenset(["node", "pod gone", "small pod gone", "pod"]),
 }
 
 
@@ -100,9 +101,10 @@ class Scheduler:
                 self._pending.pop(uid, None)
                 self._hopes.pop(uid, None)
                 self._assumed.pop(uid, None)
-                if self._take_off(uid):
-                    return self._help("pod gone")
-                return ()
+                gone = self._take_off(uid)
+                if gone is None:
+                    return ()
+                return self._help("pod gone" if gone.requests or gone.ports or gone.claims else "small pod gone")
             node = now["spec"].get("nodeName")
             if node:
                 new = self._placed.get(uid) != node
@@ -192,15 +194,11 @@ class Scheduler:
                 info.claims,
             )
 
-    def _take_off(self, uid: str) -> bool:
+    def _take_off(self, uid: str) -> PodInfo | None:
         node = self._placed.pop(uid, None)
         if node is None:
-            return False
-        if node in self._nodes:
-            self._nodes[node].remove(uid)
-        else:
-            self._orphans.get(node, {}).pop(uid, None)
-        return True
+            return None
+        return self._nodes[node].remove(uid) if node in self._nodes else self._orphans.get(node, {}).pop(uid, None)
 
     # --- rounds ---
 

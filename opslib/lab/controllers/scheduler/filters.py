@@ -339,7 +339,7 @@ def _fit(question: Question, info: NodeInfo) -> Verdict | None:
         if wanted and wanted > most - info.requested.get(name, 0):
             reasons.append(f"Insufficient {name}")
             final = final or wanted > most
-    return Verdict(tuple(reasons), final, "pods") if reasons else None
+    return Verdict(tuple(reasons), final, "count" if "Too many pods" in reasons else "pods") if reasons else None
 
 
 def _volumes(question: Question, info: NodeInfo) -> Verdict | None:

@@ -151,13 +151,14 @@ class NodeInfo:
         if info.required_anti or info.preferred or info.required:
             self.anti[uid_of(info.pod)] = info
 
-    def remove(self, uid: str) -> None:
-        """Take a pod off it."""
+    def remove(self, uid: str) -> PodInfo | None:
+        """Take a pod off it; what it was."""
         info = self.pods.pop(uid, None)
         if info is not None:
             self._count(info, -1)
             self.ports = {port for other in self.pods.values() for port in other.ports}
             self.anti.pop(uid, None)
+        return info
 
     def _count(self, info: PodInfo, sign: int) -> None:
         for name, value in info.requests.items():
