@@ -225,7 +225,8 @@ def _subsets(service: Object, pods: list[Object]) -> list[Object]:
     grouped: dict[str, Object] = {}
     for pod in pods[:_MOST_ADDRESSES]:
         address = _address(pod, family)
-        ports = sorted(_ports(pod, service), key=lambda one: json.dumps(one, sort_keys=True))
+        named = [{field: value for field, value in one.items() if value != ""} for one in _ports(pod, service)]
+        ports = sorted(named, key=lambda one: json.dumps(one, sort_keys=True))
         if address is None or (not ports and not headless):
             continue
         subset = grouped.setdefault(json.dumps(ports, sort_keys=True), {"addresses": [], "notReadyAddresses": [], "ports": ports})
