@@ -9,7 +9,7 @@ ENGINE ?= embedded
 CODE := opslib tools tests $(wildcard benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock lint format catalogues notebooks schema check test test-real demo down clean
+.PHONY: help install lock lint format catalogues notebooks schema check test test-real test-compare demo down clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,12 +47,16 @@ check: lint ## Everything but the tests
 	$(BIN)/opslib environment check
 
 test: check ## Check and test everything that needs no real servers; labs are embedded ones
-	$(BIN)/pytest -m "not real" -n auto --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not real and not compare" -n auto --dist loadgroup $(PYTEST_ARGS)
 	@echo "Not run here: the tests on real servers (make test-real)."
 
 test-real: $(STAMP) ## Test on the real servers; builds them first where they are missing
 	$(BIN)/opslib lab build
 	OPSLIB_REQUIRE_REAL=1 $(BIN)/pytest -m real $(PYTEST_ARGS)
+
+test-compare: $(STAMP) ## Hold the lab's controllers against the real ones, fault by fault: a quarter of an hour on a quiet machine
+	$(BIN)/opslib lab build
+	OPSLIB_REQUIRE_REAL=1 $(BIN)/pytest -m compare $(PYTEST_ARGS)
 
 demo: $(STAMP) ## A lab with an incident in it, and every chapter's report on it; ENGINE=real for real servers, built once
 	@[ "$(ENGINE)" != real ] || $(BIN)/opslib lab build

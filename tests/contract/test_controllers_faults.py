@@ -17,7 +17,7 @@ from opslib.lab.faults import LABEL, load, names
 if TYPE_CHECKING:
     from conftest import RealLab
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.compare, pytest.mark.timeout(600)]
 
 _SECONDS = 60
 _OF_THE_PLATFORM = {"incident", "change-config-map"} & {name for name in names() if load(name).edits}

@@ -16,7 +16,7 @@ from opslib.lab.api import ApiError, Object
 if TYPE_CHECKING:
     from conftest import RealLab
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.compare, pytest.mark.timeout(300)]
 
 _SECONDS = 45
 Result = TypeVar("Result")
