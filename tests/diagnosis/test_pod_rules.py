@@ -297,6 +297,13 @@ def claim(phase: str, storage_class: str | None = "fast") -> objects.Claim:
         ("Pending", [{"metadata": {"name": "fast"}, "provisioner": "ebs.csi.aws.com"}], [], "storage.claim_pending", "ebs.csi.aws.com"),
         (
             "Pending",
+            [],
+            [{"metadata": {"name": "other"}, "spec": {"storageClassName": "slow", "capacity": {"storage": "50Gi"}}}],
+            "storage.claim_pending",
+            "The storage class fast does not exist",
+        ),
+        (
+            "Pending",
             [{"metadata": {"name": "fast"}, "provisioner": "kubernetes.io/no-provisioner"}],
             [
                 {

@@ -154,7 +154,12 @@ def _pending(case: Case, claim: Claim) -> Finding | None:
         and not any(item.quote and "failed" in item.quote.lower() for item in events)
     ):
         return None  # it waits for the pod, not the pod for it
-    volumes = [item for item in facts.volumes or () if item.status.phase == "Available" or _is_for(item, claim)]
+    # Free volumes of another class say nothing about this claim: any cluster may have some.
+    volumes = [
+        item
+        for item in facts.volumes or ()
+        if _is_for(item, claim) or (item.status.phase == "Available" and name in (None, item.spec.storage_class_name))
+    ]
     misfits = [(volume, why) for volume in volumes if (why := misfit(volume, claim))]
     has_no_provisioner = chosen is None or chosen.provisioner == "kubernetes.io/no-provisioner"
     if misfits and has_no_provisioner:
