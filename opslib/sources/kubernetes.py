@@ -326,7 +326,7 @@ class Kubernetes:
         response = self._transport.send(request)
         if response.status < 400:
             return response
-        status = _status(response)
+        status = _as_far_as_understood(response, Status)
         what = request.what or resource
         if response.status == 401:
             raise Unauthenticated(
@@ -340,7 +340,7 @@ class Kubernetes:
         if response.status == 404 or (response.status == 400 and resource == "pods/log"):
             raise NotFound(SYSTEM, _("There is no {what}: {message}", what=what, message=one_line(status.message or "404")))
         if response.status == 410:
-            token = _continue_token(response)
+            token = _as_far_as_understood(response, Items[Object]).metadata.continue_
             if token:
                 raise _ExpiredToken(token)
             raise Expired(SYSTEM, _("The list of {what} has expired", what=what), _("Ask again"))
@@ -395,20 +395,13 @@ def _not_understood(error: Exception) -> SourceError:
     )
 
 
-def _status(response: Response) -> Status:
+def _as_far_as_understood(response: Response, kind: type[T]) -> T:
+    """What the body of a refusal says; an empty `kind` where it is something else, as from a proxy between."""
     try:
-        status: Status = decoder(Status).decode(response.body)
+        answer: T = decoder(kind).decode(response.body)
     except (msgspec.ValidationError, msgspec.DecodeError):
-        return Status()
-    return status
-
-
-def _continue_token(response: Response) -> str:
-    try:
-        token: str = decoder(Items[Object]).decode(response.body).metadata.continue_
-    except (msgspec.ValidationError, msgspec.DecodeError):
-        return ""
-    return token
+        return kind()
+    return answer
 
 
 def _forbidden(verb: str, resource: str, namespace: str, what: Text, status: Status) -> Forbidden:
