@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import urllib3
 
@@ -18,6 +20,8 @@ from opslib.lab.api import Api
 from opslib.lab.kubelet import Kubelet
 
 _SERVICES = "10.96.0.0/16"
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,9 @@ class Engine:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert not check or answer.returncode == 0, answer.stderr
         return answer.stdout + answer.stderr
+
+
+Engines = tuple[Engine, Engine]
 
 
 def free_ports(count: int) -> list[int]:
@@ -136,3 +143,9 @@ def ours(folder: Path) -> Iterator[Engine]:
                 yield Engine("ours", api, kubeconfig)
             finally:
                 kubelet.close()
+
+
+def on_both(engines: Engines, step: Callable[[Engine], Result]) -> list[Result]:
+    """Do something on both at the same time."""
+    with ThreadPoolExecutor(2) as executor:
+        return list(executor.map(step, engines))

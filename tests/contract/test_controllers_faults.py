@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from controller_engines import Engine, ours
+from controller_engines import Engine, Engines, on_both
 from controller_facts import difference, facts
 
 from opslib.lab import player
 from opslib.lab.faults import LABEL, load, names
 
 if TYPE_CHECKING:
-    from conftest import RealLab
+    pass
 
 pytestmark = [pytest.mark.compare, pytest.mark.timeout(600)]
 
@@ -23,30 +22,6 @@ _SECONDS = 60
 _OF_THE_PLATFORM = {"incident", "change-config-map"} & {name for name in names() if load(name).edits}
 _ALONE = sorted(name for name in names() if load(name).nodes)
 _TOGETHER = sorted(set(names()) - set(_ALONE) - _OF_THE_PLATFORM)
-
-Result = TypeVar("Result")
-Engines = tuple[Engine, Engine]
-
-
-@pytest.fixture(scope="module", params=["real API server", "embedded"])
-def engines(
-    request: pytest.FixtureRequest, real_cluster: RealLab, need_servers: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Engines]:
-    """Our controllers, on a real API server and on the lab's own, and the real ones; each with the same four nodes."""
-    need_servers("etcd", "kubernetes")
-    theirs = Engine("theirs", real_cluster.api, real_cluster.kubeconfig)
-    if request.param == "embedded":
-        lab: RealLab = request.getfixturevalue("embedded_cluster")
-        yield Engine("ours", lab.api, lab.kubeconfig), theirs
-        return
-    with ours(tmp_path_factory.mktemp("controllers")) as mine:
-        yield mine, theirs
-
-
-def on_both(engines: Engines, step: Callable[[Engine], Result]) -> list[Result]:
-    """Do something on both at the same time."""
-    with ThreadPoolExecutor(2) as executor:
-        return list(executor.map(step, engines))
 
 
 def apply(engine: Engine, chosen: list[str]) -> dict[str, str]:
