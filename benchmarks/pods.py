@@ -28,9 +28,6 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Process
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-
 NAMESPACES = 50
 SICK = ("CrashLoopBackOff", "ImagePullBackOff", "not ready", "Pending", "Evicted")
 
@@ -79,17 +76,16 @@ def cluster() -> Iterator[tuple[Path, str]]:
     No controllers: they would tidy away pods on nodes that do not exist.
     """
     from opslib.lab.build import program
+    from opslib.lab.certificates import signing_key
 
     with tempfile.TemporaryDirectory(prefix="opslib-bench-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         client, peer, secure = (free_port() for _port in range(3))
         token = secrets.token_urlsafe(16)
         (folder / "tokens.csv").write_text(f"{token},bench,bench,system:masters\n")
-        key = rsa.generate_private_key(65537, 2048)
-        encoding, public = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        private = serialization.PrivateFormat.TraditionalOpenSSL
-        (folder / "sa.key").write_bytes(key.private_bytes(encoding, private, serialization.NoEncryption()))
-        (folder / "sa.pub").write_bytes(key.public_key().public_bytes(encoding, public))
+        key, public = signing_key()
+        (folder / "sa.key").write_text(key)
+        (folder / "sa.pub").write_text(public)
         start(
             stack,
             folder / "etcd.log",
