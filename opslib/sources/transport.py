@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from opslib.errors import InputError, SourceError, Unreachable
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import urllib3
 
     from opslib.environments import HttpSystem
+
+Answer = TypeVar("Answer")
 
 ATTEMPTS = 4
 LONGEST_LINE_BYTES = 1_000_000
@@ -141,7 +143,7 @@ class HttpTransport:
         known = self._known(request)
         headers = {"if-none-match": known.headers["etag"]} if known else {}
         deadline = self._deadline(request)
-        response = self._retrying(request)(lambda: self._read(self._open(request, headers, deadline), request, deadline))
+        response = self._repeated(request, deadline, lambda: self._read(self._open(request, headers, deadline), request, deadline))
         if response.status == 304 and known:
             return known
         if 300 <= response.status < 400:
@@ -157,7 +159,7 @@ class HttpTransport:
     def stream(self, request: Request) -> Iterator[bytes]:
         """See `Transport.stream`. A line of more than `LONGEST_LINE_BYTES` comes in pieces; the deadline is for the first byte."""
         deadline = self._deadline(request)
-        answer = self._retrying(request)(lambda: self._open(request, {}, deadline))
+        answer = self._repeated(request, deadline, lambda: self._open(request, {}, deadline))
         try:
             if answer.status >= 300:
                 text = one_line(answer.read(_CHUNK_BYTES).decode(errors="replace"))
@@ -249,21 +251,29 @@ class HttpTransport:
 
     # --- repeating ---
 
-    def _retrying(self, request: Request) -> tenacity.Retrying:
+    def _repeated(self, request: Request, deadline: float, attempt: Callable[[], Answer]) -> Answer:
+        """What `attempt` brings, begun again where that helps. Mostly it need not be: only then is the library that repeats loaded."""
+        first: Answer | Unreachable
+        try:
+            first = attempt()
+        except Unreachable as error:
+            if not _is_lost(error, request):
+                raise
+            first = error
+        else:
+            if not _is_busy(first, request):
+                return first
         import tenacity
-        from urllib3.exceptions import NewConnectionError, ProtocolError, ProxyError
 
-        def lost(error: BaseException) -> bool:
-            cause = error.__cause__
-            if isinstance(cause, ProxyError):
-                cause = cause.original_error
-            if isinstance(cause, NewConnectionError):
-                return True
-            return request.repeatable and isinstance(cause, ProtocolError)
+        known = [first]
 
-        def busy(answer: object) -> bool:
-            status = getattr(answer, "status", 0)
-            return status == 429 or (request.repeatable and status in (502, 503, 504))
+        def next_attempt() -> Answer:
+            if not known:
+                return attempt()
+            outcome = known.pop()
+            if isinstance(outcome, Unreachable):
+                raise outcome
+            return outcome
 
         def pause(state: tenacity.RetryCallState) -> float:
             answer = state.outcome.result() if state.outcome and not state.outcome.failed else None
@@ -271,15 +281,17 @@ class HttpTransport:
             return backoff(state) if asked is None else asked
 
         backoff = tenacity.wait_random_exponential(multiplier=0.2, max=2)
-        give_up = tenacity.stop_any(
-            tenacity.stop_after_attempt(ATTEMPTS), tenacity.stop_before_delay(request.deadline_seconds or self._deadline_seconds)
-        )
-        return tenacity.Retrying(
-            retry=tenacity.retry_any(tenacity.retry_if_exception(lost), tenacity.retry_if_result(busy)),
-            stop=give_up,
+        left = max(deadline - time.monotonic(), 0)
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_any(
+                tenacity.retry_if_exception(lambda error: _is_lost(error, request)),
+                tenacity.retry_if_result(lambda answer: _is_busy(answer, request)),
+            ),
+            stop=tenacity.stop_any(tenacity.stop_after_attempt(ATTEMPTS), tenacity.stop_before_delay(left)),
             wait=pause,
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
         )
+        return retrying(next_attempt)
 
     # --- what the server says has not changed ---
 
@@ -298,6 +310,22 @@ class HttpTransport:
 
 class TooLarge(SourceError):
     """The answer is longer than may be kept."""
+
+
+def _is_lost(error: BaseException, request: Request) -> bool:
+    """Whether the connection failed in a way that allows to ask again."""
+    from urllib3.exceptions import NewConnectionError, ProtocolError, ProxyError
+
+    cause = error.__cause__
+    if isinstance(cause, ProxyError):
+        cause = cause.original_error
+    return isinstance(cause, NewConnectionError) or (request.repeatable and isinstance(cause, ProtocolError))
+
+
+def _is_busy(answer: object, request: Request) -> bool:
+    """Whether the server asks to come back."""
+    status = getattr(answer, "status", 0)
+    return status == 429 or (request.repeatable and status in (502, 503, 504))
 
 
 def _etag_key(request: Request) -> str:
