@@ -6,7 +6,6 @@ One file a fault. `names` and `load` read them; `opslib.lab.player` applies them
 from __future__ import annotations
 
 import copy
-import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from opslib.errors import InputError
+from opslib.lab import named
 from opslib.messages import _
 
 FAULTS = Path(__file__).parent
@@ -177,7 +177,7 @@ class Fault(_Part):
 
 def names() -> list[str]:
     """The names of all faults, sorted."""
-    return sorted(path.stem for path in FAULTS.glob("*.yaml"))
+    return named.names(FAULTS)
 
 
 def load(name: str) -> Fault:
@@ -188,13 +188,7 @@ def load(name: str) -> Fault:
     InputError
         There is none (the nearest is named), or its file is not in the format.
     """
-    path = FAULTS / f"{name}.yaml"
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        what = _("There is no fault {name}", name=name)
-        if near:
-            raise InputError(what, _("Did you mean {near}? All of them", near=near[0]), "opslib lab list")
-        raise InputError(what, _("All of them"), "opslib lab list")
+    path = named.path_of(FAULTS, name, _("There is no fault {name}", name=name))
     return parse(path.read_text("utf-8"), path.name)
 
 

@@ -35,7 +35,6 @@ Times are written ``90s``, ``10m``, ``1h30m``. A condition is one of ``==  !=  <
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,6 +44,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from opslib.errors import InputError
+from opslib.lab import named
 from opslib.lab.world.faults import Fault
 from opslib.lab.world.model import World
 from opslib.messages import _
@@ -244,7 +244,7 @@ class Scenario(_Part):
 
 def names() -> list[str]:
     """The names of all scenarios, sorted."""
-    return sorted(path.stem for path in SCENARIOS.glob("*.yaml"))
+    return named.names(SCENARIOS)
 
 
 def load(name: str) -> Scenario:
@@ -255,13 +255,7 @@ def load(name: str) -> Scenario:
     InputError
         There is none (the nearest is named), or its file is not in the format.
     """
-    path = SCENARIOS / f"{name}.yaml"
-    if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        what = _("There is no scenario {name}", name=name)
-        if near:
-            raise InputError(what, _("Did you mean {near}? All of them", near=near[0]), "opslib lab list")
-        raise InputError(what, _("All of them"), "opslib lab list")
+    path = named.path_of(SCENARIOS, name, _("There is no scenario {name}", name=name))
     return parse(path.read_text("utf-8"), path.name)
 
 
