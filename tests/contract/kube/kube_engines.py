@@ -260,6 +260,13 @@ def normal_text(text: str) -> str:
     return "\n".join(re.sub(r"[ \t]+", " ", line).rstrip() for line in text.splitlines())
 
 
+def in_order(values: list[Any]) -> list[Any]:
+    """The managed fields of an object by manager: servers list them by time, and a second may begin between two requests."""
+    if values and all(isinstance(one, dict) and "fieldsType" in one for one in values):
+        return sorted(values, key=lambda one: [str(one.get(name, "")) for name in ("operation", "manager", "subresource")])
+    return values
+
+
 def normal(value: Any, *, fields: bool = False) -> Any:
     """Data without what differs from run to run. Managed fields stay with `fields` alone."""
     if isinstance(value, dict):
@@ -274,7 +281,7 @@ def normal(value: Any, *, fields: bool = False) -> Any:
             made[normal(name) if isinstance(name, str) else name] = normal(one, fields=fields)
         return made
     if isinstance(value, list):
-        return [normal(one, fields=fields) for one in value]
+        return in_order([normal(one, fields=fields) for one in value])
     if isinstance(value, str):
         for pattern, word in _PATTERNS:
             value = pattern.sub(word, value)
