@@ -68,6 +68,14 @@ def prepare_update(resource: Resource, live: Object, obj: Object) -> None:
                 spec[name] = before[name]
 
 
+def number_template(live: Object, obj: Object) -> None:
+    """Count the templates of a daemon set; nobody else may (``daemonSetStrategy.PrepareForUpdate``)."""
+    name = "deprecated.daemonset.template.generation"
+    number = int((live["metadata"].get("annotations") or {}).get(name, "1"))
+    changed = live["spec"]["template"] != obj["spec"]["template"]
+    obj["metadata"]["annotations"] = {**(obj["metadata"].get("annotations") or {}), name: str(number + changed)}
+
+
 def _finalizer(obj: Object, name: str) -> None:
     finalizers = obj["metadata"].setdefault("finalizers", [])
     if name not in finalizers:

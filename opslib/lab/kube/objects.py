@@ -276,6 +276,8 @@ class Objects:
             raise errors.invalid_object(resource.group, resource.kind, name, problems)
         if resource.custom is None:
             fill(obj, node)
+        if resource.storage == "daemonsets.apps":
+            admission.number_template(live, obj)
         if (
             (resource.storage in _GENERATIONS or resource.custom is not None)
             and subresource != "status"

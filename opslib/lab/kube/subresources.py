@@ -96,6 +96,7 @@ def bind(objects: Objects, store: Store, resource: Resource, record: Record, bin
     if not pod["metadata"]["annotations"]:
         del pod["metadata"]["annotations"]
     status = pod.setdefault("status", {})
+    status.pop("nominatedNodeName", None)  # what was hoped for counts no more
     conditions = [one for one in status.get("conditions") or [] if one.get("type") != "PodScheduled"]
     condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now_text()}
     status["conditions"] = [*conditions, condition]
