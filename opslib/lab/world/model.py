@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
 
 from opslib.lab.world.faults import CpuLimit, Fault, NodeDown, Timed
-from opslib.lab.world.platform import NODES, SERVICES, Node, Service
+from opslib.lab.world.platform import NODES, SERVICES, Call, Node, Service
 
 if TYPE_CHECKING:
     from opslib.lab.world.changes import Change
@@ -64,6 +67,30 @@ class World:
         faults = list(self.faults)
         faults[number] = replace(faults[number], end=end)
         return replace(self, faults=tuple(faults))
+
+    def document(self) -> dict[str, Any]:
+        """It as JSON can hold it, for another process: `World.of` reads it. Services and nodes are in it only where they are others."""
+        faults = [
+            {"fault": timed.fault.model_dump(), "start": timed.start, "end": None if timed.end == float("inf") else timed.end}
+            for timed in self.faults
+        ]
+        document: dict[str, Any] = {"seed": self.seed, "start": self.start, "end": self.end, "faults": faults}
+        if self.services != SERVICES:
+            document["services"] = [asdict(service) for service in self.services]
+        if self.nodes != NODES:
+            document["nodes"] = [asdict(node) for node in self.nodes]
+        return document
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> World:
+        """The world of a document that `document` made."""
+        read = TypeAdapter[Fault](Fault).validate_python
+        faults = tuple(
+            Timed(read(one["fault"]), one["start"], float("inf") if one["end"] is None else one["end"]) for one in document["faults"]
+        )
+        services = tuple(Service(**{**one, "calls": tuple(Call(**call) for call in one["calls"])}) for one in document.get("services", ()))
+        nodes = tuple(Node(**one) for one in document.get("nodes", ()))
+        return cls(document["seed"], document["start"], document["end"], faults, services or SERVICES, nodes or NODES)
 
     @cached_property
     def places(self) -> dict[str, int]:
