@@ -175,7 +175,8 @@ class Keeper:
         if record is None or record.fields.get("status.phase") != "Terminating" or self.objects is None or self.user_options is None:
             return
         left: dict[str, int] = {}
-        for storage in self._store.resources():
+        held: dict[str, int] = {}
+        for storage in sorted(self._store.resources(), key=lambda one: one != "pods"):
             resource = self._registry.by_storage(storage)
             if resource is None or not resource.namespaced:
                 continue
@@ -183,8 +184,14 @@ class Keeper:
                 if not (one.object()["metadata"]).get("deletionTimestamp"):
                     with contextlib.suppress(Refused):
                         self.objects.delete(resource, one, {}, self.user_options())
-                if self._store.get(storage, one.key) is not None:
-                    left[resource.qualified] = left.get(resource.qualified, 0) + 1
+                there = self._store.get(storage, one.key)
+                if there is not None:
+                    name = f"{resource.plural}.{resource.group}"
+                    left[name] = left.get(name, 0) + 1
+                    for finalizer in there.object()["metadata"].get("finalizers") or ():
+                        held[finalizer] = held.get(finalizer, 0) + 1
+            if left and storage == "pods":
+                break  # what pods may still need goes after them
         record = self._store.get("namespaces", ("", namespace))
         if record is None:
             return
@@ -194,7 +201,7 @@ class Keeper:
             if not obj["metadata"].get("finalizers") and not obj["spec"]:
                 self._store.delete("namespaces", record, obj)
                 return
-        obj["status"] = {"phase": "Terminating", "conditions": _conditions(obj, left)}
+        obj["status"] = {"phase": "Terminating", "conditions": _conditions(obj, left, held)}
         self._store.update("namespaces", obj, record)
 
     # --- definitions ---
@@ -242,9 +249,10 @@ class Keeper:
         self._registry.remove_custom(spec["group"], spec["names"]["plural"])
 
 
-def _conditions(obj: Object, left: dict[str, int]) -> list[Object]:
+def _conditions(obj: Object, left: dict[str, int], held: dict[str, int]) -> list[Object]:
     before = {one.get("type"): one for one in (obj.get("status") or {}).get("conditions") or []}
     remaining = ", ".join(f"{name} has {count} resource instances" for name, count in sorted(left.items()))
+    finalizers = ", ".join(f"{name} in {count} resource instances" for name, count in sorted(held.items()))
     wanted = [
         ("NamespaceDeletionDiscoveryFailure", "False", "ResourcesDiscovered", "All resources successfully discovered"),
         ("NamespaceDeletionGroupVersionParsingFailure", "False", "ParsedGroupVersions", "All legacy kube types successfully parsed"),
@@ -254,6 +262,14 @@ def _conditions(obj: Object, left: dict[str, int]) -> list[Object]:
             "True" if left else "False",
             "SomeResourcesRemain" if left else "ContentRemoved",
             f"Some resources are remaining: {remaining}" if left else "All content successfully removed",
+        ),
+        (
+            "NamespaceFinalizersRemaining",
+            "True" if held else "False",
+            "SomeFinalizersRemain" if held else "ContentHasNoFinalizers",
+            f"Some content in the namespace has finalizers remaining: {finalizers}"
+            if held
+            else "All content-preserving finalizers finished",
         ),
     ]
     conditions = []
