@@ -99,8 +99,19 @@ class TrafficSpike(_Kind):
     factor: float = Field(gt=1)
 
 
+class LeakedKey(_Kind):
+    """An access key of the AWS account in the wrong hands: it is used from another country."""
+
+    kind: Literal["leaked_key"] = "leaked_key"
+    user: str  # of IAM
+    access_key: str
+    address: str = "198.51.100.173"
+    country: str = "BR"
+    agent: str = "aws-cli/1.16.301 Python/3.6.0 Linux/4.15.0"
+
+
 Fault = Annotated[
-    MemoryLeak | CpuLimit | BadDeploy | VolumeFill | DependencyDown | Slow | Dns | NodeDown | CertificateExpiry | TrafficSpike,
+    MemoryLeak | CpuLimit | BadDeploy | VolumeFill | DependencyDown | Slow | Dns | NodeDown | CertificateExpiry | TrafficSpike | LeakedKey,
     Field(discriminator="kind"),
 ]
 
