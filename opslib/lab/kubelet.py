@@ -1,37 +1,26 @@
-"""Plays the kubelet of every node: registers the nodes, keeps them ready, runs what is scheduled to them, and serves container logs.
+"""Plays the kubelet of every node: registers the nodes, keeps them ready, and runs what is scheduled to them.
 
 "Running" a pod means to write the status that a kubelet would write when all goes well. A pod with the annotation
 ``lab.opslib/hold: "true"`` is left alone until it is deleted, and with "forever" then too: who breaks the cluster writes its status. A node
-with ``lab.opslib/hold: "true"`` stops answering, as a lost one does.
-
-Logs are the files ``<folder>/logs/<namespace>/<pod>/<container>.log`` and ``<container>.previous.log``. A line may begin with a time in
-RFC 3339, as the container runtime keeps it: it is shown only where timestamps are asked for, and decides for ``sinceSeconds``.
+with ``lab.opslib/hold: "true"`` stops answering, as a lost one does. What it serves of its containers is `opslib.lab.containers`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import heapq
 import itertools
-import json
-import re
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from opslib.lab.api import Api, ApiError, Object
+from opslib.lab.containers import Containers
 from opslib.lab.informer import Informer
 from opslib.lab.serving import Served
-
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import Response
 
 HOLD = "lab.opslib/hold"
 RUN_SECONDS = "lab.opslib/run-seconds"  # annotation on a Job's pod: how long it runs
@@ -46,7 +35,6 @@ NODES = (
 CORES, MEMORY_BYTES, DISK_BYTES = 4, 16 << 30, 80 << 30
 
 _LEASE_SECONDS = 40
-_LINE = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)) (.*)$", re.DOTALL)
 
 
 class Kubelet:
@@ -64,8 +52,8 @@ class Kubelet:
 
     def __init__(self, api: Api, folder: Path, port: int, *, certificate: Path, key: Path, ca: Path) -> None:
         self.api = api
-        self.logs = folder / "logs"
         self.pods = Informer(api, "/api/v1/pods", self._pod_changed, fields="spec.nodeName!=")
+        self.containers = Containers(folder / "logs", self.pods)
         self.nodes = Informer(api, "/api/v1/nodes")
         self._port = port
         self._tls = (certificate, key, ca)
@@ -81,7 +69,7 @@ class Kubelet:
     def start(self) -> None:
         """Register the nodes and begin; returns when pods can be scheduled to them."""
         certificate, key, ca = self._tls
-        self._served = Served(self._application(), self._port, certificate=certificate, key=key, ca=ca)
+        self._served = Served(self.containers.application(), self._port, certificate=certificate, key=key, ca=ca)
         for name, zone, address in NODES:
             self._register(name, zone, address)
         self.nodes.start()
@@ -161,6 +149,7 @@ class Kubelet:
                 {"type": "Hostname", "address": name},
             ],
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self._port}},
+            "declaredFeatures": ["ExtendWebSocketsToKubelet"],  # else the real API server speaks SPDY for commands
             "capacity": capacity,
             "allocatable": {**capacity, "cpu": "3920m", "memory": f"{(MEMORY_BYTES >> 10) - 1_024_000}Ki"},
             "nodeInfo": {
@@ -250,7 +239,7 @@ class Kubelet:
             if status.get("phase") == "Running" and _ready(status) == _ready(wanted):
                 return
             if status.get("phase") != "Running":
-                self._begin_logs(pod)
+                self.containers.begin(pod)
                 if any(owner["kind"] == "Job" for owner in metadata.get("ownerReferences", [])):
                     seconds = float(metadata.get("annotations", {}).get(RUN_SECONDS, "3"))
                     self._after(seconds, lambda: self._complete(pod))
@@ -357,107 +346,6 @@ class Kubelet:
                     continue
                 heapq.heappop(self._later)
             self._workers.submit(action)
-
-    # --- logs ---
-
-    def _begin_logs(self, pod: Object) -> None:
-        """A container's first lines, so that its logs are not empty."""
-        metadata = pod["metadata"]
-        folder = self.logs / metadata["namespace"] / metadata["name"]
-        folder.mkdir(parents=True, exist_ok=True)
-        for container in pod["spec"]["containers"]:
-            path = folder / f"{container['name']}.log"
-            if not path.exists():
-                image = container.get("image", "")
-                lines = ({"level": "info", "msg": f"starting {image}"}, {"level": "info", "msg": "ready"})
-                path.write_text("".join(f"{_now()} {json.dumps(line)}\n" for line in lines), "utf-8")
-
-    def _application(self) -> Starlette:
-        from starlette.applications import Starlette
-        from starlette.routing import Route
-
-        return Starlette(
-            routes=[
-                Route("/containerLogs/{namespace}/{pod}/{container}", self._container_logs),
-                Route("/healthz", _healthy),
-            ]
-        )
-
-    async def _container_logs(self, request: Request) -> Response:
-        from starlette.responses import PlainTextResponse, StreamingResponse
-
-        namespace, name, container = (request.path_params[key] for key in ("namespace", "pod", "container"))
-        query = request.query_params
-        previous = query.get("previous") in ("true", "1")
-        problem = self._no_logs(namespace, name, container, previous=previous)
-        path = self.logs / namespace / name / f"{container}{'.previous' if previous else ''}.log"
-        if problem and not path.exists():
-            return PlainTextResponse(problem, 400)
-        since = None
-        if query.get("sinceSeconds"):
-            since = datetime.now(UTC) - timedelta(seconds=int(query["sinceSeconds"]))
-        elif query.get("sinceTime"):
-            since = datetime.fromisoformat(query["sinceTime"])
-        timestamps = query.get("timestamps") in ("true", "1")
-        text = select(
-            path.read_text("utf-8", "surrogateescape") if path.exists() else "",
-            tail=int(query["tailLines"]) if query.get("tailLines") else None,
-            since=since,
-            limit_bytes=int(query["limitBytes"]) if query.get("limitBytes") else None,
-            timestamps=timestamps,
-        )
-        if query.get("follow") in ("true", "1") and not previous:
-            return StreamingResponse(_follow(path, text, timestamps=timestamps), media_type="text/plain")
-        return PlainTextResponse(text)
-
-    def _no_logs(self, namespace: str, name: str, container: str, *, previous: bool) -> str:
-        """The kubelet's words where a container has no logs; empty where it has."""
-        pod = self.pods.get(namespace, name)
-        if pod is None:
-            return f'pod "{name}" not found'
-        if previous:
-            return f'previous terminated container "{container}" in pod "{name}" not found'
-        status = pod.get("status", {})
-        for one in (*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])):
-            if one["name"] == container and "waiting" in one.get("state", {}):
-                reason = one["state"]["waiting"].get("reason", "")
-                return f'container "{container}" in pod "{name}" is waiting to start: {reason}'
-        return ""
-
-
-def select(
-    text: str, *, tail: int | None = None, since: datetime | None = None, limit_bytes: int | None = None, timestamps: bool = False
-) -> bytes:
-    """The lines that a kubelet would send of a log: the last `tail` of those at or after `since`, at most `limit_bytes`."""
-    chosen = []
-    for line in text.splitlines(keepends=True):
-        match = _LINE.match(line)
-        if since is not None and match is not None and datetime.fromisoformat(match[1]) < since:
-            continue
-        chosen.append(line if match is None or timestamps else match[2])
-    if tail is not None:
-        chosen = chosen[len(chosen) - min(tail, len(chosen)) :]
-    content = "".join(chosen).encode("utf-8", "surrogateescape")
-    return content if limit_bytes is None else content[:limit_bytes]
-
-
-async def _follow(path: Path, sent: bytes, *, timestamps: bool) -> AsyncIterator[bytes]:
-    yield sent
-    place = path.stat().st_size if path.exists() else 0
-    while True:
-        await asyncio.sleep(0.5)
-        if path.exists() and path.stat().st_size > place:
-            with path.open("rb") as file:
-                file.seek(place)
-                fresh = file.read()
-            place += len(fresh)
-            yield select(fresh.decode("utf-8", "surrogateescape"), timestamps=timestamps)
-
-
-async def _healthy(request: Request) -> Response:
-    from starlette.responses import PlainTextResponse
-
-    return PlainTextResponse("ok")
 
 
 def _ready(status: Object) -> str:

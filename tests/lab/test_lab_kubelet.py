@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from opslib.lab import kubelet
+from opslib.lab import containers, kubelet
 from opslib.lab.api import ApiError
 
 if TYPE_CHECKING:
@@ -31,23 +31,23 @@ def until(done: Callable[[], object], seconds: float = 60) -> None:
 
 
 def test_times_are_shown_only_where_they_are_asked_for() -> None:
-    assert kubelet.select(LINES, tail=2) == b"line 58\nline 59\n"
-    assert kubelet.select(LINES, tail=1, timestamps=True) == b"2026-04-01T00:00:59Z line 59\n"
-    assert kubelet.select("no time\n", timestamps=True) == b"no time\n"
+    assert containers.select(LINES, tail=2) == b"line 58\nline 59\n"
+    assert containers.select(LINES, tail=1, timestamps=True) == b"2026-04-01T00:00:59Z line 59\n"
+    assert containers.select("no time\n", timestamps=True) == b"no time\n"
 
 
 def test_since_and_limit() -> None:
     moment = datetime(2026, 4, 1, 0, 0, 57, tzinfo=UTC)
-    assert kubelet.select(LINES, since=moment) == b"line 57\nline 58\nline 59\n"
-    assert kubelet.select(LINES, since=moment + timedelta(hours=1)) == b""
-    assert kubelet.select(LINES, since=moment, limit_bytes=10) == b"line 57\nli"
-    assert kubelet.select("日本語\n", limit_bytes=4) == "日".encode() + b"\xe6"
+    assert containers.select(LINES, since=moment) == b"line 57\nline 58\nline 59\n"
+    assert containers.select(LINES, since=moment + timedelta(hours=1)) == b""
+    assert containers.select(LINES, since=moment, limit_bytes=10) == b"line 57\nli"
+    assert containers.select("日本語\n", limit_bytes=4) == "日".encode() + b"\xe6"
 
 
 @given(some.text(), some.integers(0, 50))
 def test_a_tail_is_the_end_of_the_whole(text: str, tail: int) -> None:
-    whole = kubelet.select(text)
-    end = kubelet.select(text, tail=tail)
+    whole = containers.select(text)
+    end = containers.select(text, tail=tail)
     assert whole.endswith(end)
     assert len(end.decode("utf-8", "surrogateescape").splitlines()) <= tail
 
