@@ -76,6 +76,13 @@ def number_template(live: Object, obj: Object) -> None:
     obj["metadata"]["annotations"] = {**(obj["metadata"].get("annotations") or {}), name: str(number + changed)}
 
 
+def _asked_name(metadata: Object) -> str:
+    """What refusals call a new object that come before the server has made a name of generateName."""
+    name, prefix = str(metadata.get("name") or ""), str(metadata.get("generateName") or "")
+    made = bool(prefix) and name.startswith(prefix[:58]) and len(name) == len(prefix[:58]) + 5
+    return prefix if made else name
+
+
 def _finalizer(obj: Object, name: str) -> None:
     finalizers = obj["metadata"].setdefault("finalizers", [])
     if name not in finalizers:
@@ -175,7 +182,7 @@ class World:
             raise not_found("", "namespaces", name)
         if record.fields.get("status.phase") == "Terminating":
             why = f"unable to create new content in namespace {name} because it is being terminated"
-            error = forbidden(resource.group, resource.plural, obj["metadata"].get("name", ""), why)
+            error = forbidden(resource.group, resource.plural, _asked_name(obj["metadata"]), why)
             cause = {"reason": "NamespaceTerminating", "message": f"namespace {name} is being terminated", "field": "metadata.namespace"}
             error.details = {**(error.details or {}), "causes": [cause]}
             raise error
@@ -206,7 +213,7 @@ class World:
         record = self._store.get("serviceaccounts", (metadata["namespace"], name))
         if record is None:
             why = f'error looking up service account {metadata["namespace"]}/{name}: serviceaccount "{name}" not found'
-            raise forbidden("", "pods", metadata.get("name", ""), why)
+            raise forbidden("", "pods", _asked_name(metadata), why)
         spec["serviceAccountName"] = spec["serviceAccount"] = name
         account = record.object()
         if not spec.get("imagePullSecrets") and account.get("imagePullSecrets"):
@@ -236,7 +243,7 @@ class World:
         if name:
             record = self._store.get("priorityclasses.scheduling.k8s.io", ("", name))
             if record is None:
-                raise forbidden("", "pods", metadata.get("name", ""), f"no PriorityClass with name {name} was found")
+                raise forbidden("", "pods", _asked_name(metadata), f"no PriorityClass with name {name} was found")
             found = record.object()
             value, policy = found.get("value", 0), found.get("preemptionPolicy", policy)
         else:
