@@ -19,6 +19,7 @@ from pathlib import Path
 
 from opslib.lab.api import Api, ApiError, Object
 from opslib.lab.containers import Containers
+from opslib.lab.holds import Holds
 from opslib.lab.informer import Informer
 from opslib.lab.serving import Served
 
@@ -52,6 +53,7 @@ class Kubelet:
 
     def __init__(self, api: Api, folder: Path, port: int, *, certificate: Path, key: Path, ca: Path) -> None:
         self.api = api
+        self.holds = Holds(folder)
         self.pods = Informer(api, "/api/v1/pods", self._pod_changed, fields="spec.nodeName!=")
         self.containers = Containers(folder / "logs", self.pods)
         self.nodes = Informer(api, "/api/v1/nodes")
@@ -202,7 +204,7 @@ class Kubelet:
 
     def _is_held_node(self, name: str) -> bool:
         node = self.nodes.get("", name)
-        return node is not None and node["metadata"].get("annotations", {}).get(HOLD) == "true"
+        return self.holds.node(name) or (node is not None and node["metadata"].get("annotations", {}).get(HOLD) == "true")
 
     def _is_ready_node(self, name: str) -> bool:
         node = self.nodes.get("", name)
@@ -210,6 +212,11 @@ class Kubelet:
         return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
 
     # --- pods ---
+
+    def look_again(self) -> None:
+        """Look at all pods once more: some may be held no longer."""
+        for pod in self.pods.objects():
+            self._pod_changed("MODIFIED", pod)
 
     def _pod_changed(self, event: str, pod: Object) -> None:
         if event == "DELETED":
@@ -219,7 +226,7 @@ class Kubelet:
 
     def _is_ours(self, pod: Object) -> bool:
         node = pod["spec"].get("nodeName", "")
-        hold = pod["metadata"].get("annotations", {}).get(HOLD)
+        hold = pod["metadata"].get("annotations", {}).get(HOLD) or self.holds.pod(pod)
         held = hold == "forever" or (hold == "true" and "deletionTimestamp" not in pod["metadata"])
         return not held and any(node == name for name, _zone, _address in NODES) and not self._is_held_node(node)
 

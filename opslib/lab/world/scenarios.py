@@ -1,36 +1,7 @@
 """Scenarios: what breaks and when, what a right diagnosis names, what a right fix leaves, and what must not be touched.
 
-A scenario is a YAML file in ``opslib/lab/scenarios``, named after it:
-
-.. code-block:: yaml
-
-    title: {en: A service runs out of memory, ja: ...}
-    story: {en: What whoever is on call is told, ja: ...}
-    level: 1                      # 1 easy to 3 hard
-    clock: "14:00"                # the hour in Tokyo at which the timeline begins: traffic depends on it
-    timeline:                     # what breaks; `after` counts from there. The kinds and their numbers: opslib/lab/world/faults.py
-      - after: 10m
-        until: 3h                 # left out: until it is put right
-        fault: {kind: memory_leak, service: recommendation, bytes_per_hour: 3e8, release: 1.5.0}
-    diagnosis:
-      cause: memory_leak          # the kind of one of the faults above
-      subjects: [Deployment/shop/recommendation]
-      words: [[OOMKilled, OOM], [leak, リーク]]   # of each list a right diagnosis has one
-      misleading:                 # what it looks like, and is not
-        - {subject: Deployment/shop/web, why: {en: ..., ja: ...}}
-    signature:                    # what the metrics show of it; every series of the answer must be so, and there must be one
-      - {after: 2h, query: "...", is: "> 0.9"}
-    accepted:                     # end states: any one will do
-      - title: {en: The release is rolled back, ja: ...}
-        ends: [0]                 # the faults that are over then, by their place in the timeline
-        objects:                  # what the cluster's objects must be like
-          - {object: Deployment/shop/recommendation, path: "$.spec.template.spec.containers[0].image", is: "!= registry.../x:1.5.0"}
-        metrics:                  # and what the metrics must show within a time
-          - {within: 15m, query: "...", is: "< 0.8"}
-    forbidden:                    # acts that fail the lesson
-      - {verbs: [delete], resource: persistentvolumeclaims, namespace: data, why: {en: ..., ja: ...}}
-
-Times are written ``90s``, ``10m``, ``1h30m``. A condition is one of ``==  !=  <  <=  >  >=`` and a value, perhaps a Kubernetes quantity.
+A scenario is a YAML file in ``opslib/lab/scenarios``, named after it; docs/scenarios.md explains the format. Here it is read and judged,
+without a look at anything else; `opslib.lab.stage` puts it on stage.
 """
 
 from __future__ import annotations
@@ -44,6 +15,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from opslib.errors import InputError
+from opslib.lab import faults as plays
 from opslib.lab import named
 from opslib.lab.world.faults import Fault
 from opslib.lab.world.model import World
@@ -52,7 +24,7 @@ from opslib.messages import _
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 
 _DURATION = re.compile(r"^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$")
-_CONDITION = re.compile(r"^(==|!=|<=|>=|<|>)\s*(\S.*)$")
+_CONDITION = re.compile(r"^(==|!=|<=|>=|<|>|=~|!~)\s*(\S.*)$")
 _QUANTITY = re.compile(r"^[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")
 _UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _DAY, _JST = 86400.0, 9 * 3600.0
@@ -70,7 +42,7 @@ def seconds(text: object) -> object:
 
 def _condition(text: str) -> str:
     if _CONDITION.match(text) is None:
-        raise ValueError(f"{text!r} is no condition: write ==, !=, <, <=, > or >= and a value")
+        raise ValueError(f"{text!r} is no condition: write ==, !=, <, <=, >, >=, =~ or !~ and a value")
     return text
 
 
@@ -102,12 +74,51 @@ class Words(_Part):
     ja: str = Field(min_length=1)
 
 
+class Patch(_Part):
+    """A change of an object that is there; `by` made it."""
+
+    object: ObjectName
+    api: str = ""  # apiVersion of a kind that Kubernetes itself does not have
+    merge: dict[str, Any]
+    by: str = "kubectl-edit"
+
+
+class Silence(_Part):
+    """A silence in Alertmanager: matchers by label, as texts or as ``=~...``."""
+
+    matchers: dict[str, str] = Field(min_length=1)
+    by: str
+    comment: str
+    hours: float = 24
+
+
 class Step(_Part):
-    """One thing that breaks."""
+    """One thing that breaks: of `fault`, `play`, `apply`, `patch` and `silence` exactly one."""
 
     after: Seconds = 0
     until: Seconds | None = None
-    fault: Fault
+    fault: Fault | None = None
+    play: str | dict[str, Any] | None = None
+    apply: list[dict[str, Any]] = []
+    patch: Patch | None = None
+    silence: Silence | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Step:
+        there = [name for name in ("fault", "play", "apply", "patch", "silence") if getattr(self, name)]
+        if len(there) != 1:
+            raise ValueError(f"it is one of fault, play, apply, patch and silence, not {' and '.join(there) or 'none'}")
+        if self.until is not None and self.fault is None:
+            raise ValueError("only a fault has an end of its own")
+        if self.play is not None:
+            self.played("lesson")
+        return self
+
+    def played(self, name: str) -> plays.Fault:
+        """The fault that the lab's player plays: a file of opslib/lab/faults by its name, or one that is written out here."""
+        if isinstance(self.play, str):
+            return plays.load(self.play)
+        return plays.Fault.model_validate({"name": name, "title": name, "objects": [], **(self.play or {})})
 
 
 class Misleading(_Part):
@@ -141,11 +152,26 @@ class Sign(_Part):
 
 
 class ObjectState(_Part):
-    """What an object must be like: every value that the JSONPath finds, and it must find one."""
+    """What an object must be like: every value that the JSONPath finds, and it must find one; or that it must be gone."""
 
     object: ObjectName
+    api: str = ""  # apiVersion of a kind that Kubernetes itself does not have
     path: str = "$.metadata.name"
-    is_: Condition = Field(alias="is")
+    is_: Condition = Field(default="!= -", alias="is")
+    gone: bool = False
+
+
+class Asked(_Part):
+    """What another system must answer, asked every few seconds: `get` of a part of the lab, or `call` of an AWS service."""
+
+    part: Literal["alertmanager", "aws"]
+    get: str = ""
+    service: str = ""
+    call: str = ""
+    parameters: dict[str, Any] = {}
+    path: str
+    is_: Condition = Field(default="!= -", alias="is")
+    gone: bool = False  # the path must find nothing
 
 
 class MetricState(_Part):
@@ -162,6 +188,7 @@ class End(_Part):
     title: Words
     ends: list[int] = []
     objects: list[ObjectState] = []
+    asked: list[Asked] = []
     metrics: list[MetricState] = []
 
 
@@ -186,8 +213,10 @@ class Scenario(_Part):
     name: str
     title: Words
     story: Words
+    look: str = ""
     level: Literal[1, 2, 3] = 1
     clock: Annotated[str, AfterValidator(_clock)] = "14:00"
+    seen_after: Seconds = 3600.0
     timeline: list[Step] = Field(min_length=1)
     diagnosis: Diagnosis
     signature: list[Sign] = []
@@ -196,24 +225,31 @@ class Scenario(_Part):
 
     @model_validator(mode="after")
     def _agrees(self) -> Scenario:
-        kinds = [step.fault.kind for step in self.timeline]
-        if self.diagnosis.cause not in kinds:
+        kinds = [step.fault.kind for step in self.timeline if step.fault]
+        if self.diagnosis.cause not in kinds and len(kinds) == len(self.timeline):
             raise ValueError(f"diagnosis.cause: {self.diagnosis.cause} is none of the faults in the timeline ({', '.join(kinds)})")
         for number, step in enumerate(self.timeline):
             if step.until is not None and step.until <= step.after:
                 raise ValueError(f"timeline.{number}.until: it ends before it begins")
         for number, end in enumerate(self.accepted):
-            if any(not 0 <= one < len(self.timeline) for one in end.ends):
-                raise ValueError(f"accepted.{number}.ends: the timeline has {len(self.timeline)} faults, counted from 0")
-            if not end.objects and not end.metrics:
-                raise ValueError(f"accepted.{number}: it needs objects or metrics to be known by")
+            if any(not 0 <= one < len(self.timeline) or not self.timeline[one].fault for one in end.ends):
+                raise ValueError(
+                    f"accepted.{number}.ends: the timeline has {len(self.timeline)} steps, counted from 0, of which faults end"
+                )
+            if not end.objects and not end.metrics and not end.asked and not end.ends:
+                raise ValueError(f"accepted.{number}: it needs objects, metrics or an answer to be known by")
         world = self.world(seed=0, now=0.0)
         known = {f"{service.kind}/{service.namespace}/{service.name}" for service in world.services}
         known |= {f"Node/{node.name}" for node in world.nodes}
+        known |= {f"{obj.get('kind')}/{obj['metadata'].get('namespace', 'shop')}/{obj['metadata']['name']}" for obj in self._made()}
         for subject in [*self.diagnosis.subjects, *(one.subject for one in self.diagnosis.misleading)]:
             if subject.partition("/")[0] in ("Deployment", "StatefulSet", "DaemonSet", "Node") and subject not in known:
                 raise ValueError(f"diagnosis: the platform has no {subject}")
         return self
+
+    def _made(self) -> list[dict[str, Any]]:
+        played = [obj for step in self.timeline if step.play is not None for obj in step.played("lesson").objects]
+        return [*played, *(obj for step in self.timeline for obj in step.apply)]
 
     def begins(self, now: float) -> float:
         """The last time before `now` (Unix seconds) at which its clock says so: when the timeline begins."""
@@ -233,9 +269,14 @@ class Scenario(_Part):
         """
         begin = self.begins(now)
         world = World(seed, begin - history_days * _DAY, begin)
+        return self.broken(world, begin)
+
+    def broken(self, world: World, begin: float) -> World:
+        """`world` with the faults of the timeline, which begins at a time in Unix seconds."""
         for step in self.timeline:
-            end = float("inf") if step.until is None else begin + step.until
-            world = world.breaks(step.fault, begin + step.after, end)
+            if step.fault:
+                end = float("inf") if step.until is None else begin + step.until
+                world = world.breaks(step.fault, begin + step.after, end)
         return world
 
 
@@ -290,6 +331,8 @@ def holds(condition: str, value: object) -> bool:
     if found is None:
         raise ValueError(f"{condition!r} is no condition")
     sign, wanted = found.groups()
+    if sign in ("=~", "!~"):
+        return (re.search(wanted, str(value)) is not None) == (sign == "=~")
     mine, theirs = _number(value), _number(wanted)
     if mine is None or theirs is None:
         return (str(value) == wanted) == (sign == "==") if sign in ("==", "!=") else False
@@ -299,16 +342,22 @@ def holds(condition: str, value: object) -> bool:
 
 
 def objects_fit(end: End, objects: Iterable[dict[str, Any]]) -> bool:
-    """Whether the cluster's objects are as an end state asks. One that is not there fits nothing."""
+    """Whether the cluster's objects are as an end state asks. One that is not there fits nothing, unless it must be gone."""
+    by_name = {_name_of(one): one for one in objects}
+    return all(
+        state.object not in by_name if state.gone else state.object in by_name and fits(state, by_name[state.object])
+        for state in end.objects
+    )
+
+
+def fits(state: ObjectState | Asked, content: Any) -> bool:
+    """Whether an object, or an answer, is as a condition asks."""
     import jsonpath
 
-    by_name = {_name_of(one): one for one in objects}
-    for state in end.objects:
-        one = by_name.get(state.object)
-        found = [] if one is None else jsonpath.findall(state.path, one)
-        if not found or not all(holds(state.is_, value) for value in found):
-            return False
-    return True
+    found = jsonpath.findall(state.path, content)
+    if state.gone and isinstance(state, Asked):
+        return not found
+    return bool(found) and all(holds(state.is_, value) for value in found)
 
 
 def _name_of(one: dict[str, Any]) -> str:
