@@ -27,16 +27,18 @@ _DONE_BY_THE_API_SERVER = frozenset({"namespace", "serviceaccount"})
 
 def kube_apiserver(port: int, folder: Path) -> None:
     """The Kubernetes API, over TLS, with the lab's certificates and tokens. Its state is in memory: it goes with the lab."""
-    from opslib.lab import kube
+    from opslib.lab.kube.access import User
+    from opslib.lab.kube.server import Settings, app, server
+    from opslib.lab.kube.streams import Providers
 
     pki = folder / "pki"
     with (pki / "tokens.csv").open(encoding="utf-8", newline="") as file:
-        tokens = {token: kube.User(name, tuple(groups.split(",")), uid) for token, name, uid, groups in csv.reader(file)}
-    providers = kube.Providers(
+        tokens = {token: User(name, tuple(groups.split(",")), uid) for token, name, uid, groups in csv.reader(file)}
+    providers = Providers(
         kubelet_certificate=(str(pki / "kubelet-client.crt"), str(pki / "kubelet-client.key")),
         kubelet_addresses=("ExternalIP", "InternalIP"),
     )
-    settings = kube.Settings(
+    settings = Settings(
         tokens=tokens,
         signing_key=(pki / "sa.key").read_text("ascii"),
         root_certificate=(pki / "ca.crt").read_text("ascii"),
@@ -44,8 +46,8 @@ def kube_apiserver(port: int, folder: Path) -> None:
         service_range=SERVICE_RANGE,
         providers=providers,
     )
-    kube.server(
-        kube.app(settings),
+    server(
+        app(settings),
         host="127.0.0.1",
         port=port,
         certificate=pki / "apiserver.crt",

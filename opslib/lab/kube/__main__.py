@@ -11,7 +11,8 @@ import secrets
 from pathlib import Path
 
 from opslib.lab import certificates
-from opslib.lab.kube import Settings, User, app, server
+from opslib.lab.kube.access import User
+from opslib.lab.kube.server import Settings, app, server
 
 
 def main() -> None:

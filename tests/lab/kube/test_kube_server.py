@@ -19,7 +19,10 @@ import yaml
 
 from opslib.lab import certificates
 from opslib.lab.api import Api
-from opslib.lab.kube import LogRequest, Providers, Refused, Server, Settings, Terminal, User, app, server
+from opslib.lab.kube.access import User
+from opslib.lab.kube.errors import Refused
+from opslib.lab.kube.server import Server, Settings, app, server
+from opslib.lab.kube.streams import LogRequest, Providers, Terminal
 
 
 def free_port() -> int:
