@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from opslib.lab.api import Api, ApiError, Object
 
+_FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.05, 1.0  # short at first: at the start of a lab its server is a moment away
+
 
 class Informer:
     """Keeps the objects of a collection; tells of each that is new, changed or gone.
@@ -53,6 +55,7 @@ class Informer:
         return None
 
     def _run(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
         while not self._stop.is_set():
             try:
                 listed, version = self._api.list_with_version(self._path, fields=self._fields)
@@ -64,12 +67,14 @@ class Informer:
                 for obj in listed:
                     self._note("ADDED", obj)
                 self.synced.set()
+                pause = _FIRST_PAUSE_SECONDS
                 while not self._stop.is_set():
                     for event, obj in self._api.watch(self._path, version, fields=self._fields):
                         version = obj["metadata"]["resourceVersion"]
                         self._note(event, obj)
             except ApiError:  # the version is too old, or the server is away: list again
-                self._stop.wait(0.5)
+                self._stop.wait(pause)
+                pause = min(2 * pause, _LAST_PAUSE_SECONDS)
 
     def _note(self, event: str, obj: Object) -> None:
         if self._stop.is_set():

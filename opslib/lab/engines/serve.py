@@ -7,6 +7,7 @@ NAME is "kube-apiserver" (PATH is the lab's folder), "controllers" (its kubeconf
 from __future__ import annotations
 
 import csv
+import signal
 import sys
 import threading
 import time
@@ -18,8 +19,6 @@ from opslib.lab.engines.servers import SERVICE_RANGE
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
-    from starlette.requests import Request
-    from starlette.responses import Response
 
 # two that empty a namespace would disturb each other: the slower one may meet the next namespace of the same name
 _DONE_BY_THE_API_SERVER = frozenset({"namespace", "serviceaccount"})
@@ -58,23 +57,27 @@ def kube_apiserver(port: int, folder: Path) -> None:
 
 def all_controllers(port: int, kubeconfig: Path) -> None:
     """All controllers and the scheduler."""
-    from starlette.applications import Starlette
-    from starlette.responses import PlainTextResponse
-    from starlette.routing import Route
+    from http.server import BaseHTTPRequestHandler, HTTPServer
 
     from opslib.lab.api import Api
     from opslib.lab.controllers import controllers, run
 
     stop, ready = threading.Event(), threading.Event()
-    api = Api.from_kubeconfig(kubeconfig)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_ignored: stop.set())
+
+    class Health(BaseHTTPRequestHandler):  # one answer needs no web framework, which would double the time to the start
+        def do_GET(self) -> None:
+            self.send_response(200 if ready.is_set() else 503)
+            self.end_headers()
+            self.wfile.write(b"ok" if ready.is_set() else b"not yet")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    threading.Thread(target=HTTPServer(("127.0.0.1", port), Health).serve_forever, name="health", daemon=True).start()
     chosen = tuple(one for one in controllers() if one.name not in _DONE_BY_THE_API_SERVER)
-    threading.Thread(target=run, args=(api, stop), kwargs={"chosen": chosen, "ready": ready.set}, name="controllers", daemon=True).start()
-
-    def healthy(request: Request) -> Response:
-        return PlainTextResponse("ok") if ready.is_set() else PlainTextResponse("not yet", 503)
-
-    _serve(Starlette(routes=[Route("/healthz", healthy)]), port)
-    stop.set()
+    run(Api.from_kubeconfig(kubeconfig), stop, chosen=chosen, ready=ready.set)
 
 
 def prometheus(port: int, config: Path) -> None:
