@@ -1,14 +1,15 @@
 """What the services write to their logs: more when there is traffic, errors where the simulation has them.
 
 Only a part of the requests is written (`Density`), since a whole week of all of them would be a hundred million lines. A line depends on
-the world, the service, the slot of 30 seconds and its number there alone, so that ranges of time that overlap agree.
+the world, the pod, the slot of 30 seconds and its number there alone: ranges of time that overlap agree, what other pods there are does not
+matter, and what a thinner density leaves is a part of what a denser one has.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +28,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Density:
-    """Lines for each request that is served, and for each that fails."""
+    """Lines for each request that is served, and for each that fails; stores write less of what they serve."""
 
-    served: float = 0.0004
-    failed: float = 0.05
+    served: float = 0.0003
+    failed: float = 0.03
     most: int = 60  # lines of a service in a slot: what floods is cut, as log shippers do
+
+
+CONTAINERS = Density(served=0.004, failed=0.2, most=200)
+"""What containers write; `Density()` is the part of it that is kept in Elasticsearch."""
+
+_OF_STORES = 0.15
+_CHATTER = 2.5  # what those without traffic write, as if they served so many requests a second
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a log; `stack` is empty where there is none."""
+    """A line of a log; `stack` is empty where there is none, and `number` is one that no other line of its pod has."""
 
     time: float
     service: Service
@@ -48,6 +56,7 @@ class Line:
     trace: str
     error: str = ""
     stack: str = ""
+    number: str = ""
 
     def document(self) -> dict[str, Any]:
         """It in the field names of the Elastic Common Schema."""
@@ -83,48 +92,73 @@ class Line:
         return f"{head}\n{self.stack}" if self.stack else head
 
 
-def lines(world: World, start: float, end: float, density: Density | None = None) -> Iterator[Line]:
-    """All lines from `start` up to `end` (Unix seconds), by time."""
+def lines(world: World, start: float, end: float, density: Density | None = None, *, pods: Sequence[Pod] | None = None) -> Iterator[Line]:
+    """All lines from `start` up to `end` (Unix seconds), by time; of these pods only, or of all that the world ever had."""
     density = density or Density()
-    writers = [number for number, service in enumerate(world.services) if service.serves_http or service.namespace == "data"]
-    rows = np.array(writers, np.int64)
-    keys = noise.keys(world.seed, "logs", rows=[world.services[number].name for number in writers])
-    running = {number: [pod for pod in world.pods.listed if pod.service == number] for number in writers}
-    first, last = math.floor((start - world.start) / SLOT), math.ceil((end - world.start) / SLOT)
     step = int(DAY / SLOT)
+    first, last = math.floor((start - world.start) / SLOT), math.ceil((end - world.start) / SLOT)
     for begin in range(max(first, 0), max(last, 0), step):
         slots = np.arange(begin, min(begin + step, last))
-        times = np.asarray(world.start + slots * SLOT, np.float64)
-        served = world.history.rate("requests", rows, times)
-        own, called = (world.history.rate(name, rows, times) for name in ("own_failures", "called_failures"))
-        edges = world.history.rate("edge_failures", np.arange(len(world.history.edges)), times)
-        failed = own + called
-        chance = noise.uniform(keys[:, None], slots)
-        # as many as expected, and one more as often as the rest of the number says
-        good = np.minimum(np.floor((served - failed) * SLOT * density.served + chance), density.most).astype(int)
-        bad = np.minimum(np.floor(failed * SLOT * density.failed + noise.uniform(keys[:, None], slots + (1 << 40))), density.most).astype(
-            int
-        )
-        for column, slot in enumerate(slots.tolist()):
-            found = []
-            for row, number in enumerate(writers):
-                for one in range(int(good[row, column] + bad[row, column])):
-                    failing = None
-                    if one >= good[row, column]:
-                        failing = _Failing(float(own[row, column]), float(called[row, column]), edges[:, column])
-                    line = _line(world, number, running[number], slot, one, failing)
-                    if line is not None and start <= line.time < end:
-                        found.append(line)
-            found += _notices(world, float(times[column]), start, end)
-            yield from sorted(found, key=lambda line: (line.time, line.pod.name))
+        since, until = max(start, world.start + begin * SLOT), min(end, world.start + (begin + step) * SLOT)
+        there = [pod for pod in (world.pods.listed if pods is None else pods) if pod.started < until and pod.ended > since]
+        if there:
+            yield from _of_slots(world, slots, there, density, start, end)
 
 
-def bulk(world: World, start: float, end: float, density: Density | None = None, *, prefix: str = "logs") -> Iterator[str]:
-    """Pairs of lines for Elasticsearch's _bulk, into an index a day (UTC)."""
-    for line in lines(world, start, end, density):
+def _of_slots(world: World, slots: noise.Integers, pods: list[Pod], density: Density, start: float, end: float) -> Iterator[Line]:
+    times = np.asarray(world.start + slots * SLOT, np.float64)
+    writers = sorted({pod.service for pod in pods})
+    rows = np.array([writers.index(pod.service) for pod in pods], np.int64)
+    served, own, called = (
+        world.history.rate(name, np.array(writers, np.int64), times) for name in ("requests", "own_failures", "called_failures")
+    )
+    edges = world.history.rate("edge_failures", np.arange(len(world.history.edges)), times)
+    factors = np.array([_OF_STORES if world.services[number].namespace == "data" else 1.0 for number in writers])[:, None]
+    failed = own + called
+    shares = np.array([pod.share for pod in pods])[:, None]
+    keys = noise.keys(world.seed, "logs", rows=[pod.name for pod in pods])[:, None]
+    chatter = np.where(served == 0, _CHATTER, 0.0)
+    # as many as expected, and one more as often as the rest of the number says
+    good = (((served - failed) * factors + chatter)[rows] * shares * SLOT * density.served) + noise.uniform(keys, slots)
+    bad = failed[rows] * shares * SLOT * density.failed + noise.uniform(keys, slots + (1 << 40))
+    counts = [np.minimum(np.floor(one), density.most).astype(int) for one in (good, bad)]
+    for column in np.flatnonzero((counts[0] + counts[1]).any(axis=0) | _starts(pods, times)).tolist():
+        slot, found = int(slots[column]), []
+        for place in np.flatnonzero(counts[0][:, column] + counts[1][:, column]).tolist():
+            pod, row = pods[place], rows[place]
+            failing = _Failing(float(own[row, column]), float(called[row, column]), edges[:, column])
+            for one in range(counts[0][place, column]):
+                found.append(_line(world, pod, slot, one, None))
+            for one in range(counts[1][place, column]):
+                found.append(_line(world, pod, slot, one, failing))
+        found += _notices(world, pods, float(times[column]))
+        kept = [line for line in found if start <= line.time < end and _runs(line.pod, line.time)]
+        yield from sorted(kept, key=lambda line: (line.time, line.pod.name))
+
+
+def _runs(pod: Pod, time: float) -> bool:
+    return pod.started <= time < pod.ended and not pod.gap[0] <= time < pod.gap[1]
+
+
+def _starts(pods: list[Pod], times: noise.Floats) -> Any:
+    """For each slot, whether a container begins in it."""
+    begun = np.array([one for pod in pods for one in pod.starts])
+    found = np.zeros(len(times), bool)
+    places = np.floor((begun - times[0]) / SLOT)
+    places = places[(places >= 0) & (places < len(times))].astype(int)
+    found[places] = True
+    return found
+
+
+def bulk(
+    world: World, start: float, end: float, density: Density | None = None, *, pods: Sequence[Pod] | None = None, prefix: str = "logs"
+) -> Iterator[str]:
+    """Pairs of lines for Elasticsearch's _bulk, into an index a day (UTC). What is written twice is refused the second time (409)."""
+    for line in lines(world, start, end, density, pods=pods):
         document = line.document()
         index = f"{prefix}-{document['@timestamp'][:10].replace('-', '.')}"
-        yield f'{{"create":{{"_index":"{index}"}}}}\n{json.dumps(document, ensure_ascii=False)}\n'
+        action = {"create": {"_index": index, "_id": line.number}}
+        yield f"{json.dumps(action)}\n{json.dumps(document, ensure_ascii=False)}\n"
 
 
 # --- one line ---------------------------------------------------------------------------------------------------------------------------
@@ -165,6 +199,15 @@ _SERVED = {
     "kafka": (("info", "Rolled new log segment at offset {number}"),),
     "opensearch": (("info", "[{noun}] refresh took {milliseconds}ms"),),
 }
+_AGENTS = {
+    "coredns": (("info", "plugin/reload: Running configuration SHA512 = {number}"), ("info", "plugin/ready: Still waiting on: none")),
+    "kube-proxy": (("info", "Syncing iptables rules"), ("info", "Reloading service iptables data, services={digit}")),
+    "aws-node": (("info", "Successfully assigned addresses to the pool, {digit} left"), ("info", "Reconciling existing ENI eth0")),
+    "kube-state-metrics": (("info", "Started metric generation for resources, {number} series"),),
+    "node-exporter": (("info", "collector run completed in {milliseconds}ms"),),
+    "prometheus": (("info", "compact: head GC completed, duration={milliseconds}ms"), ("info", "Write block, size={number}")),
+    "fluent-bit": (("info", "[output:es:es.0] flushed chunk of {number} bytes"), ("warn", "[engine] chunk is retried, {digit} left")),
+}
 _NOUNS = ("items", "orders", "carts", "users", "prices", "coupons")
 _OWN = {
     # the error's type, its message, and the function that it comes from
@@ -187,16 +230,12 @@ _CALLED = {
 }
 
 
-def _line(world: World, number: int, pods: list[Pod], slot: int, one: int, failing: _Failing | None) -> Line | None:
-    """Line `one` of a service in a slot; `failing` where its request failed. None where no pod runs to write it."""
-    service = world.services[number]
-    key = noise.key(world.seed, "line", service.name, slot, one, failing is not None)
+def _line(world: World, pod: Pod, slot: int, one: int, failing: _Failing | None) -> Line:
+    """Line `one` of a pod in a slot; `failing` where its request failed."""
+    service = world.services[pod.service]
+    key = noise.key(world.seed, "line", pod.name, slot, one, failing is not None)
     chance = _Chance(key)
     time = world.start + (slot + chance.draw()) * SLOT
-    there = [pod for pod in pods if pod.started <= time < pod.ended and not pod.gap[0] <= time < pod.gap[1]]
-    if not there:
-        return None
-    pod = there[int(len(there) * chance.draw())]
     trace = f"{noise.key(key, 1):016x}{noise.key(key, 2):016x}"
     node = world.nodes[pod.node].name
     filled = {
@@ -206,16 +245,32 @@ def _line(world: World, number: int, pods: list[Pod], slot: int, one: int, faili
         "milliseconds": chance.number(3, 90),
     }
     logger = f"com.example.{service.name.replace('-', '')}.Api" if service.language == "jvm" else service.name.replace("-", "_")
+    number = f"{key:016x}"
     if failing is None:
-        choices = _SERVED.get(service.name) or _SERVED.get(service.language) or _SERVED["default"]
-        if choices is _SERVED["default"] or chance.draw() < 0.4:
-            choices = choices if service.namespace == "data" else _SERVED["default"]
-        # what is rare among the choices is rare in the log
-        level, wording = choices[int(len(choices) * chance.draw() ** 2)]
-        return Line(time, service, pod, node, level, logger, wording.format(**filled), trace)
-    error, wording, where = _failure(world, number, time, failing, chance)
+        said = _chatter(world, service, time, chance)
+        if said is None:
+            choices = _SERVED.get(service.name) or _SERVED.get(service.language) or _SERVED["default"]
+            if choices is _SERVED["default"] or chance.draw() < 0.4:
+                choices = choices if service.namespace == "data" else _SERVED["default"]
+            # what is rare among the choices is rare in the log
+            said = choices[int(len(choices) * chance.draw() ** 2)]
+        level, wording = said
+        return Line(time, service, pod, node, level, logger, wording.format(**filled), trace, number=number)
+    error, wording, where = _failure(world, pod.service, time, failing, chance)
     message = wording.format(**filled) if "{" in wording else wording
-    return Line(time, service, pod, node, "error", logger, message, trace, error, _stack(service, error, message, where, chance))
+    stack = _stack(service, error, message, where, chance)
+    return Line(time, service, pod, node, "error", logger, message, trace, error, stack, number=number)
+
+
+def _chatter(world: World, service: Service, time: float, chance: _Chance) -> tuple[str, str] | None:
+    """What those write that serve no requests of the shop; None for all others."""
+    choices = _AGENTS.get(service.name)
+    if choices is None:
+        return None
+    if service.name == "coredns" and any(isinstance(timed.fault, Dns) and timed.start <= time < timed.end for timed in world.faults):
+        asked = world.services[int(len(world.services) * chance.draw())]
+        return "error", f"plugin/errors: 2 {asked.name}.{asked.namespace}.svc.cluster.local. A: read udp 10.0.0.2:53: i/o timeout"
+    return choices[int(len(choices) * chance.draw())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,14 +383,15 @@ def _stack(service: Service, error: str, message: str, where: str, chance: _Chan
     return "\n".join(rows)
 
 
-def _notices(world: World, slot: float, start: float, end: float) -> list[Line]:
-    """Lines at starts of containers."""
+def _notices(world: World, pods: list[Pod], slot: float) -> list[Line]:
+    """Lines at starts of containers, in the slot that begins then."""
     found = []
-    for pod in world.pods.listed:
+    for pod in pods:
         for began in pod.starts:
-            if slot <= began < slot + SLOT and start <= began < end and world.services[pod.service].serves_http:
+            if slot <= began < slot + SLOT:
                 service = world.services[pod.service]
                 message = f"{service.name} {pod.version} started, listening on :{service.port}"
-                trace = f"{noise.key(world.seed, 'start', pod.name, began):032x}"
-                found.append(Line(began, service, pod, world.nodes[pod.node].name, "info", service.name.replace("-", "_"), message, trace))
+                key = noise.key(world.seed, "start", pod.name, round(began))
+                logger, node = service.name.replace("-", "_"), world.nodes[pod.node].name
+                found.append(Line(began, service, pod, node, "info", logger, message, f"{key:032x}", number=f"{key:016x}"))
     return found
