@@ -1,18 +1,16 @@
-"""What the played kubelets serve of their containers: logs.
-
-Logs are the files ``<folder>/<namespace>/<pod>/<container>.log`` and ``<container>.previous.log``. A line may begin with a time in
-RFC 3339, as the container runtime keeps it: it is shown only where timestamps are asked for, and decides for ``sinceSeconds``.
-"""
+"""What the played kubelets serve of their containers: logs (`opslib.lab.container_logs`) and commands (`opslib.lab.shell`)."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from opslib.lab import container_logs
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -21,8 +19,10 @@ if TYPE_CHECKING:
 
     from opslib.lab.api import Object
     from opslib.lab.informer import Informer
+    from opslib.lab.world import World
+    from opslib.lab.world.pods import Pod
 
-_LINE = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)) (.*)$", re.DOTALL)
+_FOLLOW_SECONDS = 0.5
 
 
 class Containers:
@@ -31,17 +31,20 @@ class Containers:
     Parameters
     ----------
     logs
-        The folder with their logs.
+        The folder with the logs of those that the world does not know.
     pods
         What runs.
     """
 
     def __init__(self, logs: Path, pods: Informer) -> None:
+        self.world: Callable[[], World] | None = None  # gives the world of now; None: the lab has none
         self._logs = logs
         self._pods = pods
 
     def begin(self, pod: Object) -> None:
-        """A pod's containers start: their first lines, so that their logs are not empty."""
+        """A pod's containers start: the first lines of those that the world does not know, so that their logs are not empty."""
+        if self._of_world(pod) is not None:
+            return
         metadata = pod["metadata"]
         folder = self._logs / metadata["namespace"] / metadata["name"]
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,75 +68,82 @@ class Containers:
             ]
         )
 
+    def _of_world(self, pod: Object) -> Pod | None:
+        return None if self.world is None else container_logs.pod_of(self.world(), pod)
+
+    # --- logs ---
+
     async def _container_logs(self, request: Request) -> Response:
         from starlette.responses import PlainTextResponse, StreamingResponse
 
         namespace, name, container = (request.path_params[key] for key in ("namespace", "pod", "container"))
         query = request.query_params
-        previous = query.get("previous") in ("true", "1")
-        problem = self._no_logs(namespace, name, container, previous=previous)
-        path = self._logs / namespace / name / f"{container}{'.previous' if previous else ''}.log"
-        if problem and not path.exists():
-            return PlainTextResponse(problem, 400)
-        since = None
-        if query.get("sinceSeconds"):
-            since = datetime.now(UTC) - timedelta(seconds=int(query["sinceSeconds"]))
-        elif query.get("sinceTime"):
-            since = datetime.fromisoformat(query["sinceTime"])
-        timestamps = query.get("timestamps") in ("true", "1")
-        text = select(
-            path.read_text("utf-8", "surrogateescape") if path.exists() else "",
-            tail=int(query["tailLines"]) if query.get("tailLines") else None,
-            since=since,
-            limit_bytes=int(query["limitBytes"]) if query.get("limitBytes") else None,
-            timestamps=timestamps,
-        )
-        if query.get("follow") in ("true", "1") and not previous:
-            return StreamingResponse(_follow(path, text, timestamps=timestamps), media_type="text/plain")
+        previous, follow = (query.get(key) in ("true", "1") for key in ("previous", "follow"))
+        wanted = _wanted(query.get)
+        pod = self._pods.get(namespace, name)
+        folder = self._logs / namespace / name
+        path = folder / f"{container}{'.previous' if previous else ''}.log"
+        life = f'pod "{name}" not found' if pod is None else container_logs.span(pod, container, previous=previous)
+        known = None if pod is None or (folder / ".fault").exists() else self._of_world(pod)
+        if known is None or self.world is None or container != self.world().services[known.service].name:
+            if isinstance(life, str) and not path.exists():
+                return PlainTextResponse(life, 400)
+            text = container_logs.of_file(path, wanted)
+            if follow and not previous:
+                return StreamingResponse(_follow_file(path, text, timestamps=wanted.timestamps), media_type="text/plain")
+            return PlainTextResponse(text)
+        if isinstance(life, str):
+            return PlainTextResponse(life, 400)
+        now = time.time()
+        known = container_logs.of_life(known, *life)
+        text = await asyncio.to_thread(container_logs.of_world, self.world(), known, wanted, now)
+        if follow and not previous:
+            return StreamingResponse(self._follow_world(namespace, name, container, known, text, now, wanted), media_type="text/plain")
         return PlainTextResponse(text)
 
-    def _no_logs(self, namespace: str, name: str, container: str, *, previous: bool) -> str:
-        """The kubelet's words where a container has no logs; empty where it has."""
-        pod = self._pods.get(namespace, name)
-        if pod is None:
-            return f'pod "{name}" not found'
-        if previous:
-            return f'previous terminated container "{container}" in pod "{name}" not found'
-        status = pod.get("status", {})
-        for one in (*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])):
-            if one["name"] == container and "waiting" in one.get("state", {}):
-                reason = one["state"]["waiting"].get("reason", "")
-                return f'container "{container}" in pod "{name}" is waiting to start: {reason}'
-        return ""
+    async def _follow_world(
+        self, namespace: str, name: str, container: str, known: Pod, sent: bytes, until: float, wanted: container_logs.Wanted
+    ) -> AsyncIterator[bytes]:
+        """Until the container ends, as a kubelet does."""
+        left = None if wanted.limit_bytes is None else wanted.limit_bytes - len(sent)
+        yield sent
+        while self.world is not None and (left is None or left > 0):
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            now = time.time()
+            text = await asyncio.to_thread(container_logs.fresh, self.world(), known, until, now, timestamps=wanted.timestamps)
+            until = now
+            if left is not None:
+                text = text[:left]
+                left -= len(text)
+            if text:
+                yield text
+            pod = self._pods.get(namespace, name)
+            life = "" if pod is None else container_logs.span(pod, container)
+            if isinstance(life, str) or life[0] != known.started or life[1] <= now:
+                return
 
 
-def select(
-    text: str, *, tail: int | None = None, since: datetime | None = None, limit_bytes: int | None = None, timestamps: bool = False
-) -> bytes:
-    """The lines that a kubelet would send of a log: the last `tail` of those at or after `since`, at most `limit_bytes`."""
-    chosen = []
-    for line in text.splitlines(keepends=True):
-        match = _LINE.match(line)
-        if since is not None and match is not None and datetime.fromisoformat(match[1]) < since:
-            continue
-        chosen.append(line if match is None or timestamps else match[2])
-    if tail is not None:
-        chosen = chosen[len(chosen) - min(tail, len(chosen)) :]
-    content = "".join(chosen).encode("utf-8", "surrogateescape")
-    return content if limit_bytes is None else content[:limit_bytes]
+def _wanted(asked: Callable[[str], str | None]) -> container_logs.Wanted:
+    since = None
+    if asked("sinceSeconds"):
+        since = time.time() - int(asked("sinceSeconds") or 0)
+    elif asked("sinceTime"):
+        since = datetime.fromisoformat(asked("sinceTime") or "").timestamp()
+    numbers = [int(text) if text else None for text in (asked("tailLines"), asked("limitBytes"))]
+    return container_logs.Wanted(tail=numbers[0], since=since, limit_bytes=numbers[1], timestamps=asked("timestamps") in ("true", "1"))
 
 
-async def _follow(path: Path, sent: bytes, *, timestamps: bool) -> AsyncIterator[bytes]:
+async def _follow_file(path: Path, sent: bytes, *, timestamps: bool) -> AsyncIterator[bytes]:
     yield sent
     place = path.stat().st_size if path.exists() else 0
     while True:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(_FOLLOW_SECONDS)
         if path.exists() and path.stat().st_size > place:
             with path.open("rb") as file:
                 file.seek(place)
                 fresh = file.read()
             place += len(fresh)
-            yield select(fresh.decode("utf-8", "surrogateescape"), timestamps=timestamps)
+            yield container_logs.select(fresh.decode("utf-8", "surrogateescape"), container_logs.Wanted(timestamps=timestamps))
 
 
 async def _healthy(request: Request) -> Response:

@@ -8,16 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as some
 
-from opslib.lab import containers, kubelet
+from opslib.lab import kubelet
 from opslib.lab.api import ApiError
 
 if TYPE_CHECKING:
     from tests.conftest import RealLab
-
-LINES = "".join(f"2026-04-01T00:00:{second:02d}Z line {second}\n" for second in range(60))
 
 
 def until(done: Callable[[], object], seconds: float = 60) -> None:
@@ -25,31 +21,6 @@ def until(done: Callable[[], object], seconds: float = 60) -> None:
     while not done():
         assert time.monotonic() < deadline, "not within the deadline"
         time.sleep(0.1)
-
-
-# --- which lines of a log ---------------------------------------------------------------------------------------------------------------
-
-
-def test_times_are_shown_only_where_they_are_asked_for() -> None:
-    assert containers.select(LINES, tail=2) == b"line 58\nline 59\n"
-    assert containers.select(LINES, tail=1, timestamps=True) == b"2026-04-01T00:00:59Z line 59\n"
-    assert containers.select("no time\n", timestamps=True) == b"no time\n"
-
-
-def test_since_and_limit() -> None:
-    moment = datetime(2026, 4, 1, 0, 0, 57, tzinfo=UTC)
-    assert containers.select(LINES, since=moment) == b"line 57\nline 58\nline 59\n"
-    assert containers.select(LINES, since=moment + timedelta(hours=1)) == b""
-    assert containers.select(LINES, since=moment, limit_bytes=10) == b"line 57\nli"
-    assert containers.select("日本語\n", limit_bytes=4) == "日".encode() + b"\xe6"
-
-
-@given(some.text(), some.integers(0, 50))
-def test_a_tail_is_the_end_of_the_whole(text: str, tail: int) -> None:
-    whole = containers.select(text)
-    end = containers.select(text, tail=tail)
-    assert whole.endswith(end)
-    assert len(end.decode("utf-8", "surrogateescape").splitlines()) <= tail
 
 
 # --- pods -----------------------------------------------------------------------------------------------------------------------------
