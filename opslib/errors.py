@@ -68,3 +68,15 @@ class NotFound(SourceError):
 
 class Expired(SourceError):
     """410: a list's continue token or a resourceVersion is too old."""
+
+
+class Conflict(SourceError):
+    """409: somebody else changed the object since it was read."""
+
+
+class Refused(SourceError):
+    """The system understood and will not do it: not valid, against a policy, or against a disruption budget. `status` is HTTP's."""
+
+    def __init__(self, system: str, what: Text, remedy: Text = "", command: str = "", *, status: int = 0) -> None:
+        super().__init__(system, what, remedy, command)
+        self.status = status

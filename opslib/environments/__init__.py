@@ -7,7 +7,7 @@ field that is unknown, missing or wrong is refused with its line and the nearest
 from __future__ import annotations
 
 from opslib.environments.files import Fault, check, fields, folder, load, load_file, names, schema, schema_text
-from opslib.environments.model import Approval, Environment, HttpAddress, HttpSystem, Kubernetes, Links, Logs, Metrics, Section
+from opslib.environments.model import Approval, Environment, HttpAddress, HttpSystem, Kubernetes, Limits, Links, Logs, Metrics, Section
 
 __all__ = [
     "Approval",
@@ -16,6 +16,7 @@ __all__ = [
     "HttpAddress",
     "HttpSystem",
     "Kubernetes",
+    "Limits",
     "Links",
     "Logs",
     "Metrics",

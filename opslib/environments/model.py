@@ -127,11 +127,15 @@ class Approval(Section):
     """What needs an approval, and who may give it."""
 
     required_for: list[
-        Literal["restart", "delete", "scale", "rollback", "drain", "backup", "restore", "patch", "terraform", "exec", "silence"]
+        Literal["restart", "delete", "scale", "rollback", "image", "drain", "backup", "restore", "patch", "terraform", "exec", "silence"]
     ] = Field(default_factory=list, description="Actions that need an approval.")
     approvers: list[str] = Field(default_factory=list, description="Who may approve.")
     other_than_requester: bool = Field(True, description="Whether the approver must differ from the requester.")
     valid_minutes: int = Field(60, gt=0, description="How long an approval holds.")
+    identity: Literal["kubernetes", "login"] = Field(
+        "kubernetes",
+        description="How requesters and approvers are known: by the user that the cluster sees, or by the login name on this machine.",
+    )
 
     @model_validator(mode="after")
     def _somebody_may_approve(self) -> typing.Self:
@@ -140,6 +144,14 @@ class Approval(Section):
         if self.required_for and self.other_than_requester and len(set(self.approvers)) < 2:
             raise ValueError(_("other_than_requester needs at least two approvers: one cannot approve their own request"))
         return self
+
+
+class Limits(Section):
+    """How far one plan may reach. What is larger has to be planned in parts."""
+
+    pods: int = Field(50, gt=0, description="Pods that one plan may restart, move or remove.")
+    nodes: int = Field(1, gt=0, description="Nodes that one plan may change.")
+    namespaces: int = Field(1, gt=0, description="Namespaces in which one plan may change something.")
 
 
 class Environment(Section):
@@ -159,6 +171,7 @@ class Environment(Section):
     elasticsearch: Logs | None = Field(None, description="Elasticsearch or OpenSearch.")
     links: Links = Field(default_factory=Links, description="Pages for people.")
     approval: Approval = Field(default_factory=Approval, description="What needs an approval.")
+    limits: Limits = Field(default_factory=Limits, description="How far one plan may reach.")
 
     _source: Path | None = PrivateAttr(None)
 

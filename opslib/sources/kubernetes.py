@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from opslib.errors import Expired, Forbidden, InputError, NotFound, SourceError, Unauthenticated, Unreachable
+from opslib.errors import Conflict, Expired, Forbidden, InputError, NotFound, Refused, SourceError, Unauthenticated, Unreachable
 from opslib.findings import command
 from opslib.messages import Text, _, one_line
 from opslib.sources import objects
@@ -308,6 +308,80 @@ class Kubernetes:
         answer: dict[str, Any] = json.loads(self._send(request, "create", resource, "").body)
         return answer
 
+    # --- whole objects, and changing them (`opslib.actions` alone does) ---
+
+    def whole(self, resource: str, name: str, namespace: str = "") -> dict[str, Any]:
+        """One object with all its fields, as JSON data.
+
+        Raises
+        ------
+        NotFound
+            There is none of that name.
+        """
+        request = Request(path=f"{self._path(resource, namespace)}/{quote(name, safe='')}", what=_what(resource, namespace, name))
+        answer: dict[str, Any] = json.loads(self._send(request, "get", resource, namespace).body)
+        return answer
+
+    def whole_list(self, resource: str, namespace: str = "", *, labels: str = "", fields: str = "") -> Many[dict[str, Any]]:
+        """All objects of a resource with all their fields, as JSON data."""
+        pages = self._pages(Items[dict[str, Any]], resource, namespace, "application/json", labels, fields)
+        return [item for page in pages for item in page.items]
+
+    def change(
+        self,
+        verb: str,
+        resource: str,
+        name: str,
+        namespace: str = "",
+        body: dict[str, Any] | None = None,
+        *,
+        subresource: str = "",
+        patch: str = "strategic-merge-patch",
+        dry_run: bool = False,
+    ) -> dict[str, Any]:
+        """Send one change; what the server answers.
+
+        Parameters
+        ----------
+        verb
+            "patch", "update", "create" or "delete".
+        patch
+            Kind of a patch's body: "strategic-merge-patch", "merge-patch", "json-patch" or "apply-patch".
+        dry_run
+            Whether the server only says what would become of it (``dryRun=All``).
+
+        Raises
+        ------
+        Conflict
+            The object is not as the body (resourceVersion, uid) expects it.
+        Refused
+            Not valid, or against a policy or a disruption budget.
+        """
+        collection = self._path(resource, namespace)
+        path = f"{collection}/{quote(name, safe='')}"
+        if subresource:
+            path = f"{path}/{subresource}"
+        elif verb == "create":
+            path = collection
+        query = [("dryRun", "All")] if dry_run and verb != "delete" else []
+        if verb != "delete":
+            query.append(("fieldManager", "opslib"))
+        elif dry_run:
+            body = {**(body or {"apiVersion": "v1", "kind": "DeleteOptions"}), "dryRun": ["All"]}
+        kind = f"application/{patch}+{'yaml' if patch == 'apply-patch' else 'json'}" if verb == "patch" else "application/json"
+        request = Request(
+            method={"patch": "PATCH", "update": "PUT", "create": "POST", "delete": "DELETE"}[verb],
+            path=path,
+            query=tuple(query),
+            headers={"content-type": kind},
+            body=None if body is None else json.dumps(body).encode(),
+            what=_what(resource, namespace, name),
+            safe=dry_run,
+        )
+        target = f"{resource}/{subresource}" if subresource else resource
+        answer: dict[str, Any] = json.loads(self._send(request, verb, target, namespace, changes=True).body)
+        return answer
+
     # --- requests ---
 
     def _path(self, resource: str, namespace: str) -> str:
@@ -322,12 +396,14 @@ class Kubernetes:
         self._versions[group] = version
         return version
 
-    def _send(self, request: Request, verb: str, resource: str, namespace: str) -> Response:
+    def _send(self, request: Request, verb: str, resource: str, namespace: str, *, changes: bool = False) -> Response:
         response = self._transport.send(request)
         if response.status < 400:
             return response
         status = _as_far_as_understood(response, Status)
         what = request.what or resource
+        if changes and (response.status in (400, 409, 422, 429) or (response.status == 403 and not _NO_RIGHT.search(status.message))):
+            raise _not_changed(response.status, what, status)
         if response.status == 401:
             raise Unauthenticated(
                 SYSTEM,
@@ -404,11 +480,31 @@ def _as_far_as_understood(response: Response, kind: type[T]) -> T:
     return answer
 
 
+_NO_RIGHT = re.compile(r'User "[^"]*" cannot ')  # other refusals with 403 come from admission: a quota, a policy
+
+
+def _not_changed(code: int, what: Text, status: Status) -> SourceError:
+    message = one_line(status.message or str(code), 400)
+    if code == 409:
+        return Conflict(SYSTEM, _("{what} has changed since it was read: {message}", what=what, message=message), _("Make the plan again"))
+    if code == 429:
+        return Refused(
+            SYSTEM,
+            _("The cluster does not allow it for {what} now: {message}", what=what, message=message),
+            _("Wait until the disruption budget has room, or until the server has time"),
+            status=code,
+        )
+    return Refused(
+        SYSTEM, _("The cluster refuses the change of {what}: {message}", what=what, message=message), _("Mend what it names"), status=code
+    )
+
+
 def _forbidden(verb: str, resource: str, namespace: str, what: Text, status: Status) -> Forbidden:
     if resource.startswith("/"):
         return Forbidden(SYSTEM, _("Not allowed to read {what}: {message}", what=what, message=one_line(status.message)))
-    name, _dot, group = resource.partition(".")
-    rule = json.dumps({"apiGroups": [group], "resources": [name], "verbs": [verb]})
+    whole, _slash, subresource = resource.partition("/")
+    name, _dot, group = whole.partition(".")
+    rule = json.dumps({"apiGroups": [group], "resources": [f"{name}/{subresource}" if subresource else name], "verbs": [verb]})
     user = re.search(r'User "([^"]+)"', status.message)
     values = {"user": user[1] if user else "-", "verb": verb, "resource": resource, "namespace": namespace}
     problem = (
@@ -422,7 +518,8 @@ def _forbidden(verb: str, resource: str, namespace: str, what: Text, status: Sta
         problem,
         _("Have this rule added to a role of {user}: {rule}", user=values["user"], rule=rule),
         command(
-            "kubectl", *(["-n", namespace] if namespace else []), "create", kind, f"opslib-{verb}-{name.replace('/', '-')}",
+            "kubectl", *(["-n", namespace] if namespace else []), "create", kind,
+            "-".join(["opslib", verb, name, *([subresource] if subresource else [])]),
             f"--verb={verb}", f"--resource={resource}",
         ),
     )  # fmt: skip

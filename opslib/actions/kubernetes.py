@@ -1,0 +1,186 @@
+"""Changes of Kubernetes objects.
+
+A request is ``{"verb", "resource", "namespace", "name", "subresource", "patch", "body"}``, as `opslib.sources.kubernetes.Kubernetes.change`
+takes them. A state is ``{"uid", "digest"}``: the digest leaves out what changes by itself (status, managed fields, the resource version).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from typing import Any
+
+import yaml
+
+from opslib.actions.systems import ABSENT, Preview
+from opslib.errors import Conflict, NotFound
+from opslib.messages import Message, _
+from opslib.sources.kubernetes import Kubernetes
+from opslib.sources.redaction import redact
+
+Object = dict[str, Any]
+
+_ATTEMPTS = 5
+_BY_ITSELF = ("managedFields", "resourceVersion", "generation", "selfLink", "creationTimestamp", "uid", "ownerReferences")
+_NOTED = ("deployment.kubernetes.io/revision", "kubectl.kubernetes.io/last-applied-configuration")  # controllers and kubectl write them
+
+
+class KubernetesSystem:
+    """One cluster, changed through its API. See `opslib.actions.systems.System`."""
+
+    name = "kubernetes"
+
+    def __init__(self, cluster: Kubernetes) -> None:
+        self.cluster = cluster
+
+    def target(self) -> str:
+        """The UID of the kube-system namespace."""
+        return self.cluster.cluster_uid()
+
+    def observe(self, request: dict[str, Any]) -> dict[str, Any]:
+        """See `System.observe`."""
+        try:
+            return state_of(self.cluster.whole(request["resource"], request["name"], request.get("namespace", "")))
+        except NotFound:
+            return ABSENT
+
+    def preview(self, request: dict[str, Any]) -> Preview:
+        """The server's own dry run."""
+        before: Object | None = None
+        if request["verb"] != "create" or request.get("subresource"):
+            before = self.cluster.whole(request["resource"], request["name"], request.get("namespace", ""))
+        after = self._change(request, request.get("body"), dry_run=True)
+        if request["verb"] == "delete" or request.get("subresource") == "eviction":
+            return Preview({"gone": before["metadata"]["uid"] if before else ""}, difference(before, None))
+        if request.get("subresource") == "scale" and before is not None:
+            after = {**before, "spec": {**before["spec"], "replicas": after["spec"].get("replicas", 0)}}
+        return Preview(state_of(after), difference(before, after))
+
+    def send(self, request: dict[str, Any], before: dict[str, Any]) -> None:
+        """Send it for the version of the object that is like `before`; somebody else's change in between is a conflict, not lost."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._change(request, self._bound(request, before), dry_run=False)
+            except Conflict:
+                # a status that was written in between is no drift: see whether the object is still the same, and try again
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                return
+
+    def _bound(self, request: dict[str, Any], before: dict[str, Any]) -> Object | None:
+        """The body, bound to the version of the object that was looked at just now."""
+        body: Object = json.loads(json.dumps(request.get("body") or {}))
+        if request["verb"] == "create" and not request.get("subresource"):
+            return body
+        try:
+            now = self.cluster.whole(request["resource"], request["name"], request.get("namespace", ""))
+        except NotFound:
+            now = {}
+        if not now or state_of(now) != before:
+            raise _drifted(request)
+        metadata = now["metadata"]
+        if request["verb"] == "delete":
+            return {"apiVersion": "v1", "kind": "DeleteOptions", **body, "preconditions": {"uid": metadata["uid"]}}
+        if request.get("subresource") == "eviction":
+            return {**body, "deleteOptions": {**body.get("deleteOptions", {}), "preconditions": {"uid": metadata["uid"]}}}
+        bound = {"uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"]}
+        return {**body, "metadata": {**body.get("metadata", {}), **bound}}
+
+    def _change(self, request: dict[str, Any], body: Object | None, *, dry_run: bool) -> Object:
+        return self.cluster.change(
+            request["verb"],
+            request["resource"],
+            request["name"],
+            request.get("namespace", ""),
+            body,
+            subresource=request.get("subresource", ""),
+            patch=request.get("patch", "strategic-merge-patch"),
+            dry_run=dry_run,
+        )
+
+    # --- conditions ---
+
+    def holds(self, question: dict[str, Any]) -> tuple[bool, Message]:
+        """``{"rolled_out": R}``: R's pods are all of its newest revision and available; ``{"gone": R, "uid"}``: that object is gone.
+
+        R is ``{"resource", "namespace", "name"}``.
+        """
+        if "gone" in question:
+            return self._gone(question["gone"], question["uid"])
+        return self._rolled_out(question["rolled_out"])
+
+    def _gone(self, where: dict[str, str], uid: str) -> tuple[bool, Message]:
+        try:
+            now = self.cluster.metadata(where["resource"], where["name"], where.get("namespace", ""))
+        except NotFound:
+            return True, _("it is gone")
+        return now.metadata.uid != uid, _("it is still there")
+
+    def _rolled_out(self, where: dict[str, str]) -> tuple[bool, Message]:
+        found = self.cluster.whole(where["resource"], where["name"], where.get("namespace", ""))
+        spec, status = found["spec"], found.get("status", {})
+        if status.get("observedGeneration", 0) < found["metadata"].get("generation", 0):
+            return False, _("its controller has not seen the change yet")
+        if found["kind"] == "DaemonSet":
+            wanted = status.get("desiredNumberScheduled", 0)
+            updated, available = status.get("updatedNumberScheduled", 0), status.get("numberAvailable", 0)
+            extra = 0
+        else:
+            wanted = spec.get("replicas", 1)
+            updated, available = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
+            extra = status.get("replicas", 0) - updated
+        numbers = {"updated": updated, "available": available, "wanted": wanted}
+        done = updated >= wanted and available >= wanted and extra <= 0
+        return done, _("{updated} of {wanted} pods are updated, {available} are available", **numbers)
+
+
+def state_of(obj: Object) -> dict[str, Any]:
+    """An object's state: its uid, and a digest of what does not change by itself; of one that is being deleted, that it is."""
+    if "deletionTimestamp" in obj["metadata"]:
+        return {"uid": obj["metadata"]["uid"], "deleting": True}
+    content = json.dumps(essence(obj), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return {"uid": obj["metadata"].get("uid", ""), "digest": hashlib.sha256(content.encode()).hexdigest()}
+
+
+def essence(obj: Object) -> Object:
+    """An object without what changes by itself."""
+    metadata = {name: value for name, value in obj.get("metadata", {}).items() if name not in _BY_ITSELF}
+    notes = {name: value for name, value in metadata.pop("annotations", {}).items() if name not in _NOTED}
+    if notes:
+        metadata["annotations"] = notes
+    return {**{name: value for name, value in obj.items() if name not in ("status", "metadata")}, "metadata": metadata}
+
+
+def difference(before: Object | None, after: Object | None) -> str:
+    """What changes, as a unified diff of YAML, without secrets: of a Secret it shows which keys change. Empty where nothing does."""
+    one, other = (essence(obj) if obj is not None else {} for obj in (before, after))
+    if "Secret" in (one.get("kind"), other.get("kind")):
+        _hide(one, other)
+    lines = difflib.unified_diff(_lines(one), _lines(other), "now", "then", n=3)
+    return redact("".join(lines))
+
+
+def _hide(one: Object, other: Object) -> None:
+    """Put words in the place of a Secret's values: the same words where they stay the same."""
+    for field in ("data", "stringData"):
+        before, after = one.get(field) or {}, other.get(field) or {}
+        one[field] = dict.fromkeys(before, "(hidden)")
+        other[field] = {name: "(hidden)" if before.get(name) == value else "(hidden, another one)" for name, value in after.items()}
+
+
+def _lines(obj: Object) -> list[str]:
+    return yaml.safe_dump(obj, sort_keys=True, allow_unicode=True).splitlines(keepends=True) if obj else []
+
+
+def _drifted(request: dict[str, Any]) -> Conflict:
+    return Conflict(
+        "kubernetes",
+        _(
+            "{resource} {name} is not as it was when the plan was made",
+            resource=request["resource"],
+            name="/".join(part for part in (request.get("namespace"), request["name"]) if part),
+        ),
+        _("Look at what changed, and make the plan again"),
+    )

@@ -1,0 +1,406 @@
+"""From a plan to the deed: approve, execute, verify, undo; every step in the log before and after it is done.
+
+What has been done is known from the log and from the world, never from memory. A step whose "begins" is in the log without its "done" was
+cut off: if the object is like `Step.after` it has been done, if it is like `Step.before` it has not; if it is neither, nobody but a person
+can tell, and the pipeline stops. So a run that was killed anywhere goes on where it was when the plan is executed again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from opslib.actions import plans
+from opslib.actions.audit import Log, Record
+from opslib.actions.plans import Condition, Plan, Step
+from opslib.actions.systems import Preview, System
+from opslib.environments import Environment
+from opslib.errors import InputError, OpsError, SourceError
+from opslib.messages import Message, Text, _, one_line
+
+Report = Callable[[Text], None]
+
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Somebody's word that a plan may be executed; `until` is aware."""
+
+    approver: str
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where an environment's plans are kept, approved and executed.
+
+    Parameters
+    ----------
+    place
+        The folder with ``plans/`` and the log.
+    systems
+        By name, as plans name them.
+    who
+        The identity of who is asking (`identity`).
+    """
+
+    environment: Environment
+    place: Path
+    systems: Mapping[str, System]
+    who: str
+
+    @property
+    def log(self) -> Log:
+        """The log of this environment's actions."""
+        return Log(self.place / "audit.jsonl")
+
+
+def identity(environment: Environment, cluster_user: Callable[[], str]) -> str:
+    """Who is asking, as the environment wants people to be known."""
+    return cluster_user() if environment.approval.identity == "kubernetes" else getpass.getuser()
+
+
+# --- plan, approve ----------------------------------------------------------------------------------------------------------------------
+
+
+def file_plan(desk: Desk, plan: Plan) -> Path:
+    """Keep a plan so that it can be approved and executed; the file.
+
+    Raises
+    ------
+    InputError
+        It reaches further than the environment allows.
+    """
+    plans.check_reach(plan.reach, desk.environment.limits)
+    path = plans.write(plan, desk.place)
+    desk.log.append("planned", plan.id, desk.who, title=plan.title, action=plan.action)
+    return path
+
+
+def needs_approval(desk: Desk, plan: Plan) -> bool:
+    """Whether the environment asks for an approval of such plans."""
+    return plan.action in desk.environment.approval.required_for
+
+
+def approve(desk: Desk, plan: Plan, comment: str = "") -> Approval:
+    """Give an approval, as who is asking.
+
+    Raises
+    ------
+    InputError
+        Who is asking may not approve it, or it has been executed.
+    """
+    rules = desk.environment.approval
+    if rules.approvers and desk.who not in rules.approvers:
+        raise InputError(
+            _("{who} may not approve plans of {environment}", who=desk.who, environment=desk.environment.name),
+            _("Ask one of {names}", names=rules.approvers),
+        )
+    if rules.other_than_requester and desk.who == plan.requester:
+        raise InputError(
+            _("{who} has asked for this plan; somebody else has to approve it", who=desk.who),
+            _("Ask one of {names}", names=rules.approvers),
+        )
+    records = desk.log.of(plan.id)
+    if _state(records) not in ("planned", "refused"):
+        raise InputError(_("The plan is {state} already", state=_state(records)), _("Make a new plan"))
+    until = datetime.now(UTC) + timedelta(minutes=rules.valid_minutes)
+    desk.log.append("approved", plan.id, desk.who, until=until.isoformat(), comment=one_line(comment, 500))
+    return Approval(desk.who, until)
+
+
+def approval_of(desk: Desk, plan: Plan, now: datetime | None = None) -> Approval | None:
+    """The approval that holds now; None where none does."""
+    rules, now = desk.environment.approval, now or datetime.now(UTC)
+    for record in reversed(desk.log.of(plan.id)):
+        if record.event != "approved":
+            continue
+        approval = Approval(record.who, datetime.fromisoformat(record.data["until"]))
+        allowed = approval.approver in rules.approvers and not (rules.other_than_requester and approval.approver == plan.requester)
+        if allowed and now < approval.until:
+            return approval
+    return None
+
+
+# --- execute ----------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of an execution or a dry run.
+
+    Parameters
+    ----------
+    done
+        How many steps are done.
+    verified
+        None where nothing was to be verified, or in a dry run.
+    previews
+        What each step would do, in a dry run.
+    """
+
+    plan: Plan
+    done: int
+    verified: bool | None = None
+    why: Message | None = None
+    previews: tuple[Preview, ...] = ()
+
+
+def rehearse(desk: Desk, plan: Plan) -> Outcome:
+    """Everything but the deed: the same checks, and the systems' own dry runs.
+
+    Raises
+    ------
+    InputError
+        It is for another environment or another cluster, or has been executed.
+    SourceError
+        A system does not answer or refuses; the world is not as it was when the plan was made.
+    """
+    _check_target(desk, plan)
+    records = desk.log.of(plan.id)
+    _check_open(plan, records)
+    previews = []
+    for number, step in enumerate(plan.steps):
+        if _is_done(desk, step, number, records):
+            continue
+        previews.append(desk.systems[step.system].preview(step.request))
+    return Outcome(plan, done=len(plan.steps) - len(previews), previews=tuple(previews))
+
+
+def execute(desk: Desk, plan: Plan, report: Report = lambda text: None) -> Outcome:
+    """Do it, or go on where an earlier execution was cut off; then see whether it worked.
+
+    Raises
+    ------
+    InputError
+        It is for another environment, needs an approval that is not there or has expired, has been executed, or is being executed.
+    SourceError
+        A system does not answer or refuses; the world is not as it was when the plan was made. The steps before are done, and the log
+        says so.
+    """
+    _check_target(desk, plan)
+    with _alone(desk):
+        records = desk.log.of(plan.id)
+        _check_open(plan, records)
+        approval = approval_of(desk, plan)
+        if needs_approval(desk, plan) and approval is None and not _is_begun(records):
+            desk.log.append("refused", plan.id, desk.who, reason="no approval")
+            raise InputError(
+                _("Plan {id} needs an approval that holds", id=plan.short_id),
+                _("Ask one of {names} for", names=desk.environment.approval.approvers),
+                f"opslib approve {plan.short_id} --env {desk.environment.name}",
+            )
+        _check_drift(desk, plan, records)
+        desk.log.append("started", plan.id, desk.who, approver=approval.approver if approval else "")
+        for number, step in enumerate(plan.steps):
+            report(_("Step {number} of {total}: {what}", number=number + 1, total=len(plan.steps), what=step.what))
+            _do(desk, plan, number, step, records)
+        verified, why = _verify(desk, plan, report)
+        desk.log.append("finished", plan.id, desk.who, verified=verified, why=why.text("en") if why else "")
+    return Outcome(plan, done=len(plan.steps), verified=verified, why=why)
+
+
+def _do(desk: Desk, plan: Plan, number: int, step: Step, records: list[Record]) -> None:
+    if _is_done(desk, step, number, records):
+        if number not in _steps(records, "step.done"):
+            desk.log.append("step.done", plan.id, desk.who, step=number, how="found done after an execution that was cut off")
+        return
+    desk.log.append("step.begins", plan.id, desk.who, step=number, what=step.what)
+    try:
+        desk.systems[step.system].send(step.request, step.before)
+    except SourceError as error:
+        # it may have arrived all the same: what the object is like says so, when the plan is executed again
+        desk.log.append(
+            "step.failed", plan.id, desk.who, step=number, reason=error.what.text("en") if isinstance(error.what, Message) else error.what
+        )
+        raise
+    desk.log.append("step.done", plan.id, desk.who, step=number)
+
+
+def _is_done(desk: Desk, step: Step, number: int, records: list[Record]) -> bool:
+    """Whether a step has been done: the log says so, or it was begun and the object is as it is to be then."""
+    if number in _steps(records, "step.done"):
+        return True
+    if number not in _steps(records, "step.begins"):
+        return False
+    return _is_after(step, desk.systems[step.system].observe(step.request))
+
+
+def _is_after(step: Step, now: dict[str, Any]) -> bool:
+    if "gone" in step.after:
+        return bool(now.get("uid") != step.after["gone"] or now.get("deleting"))
+    return now == step.after
+
+
+def _check_drift(desk: Desk, plan: Plan, records: list[Record]) -> None:
+    """Refuse, before anything is done, where an object of a step that is still to do is not as it was."""
+    for number, step in enumerate(plan.steps):
+        if _is_done(desk, step, number, records):
+            continue
+        now = desk.systems[step.system].observe(step.request)
+        if now != step.before:
+            desk.log.append("refused", plan.id, desk.who, reason="drift", step=number, now=now)
+            raise SourceError(
+                step.system,
+                _("The world is not as it was when plan {id} was made: {what}", id=plan.short_id, what=step.what),
+                _("See what changed, and make the plan again"),
+            )
+
+
+def _check_target(desk: Desk, plan: Plan) -> None:
+    if plan.environment != desk.environment.name:
+        raise InputError(
+            _("Plan {id} is for {one}, not for {other}", id=plan.short_id, one=plan.environment, other=desk.environment.name),
+            _("Name its environment"),
+            f"--env {plan.environment}",
+        )
+    for name, expected in plan.target.items():
+        found = desk.systems[name].target()
+        if found != expected:
+            raise InputError(
+                _(
+                    "Plan {id} is for {system} {expected}, but {environment} leads to {found}",
+                    **{"id": plan.short_id, "system": name, "expected": expected, "environment": desk.environment.name, "found": found},
+                ),
+                _("Mend the environment's file, or make the plan again"),
+            )
+
+
+def _check_open(plan: Plan, records: list[Record]) -> None:
+    state = _state(records)
+    if state in ("finished", "undone", "undo.started"):
+        raise InputError(_("Plan {id} has been executed", id=plan.short_id), _("Make a new plan"))
+
+
+# --- verify -----------------------------------------------------------------------------------------------------------------------------
+
+
+def _verify(desk: Desk, plan: Plan, report: Report) -> tuple[bool | None, Message | None]:
+    """Whether all conditions became true in time and stayed so; and what is missing where not."""
+    for condition in plan.verify:
+        report(_("Waiting: {what}", what=condition.what))
+        held, why = _comes_true(desk.systems[condition.system], condition)
+        if not held:
+            return False, why
+    return (True if plan.verify else None), None
+
+
+def _comes_true(system: System, condition: Condition) -> tuple[bool, Message]:
+    deadline = time.monotonic() + condition.deadline_seconds
+    since: float | None = None
+    while True:
+        try:
+            held, why = system.holds(condition.question)
+        except SourceError as error:  # an API server that is busy with the change is no failure of the change
+            held, why = False, _("could not look: {reason}", reason=error.what)
+        now = time.monotonic()
+        since = (since or now) if held else None
+        if since is not None and now - since >= condition.steady_seconds:
+            return True, why
+        if now > deadline:
+            return False, _("{what}: not after {seconds} s, {why}", what=condition.what, seconds=round(condition.deadline_seconds), why=why)
+        time.sleep(min(_POLL_SECONDS, max(0.1, condition.steady_seconds)))
+
+
+# --- undo -------------------------------------------------------------------------------------------------------------------------------
+
+
+def undo(desk: Desk, plan: Plan, report: Report = lambda text: None) -> int:
+    """Take back what was done of a plan, the last step first; how many steps were taken back.
+
+    The approval of a plan covers this: its inverse was shown with it.
+
+    Raises
+    ------
+    InputError
+        Nothing of it has been done, or a step that was done cannot be taken back; nothing is taken back then.
+    SourceError
+        A system refuses, or an object has been changed since.
+    """
+    _check_target(desk, plan)
+    with _alone(desk):
+        records = desk.log.of(plan.id)
+        if _state(records) == "undone":
+            raise InputError(_("Plan {id} has been undone", id=plan.short_id))
+        undone = _steps(records, "undo.done")
+        done = [number for number, step in enumerate(plan.steps) if number not in undone and _is_done(desk, step, number, records)]
+        if not done and not undone:
+            raise InputError(_("Nothing of plan {id} has been done", id=plan.short_id))
+        final = [plan.steps[number] for number in done if plan.steps[number].inverse is None]
+        if final:
+            raise InputError(_("{what} cannot be taken back: {why}", what=final[0].what, why=final[0].why_no_inverse))
+        desk.log.append("undo.started", plan.id, desk.who)
+        for number in reversed(done):
+            _take_back(desk, plan, number, records, report)
+        desk.log.append("undone", plan.id, desk.who)
+    return len(done)
+
+
+def _take_back(desk: Desk, plan: Plan, number: int, records: list[Record], report: Report) -> None:
+    step = plan.steps[number]
+    assert step.inverse is not None
+    system = desk.systems[step.system]
+    report(_("Taking back: {what}", what=step.what))
+    now = system.observe(step.inverse)
+    begun = number in _steps(records, "undo.begins")
+    if begun and not _is_after(step, now):  # an undo that was cut off had sent it
+        desk.log.append("undo.done", plan.id, desk.who, step=number, how="found done after an undo that was cut off")
+        return
+    if not _is_after(step, now):
+        raise SourceError(
+            step.system,
+            _("{what}: somebody has changed the object since, so it is not taken back blindly", what=step.what),
+            _("See what changed, and make a plan for it"),
+        )
+    desk.log.append("undo.begins", plan.id, desk.who, step=number)
+    system.send(step.inverse, now)
+    desk.log.append("undo.done", plan.id, desk.who, step=number)
+
+
+# --- what the log says ------------------------------------------------------------------------------------------------------------------
+
+
+def state(desk: Desk, plan: Plan) -> Literal["planned", "approved", "refused", "begun", "finished", "undo.started", "undone"]:
+    """Where a plan stands, by the log; "begun" is one whose execution did not come to its end."""
+    return _state(desk.log.of(plan.id))
+
+
+def _state(records: list[Record]) -> Literal["planned", "approved", "refused", "begun", "finished", "undo.started", "undone"]:
+    for record in reversed(records):
+        if record.event in ("finished", "undone", "approved", "planned"):
+            return record.event  # type: ignore[return-value]
+        if record.event.startswith("undo."):
+            return "undo.started"
+        if record.event == "refused" and not _is_begun(records):
+            return "refused"
+        if record.event in ("started", "step.begins", "step.done", "step.failed", "refused"):
+            return "begun"
+    return "planned"
+
+
+def _is_begun(records: list[Record]) -> bool:
+    return any(record.event == "started" for record in records)
+
+
+def _steps(records: list[Record], event: str) -> set[int]:
+    return {record.data["step"] for record in records if record.event == event}
+
+
+@contextmanager
+def _alone(desk: Desk) -> Iterator[None]:
+    """One execution at a time in an environment; the lock goes with the process, however it ends."""
+    desk.place.mkdir(parents=True, exist_ok=True)
+    with (desk.place / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OpsError(_("Another plan of {name} is being executed", name=desk.environment.name), _("Wait until it is done")) from None
+        yield

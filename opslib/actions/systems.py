@@ -1,0 +1,51 @@
+"""What a system must be able to do so that it can be changed by plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from opslib.messages import Message
+
+ABSENT: dict[str, Any] = {"absent": True}
+"""The state of an object that is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a request would do, as the system itself says it without doing it.
+
+    Parameters
+    ----------
+    after
+        What the object would be like, as `System.observe` says it.
+    difference
+        What would change, as a unified diff.
+    """
+
+    after: dict[str, Any]
+    difference: str
+
+
+class System(Protocol):
+    """A system that can be changed. Requests, states and questions are in its own terms, as JSON data.
+
+    All methods raise `opslib.errors.SourceError` where the system does not answer or refuses.
+    """
+
+    name: str
+
+    def target(self) -> str:
+        """What identifies it: a plan is executed nowhere else."""
+
+    def observe(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What the object of a request is like now, apart from what changes by itself; `ABSENT` where it is not there."""
+
+    def preview(self, request: dict[str, Any]) -> Preview:
+        """What a request would do."""
+
+    def send(self, request: dict[str, Any], before: dict[str, Any]) -> None:
+        """Do it, if the object is still like `before`; `opslib.errors.Conflict` where it is not."""
+
+    def holds(self, question: dict[str, Any]) -> tuple[bool, Message]:
+        """Whether a condition is true now, and what it is instead where it is not."""

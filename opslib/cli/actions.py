@@ -1,0 +1,351 @@
+"""``opslib plan``, ``approve``, ``execute``, ``undo`` and ``audit``: changes, one careful step after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from opslib.cli import examples
+from opslib.messages import Text, _, _n, printable, text_of
+
+if TYPE_CHECKING:
+    from opslib.actions.kubernetes import KubernetesSystem
+    from opslib.actions.pipeline import Desk
+    from opslib.actions.plans import Plan
+    from opslib.environments import Environment
+
+
+def commands() -> list[click.Command]:
+    """The commands; their texts are in the language that is current when this is called."""
+    return [_plan(), _approve(), _execute(), _undo(), _audit()]
+
+
+def _environment() -> click.Option:
+    text = str(_("Environment: a name in parameters/, or a file."))
+    return click.Option(["--env", "environment"], default="lab", show_default=True, help=text)
+
+
+def _outputs() -> click.Option:
+    return click.Option(
+        ["--outputs"],
+        type=click.Path(file_okay=False, path_type=Path),
+        default=Path("outputs"),
+        show_default=True,
+        help=str(_("Folder for what runs produce; plans and their log are in its folder actions. Share it among operators.")),
+    )
+
+
+def _steady() -> click.Option:
+    text = str(_("How long, in seconds, the pods must stay available afterwards for the change to have worked."))
+    return click.Option(["--steady", "steady_seconds"], type=click.FloatRange(min=0), default=30, show_default=True, help=text)
+
+
+def _namespace() -> click.Option:
+    return click.Option(["-n", "--namespace"], required=True, help=str(_("Namespace of the object.")))
+
+
+def _plan_id() -> click.Argument:
+    return click.Argument(["plan_id"], metavar="PLAN")
+
+
+# --- plan -------------------------------------------------------------------------------------------------------------------------------
+
+
+def _plan() -> click.Command:
+    workload = click.Argument(["workload"], metavar="KIND/NAME")
+    group = click.Group(
+        "plan",
+        help=str(_("Plan a change: shows exactly what would change, and changes nothing.")),
+        epilog=examples(
+            "opslib plan restart deployment/checkout -n shop --env prod",
+            "opslib plan scale deployment/web -n shop --replicas 5",
+            "opslib plan rollback deployment/checkout -n shop",
+        ),
+        no_args_is_help=True,
+    )
+    group.add_command(
+        click.Command(
+            "restart",
+            callback=_planner("restart"),
+            params=[workload, _namespace(), _steady(), _environment(), _outputs()],
+            help=str(_("Replace all pods of a workload, as its update strategy does it.")),
+            epilog=examples("opslib plan restart deployment/checkout -n shop --env prod"),
+        )
+    )
+    group.add_command(
+        click.Command(
+            "scale",
+            callback=_planner("scale"),
+            params=[
+                workload,
+                _namespace(),
+                click.Option(["--replicas"], type=int, required=True, help=str(_("How many pods there are to be."))),
+                _environment(),
+                _outputs(),
+            ],
+            help=str(_("Another number of pods.")),
+            epilog=examples("opslib plan scale deployment/web -n shop --replicas 5"),
+        )
+    )
+    group.add_command(
+        click.Command(
+            "rollback",
+            callback=_planner("rollback"),
+            params=[
+                workload,
+                _namespace(),
+                click.Option(["--revision"], type=click.IntRange(min=1), help=str(_("Which; without it the one before the newest."))),
+                _steady(),
+                _environment(),
+                _outputs(),
+            ],
+            help=str(_("Back to an earlier revision of a workload.")),
+            epilog=examples(
+                "opslib plan rollback deployment/checkout -n shop", "opslib plan rollback deployment/checkout -n shop --revision 3"
+            ),
+        )
+    )
+    group.add_command(
+        click.Command(
+            "image",
+            callback=_planner("image"),
+            params=[
+                workload,
+                click.Argument(["container"]),
+                click.Argument(["reference"], metavar="IMAGE"),
+                _namespace(),
+                _steady(),
+                _environment(),
+                _outputs(),
+            ],
+            help=str(_("Another image for one container of a workload.")),
+            epilog=examples("opslib plan image deployment/checkout checkout registry.example.com/shop/checkout:4.2.1 -n shop"),
+        )
+    )
+    group.add_command(
+        click.Command(
+            "delete",
+            callback=_planner("delete_pods"),
+            params=[click.Argument(["pods"], metavar="POD...", nargs=-1, required=True), _namespace(), _environment(), _outputs()],
+            help=str(_("Delete single pods; their owners make others.")),
+            epilog=examples("opslib plan delete checkout-6d5f-x2x9q -n shop"),
+        )
+    )
+    return group
+
+
+def _planner(name: str) -> Callable[..., None]:
+    """The callback of a planning command: `opslib.actions.workloads` has a function of that name with the same arguments."""
+
+    def run(environment: str, outputs: Path, **values: Any) -> None:
+        from opslib.actions import pipeline, workloads
+
+        desk, system = _desk(environment, outputs)
+        given = {key: value for key, value in values.items() if value is not None}
+        plan: Plan = getattr(workloads, name)(system, desk.environment, desk.who, **given)
+        path = pipeline.file_plan(desk, plan)
+        _show(desk, plan)
+        click.echo(str(_("Kept in {file}", file=path)))
+        click.echo(str(_("Next: {command}", command=_next(desk, plan))))
+
+    return run
+
+
+def _next(desk: Desk, plan: Plan) -> str:
+    from opslib.actions import pipeline
+
+    verb = "approve" if pipeline.needs_approval(desk, plan) and pipeline.approval_of(desk, plan) is None else "execute"
+    return f"opslib {verb} {plan.short_id} --env {desk.environment.name}"
+
+
+def _show(desk: Desk, plan: Plan) -> None:
+    """All that somebody needs to know to approve it."""
+    click.echo(f"{plan.short_id}  {printable(plan.title)}")
+    click.echo(
+        str(
+            _(
+                "Environment {environment}, asked for by {requester}; reaches {pods} pods, {nodes} nodes; services: {services}",
+                environment=plan.environment,
+                requester=plan.requester,
+                pods=plan.reach.pods,
+                nodes=plan.reach.nodes,
+                services=plan.reach.services or "-",
+            )
+        )
+    )
+    for number, step in enumerate(plan.steps, 1):
+        click.echo(f"{number}. {printable(step.what)}")
+        click.echo("".join(f"   {printable(line)}\n" for line in step.difference.splitlines()), nl=False)
+        if step.inverse is None:
+            click.echo("   " + str(_("cannot be taken back: {why}", why=step.why_no_inverse or "-")))
+    for caution in plan.cautions:
+        click.echo("! " + printable(caution))
+    for condition in plan.verify:
+        click.echo(str(_("Afterwards: {what}", what=condition.what)))
+
+
+# --- approve, execute, undo -------------------------------------------------------------------------------------------------------------
+
+
+def _approve() -> click.Command:
+    return click.Command(
+        "approve",
+        callback=_run_approve,
+        params=[
+            _plan_id(),
+            click.Option(["--comment"], default="", help=str(_("Why, or under what condition."))),
+            _environment(),
+            _outputs(),
+        ],
+        help=str(_("Show a plan and give your approval, which is kept in the log and expires.")),
+        epilog=examples("opslib approve 3f2a9c1b77de --env prod --comment 'after 22:00'"),
+    )
+
+
+def _run_approve(plan_id: str, comment: str, environment: str, outputs: Path) -> None:
+    from opslib.actions import pipeline
+
+    desk, plan = _opened(plan_id, environment, outputs)
+    _show(desk, plan)
+    approval = pipeline.approve(desk, plan, comment)
+    until = approval.until.astimezone(desk.environment.zone)
+    click.echo(str(_("Approved by {who} until {time}", who=approval.approver, time=f"{until:%Y-%m-%d %H:%M %Z}")))
+    click.echo(str(_("Next: {command}", command=f"opslib execute {plan.short_id} --env {environment}")))
+
+
+def _execute() -> click.Command:
+    return click.Command(
+        "execute",
+        callback=_run_execute,
+        params=[
+            _plan_id(),
+            click.Option(
+                ["--dry-run/--no-dry-run"],
+                default=True,
+                show_default=True,
+                help=str(_("Check everything and let the systems say what would become of it, or really do it.")),
+            ),
+            _environment(),
+            _outputs(),
+        ],
+        help=str(_("Execute a plan, or go on with one that was cut off. Exit status 2 where it was done but did not work.")),
+        epilog=examples("opslib execute 3f2a9c1b77de --env prod", "opslib execute 3f2a9c1b77de --env prod --no-dry-run"),
+    )
+
+
+def _run_execute(plan_id: str, dry_run: bool, environment: str, outputs: Path) -> int:
+    from opslib.actions import pipeline
+
+    desk, plan = _opened(plan_id, environment, outputs)
+    if dry_run:
+        outcome = pipeline.rehearse(desk, plan)
+        _show(desk, plan)
+        click.echo(str(_n("Dry run: {count} step would be done", "Dry run: {count} steps would be done", len(outcome.previews))))
+        really = f"opslib execute {plan.short_id} --env {environment} --no-dry-run"
+        needed = pipeline.needs_approval(desk, plan) and pipeline.approval_of(desk, plan) is None
+        click.echo(str(_("Next: {command}", command=_next(desk, plan) if needed else really)))
+        return 0
+    outcome = pipeline.execute(desk, plan, report=_say)
+    if outcome.verified is False:
+        click.echo(str(_("Done, but it did not work: {why}", why=outcome.why or "")))
+        click.echo(str(_("Next: {command}", command=f"opslib undo {plan.short_id} --env {environment}")))
+        return 2
+    click.echo(str(_("Done and verified") if outcome.verified else _("Done")))
+    return 0
+
+
+def _undo() -> click.Command:
+    return click.Command(
+        "undo",
+        callback=_run_undo,
+        params=[_plan_id(), _environment(), _outputs()],
+        help=str(_("Take back what was done of a plan, the last step first.")),
+        epilog=examples("opslib undo 3f2a9c1b77de --env prod"),
+    )
+
+
+def _run_undo(plan_id: str, environment: str, outputs: Path) -> None:
+    from opslib.actions import pipeline
+
+    desk, plan = _opened(plan_id, environment, outputs)
+    count = pipeline.undo(desk, plan, report=_say)
+    click.echo(str(_n("{count} step was taken back", "{count} steps were taken back", count)))
+
+
+# --- audit ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _audit() -> click.Command:
+    return click.Command(
+        "audit",
+        callback=_run_audit,
+        params=[
+            click.Argument(["plan_id"], metavar="[PLAN]", required=False),
+            click.Option(["--verify"], is_flag=True, help=str(_("Only check the chain; exit status 2 where it is broken."))),
+            _environment(),
+            _outputs(),
+        ],
+        help=str(_("What was planned, approved and done, by whom and when. Its last line is the log's last hash: note it elsewhere.")),
+        epilog=examples("opslib audit --env prod", "opslib audit 3f2a9c1b77de --env prod", "opslib audit --verify --env prod"),
+    )
+
+
+def _run_audit(plan_id: str | None, verify: bool, environment: str, outputs: Path) -> int:
+    from opslib.actions import plans
+    from opslib.actions.audit import Log
+    from opslib.environments import load
+
+    loaded = load(environment)
+    place = plans.folder(loaded, outputs)
+    records, broken = Log(place / "audit.jsonl").verify()
+    if not verify:
+        chosen = records if not plan_id else [one for one in records if one.plan == plans.read(plan_id, place).id]
+        for one in chosen:
+            when = f"{one.time.astimezone(loaded.zone):%Y-%m-%d %H:%M:%S}"
+            more = ", ".join(f"{name}={value}" for name, value in one.data.items() if value not in ("", None))
+            click.echo(printable(f"{one.number:>5}  {when}  {one.plan[: plans.SHORT]}  {one.who:20}  {one.event:12}  {more}"))
+    if broken is not None:
+        click.echo(str(_("The log is broken: {what}", what=broken)), err=True)
+        return 2
+    last = records[-1].hash if records else "-"
+    click.echo(
+        str(
+            _n(
+                "{count} record, the chain holds; last hash {hash}",
+                "{count} records, the chain holds; last hash {hash}",
+                len(records),
+                hash=last,
+            )
+        )
+    )
+    return 0
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _desk(environment: str, outputs: Path) -> tuple[Desk, KubernetesSystem]:
+    from opslib.actions import pipeline, plans
+    from opslib.actions.kubernetes import KubernetesSystem
+    from opslib.environments import load
+    from opslib.facts.sources import Sources
+
+    loaded: Environment = load(environment)
+    cluster = Sources(loaded).kubernetes
+    system = KubernetesSystem(cluster)
+    who = pipeline.identity(loaded, lambda: cluster.identity().username)
+    return pipeline.Desk(loaded, plans.folder(loaded, outputs), {system.name: system}, who), system
+
+
+def _opened(plan_id: str, environment: str, outputs: Path) -> tuple[Desk, Plan]:
+    from opslib.actions import plans
+
+    desk, _system = _desk(environment, outputs)
+    return desk, plans.read(plan_id, desk.place)
+
+
+def _say(text: Text) -> None:
+    click.echo(text_of(text))

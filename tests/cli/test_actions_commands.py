@@ -1,0 +1,68 @@
+"""The commands that plan, approve, execute, undo and show changes, on a cluster."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from opslib.cli import main
+from tests.conftest import RealLab
+
+
+@pytest.fixture(scope="module")
+def environment(embedded_cluster: RealLab, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment in which scaling needs an approval; `web` runs in it."""
+    api = embedded_cluster.api
+    api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "acts"}})
+    template = {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "web", "image": "web:1"}]}}
+    spec = {"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": template}
+    api.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"namespace": "acts", "name": "web"}, "spec": spec})
+    deadline = time.monotonic() + 60
+    while not api.get("/apis/apps/v1/namespaces/acts/deployments/web").get("status", {}).get("availableReplicas"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    path = tmp_path_factory.mktemp("environment") / "acts.yaml"
+    content = {
+        "name": "acts",
+        "kubernetes": {"kubeconfig": str(embedded_cluster.kubeconfig), "context": "lab"},
+        "approval": {"required_for": ["scale"], "approvers": ["lab-admin"], "other_than_requester": False},
+    }
+    path.write_text(yaml.safe_dump(content), "utf-8")
+    return path
+
+
+def test_from_the_plan_to_the_undo(environment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*words: str, status: int = 0) -> str:
+        assert main([*words, "--env", str(environment), "--outputs", str(tmp_path), "--lang", "en"]) == status
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    shown = run("plan", "scale", "deployment/web", "-n", "acts", "--replicas", "3")
+    plan = shown.split()[0]
+    assert "+  replicas: 3" in shown and f"opslib approve {plan}" in shown
+    assert f"opslib approve {plan}" in run("execute", plan, "--no-dry-run", status=3)
+    assert "Approved by lab-admin until" in run("approve", plan)
+    assert "Dry run: 1 step" in run("execute", plan)
+    assert "Done and verified" in run("execute", plan, "--no-dry-run")
+    assert "has been executed" in run("execute", plan, "--no-dry-run", status=3)
+    assert "1 step was taken back" in run("undo", plan)
+    log = run("audit", plan)
+    assert [line.split()[5] for line in log.splitlines()[:-1]] == [
+        *("planned", "refused", "approved", "started", "step.begins", "step.done", "finished"),
+        *("undo.started", "undo.begins", "undo.done", "undone"),
+    ]
+    assert "the chain holds" in run("audit", "--verify")
+    path = tmp_path / "actions" / "acts" / "audit.jsonl"
+    path.write_text(path.read_text("utf-8").replace("lab-admin", "nobody", 1), "utf-8")
+    assert "line 1" in run("audit", "--verify", status=2)
+
+
+@pytest.mark.parametrize(
+    "words", [["execute", "zzz"], ["undo", "zzz"], ["approve", "zzz"], ["plan", "scale", "web", "-n", "acts", "--replicas", "3"]]
+)
+def test_what_cannot_be_is_one_line(environment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert main([*words, "--env", str(environment), "--outputs", str(tmp_path)]) == 3
+    assert len(capsys.readouterr().err.splitlines()) == 1
