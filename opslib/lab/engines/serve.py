@@ -25,11 +25,13 @@ _DONE_BY_THE_API_SERVER = frozenset({"namespace", "serviceaccount"})
 
 
 def kube_apiserver(port: int, folder: Path) -> None:
-    """The Kubernetes API, over TLS, with the lab's certificates and tokens. Its state is in memory: it goes with the lab."""
+    """The Kubernetes API, over TLS, with the lab's certificates and tokens; it begins with the state that it finds in the folder."""
     from opslib.lab.kube.access import User
     from opslib.lab.kube.server import Settings, app, server
+    from opslib.lab.kube.state import path
     from opslib.lab.kube.streams import Providers
 
+    path(folder).parent.mkdir(exist_ok=True)
     pki = folder / "pki"
     with (pki / "tokens.csv").open(encoding="utf-8", newline="") as file:
         tokens = {token: User(name, tuple(groups.split(",")), uid) for token, name, uid, groups in csv.reader(file)}
@@ -42,6 +44,7 @@ def kube_apiserver(port: int, folder: Path) -> None:
         signing_key=(pki / "sa.key").read_text("ascii"),
         root_certificate=(pki / "ca.crt").read_text("ascii"),
         port=port,
+        state=path(folder),
         service_range=SERVICE_RANGE,
         providers=providers,
     )

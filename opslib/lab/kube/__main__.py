@@ -37,7 +37,7 @@ def main() -> None:
             root_certificate=(folder / "ca.crt").read_text("ascii"),
             host=chosen.host,
             port=chosen.port,
-            path=None if chosen.memory else folder / "state.db",
+            state=None if chosen.memory else folder / "state.db",
         )
     )
     running = server(

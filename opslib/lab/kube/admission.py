@@ -40,13 +40,21 @@ def prepare(resource: Resource, obj: Object) -> None:
         obj["status"] = {"phase": "Active"}
     elif storage == "jobs.batch":
         _prepare_job(obj)
-    elif storage == "persistentvolumeclaims":
-        _finalizer(obj, "kubernetes.io/pvc-protection")
     elif storage == "persistentvolumes":
         obj["status"] = {"phase": "Pending", "lastPhaseTransitionTime": obj["metadata"]["creationTimestamp"]}
-        _finalizer(obj, "kubernetes.io/pv-protection")
     elif storage == "nodes":
         _taint_new_node(obj)
+    protect(resource, obj)
+
+
+def protect(resource: Resource, obj: Object) -> None:
+    """Keep volumes and claims from going while they are used (StorageObjectInUseProtection)."""
+    name = {"persistentvolumeclaims": "kubernetes.io/pvc-protection", "persistentvolumes": "kubernetes.io/pv-protection"}.get(
+        resource.storage
+    )
+    finalizers = obj["metadata"].get("finalizers") or []
+    if name and name not in finalizers:
+        obj["metadata"]["finalizers"] = [*finalizers, name]
 
 
 def prepare_update(resource: Resource, live: Object, obj: Object) -> None:
@@ -81,12 +89,6 @@ def _asked_name(metadata: Object) -> str:
     name, prefix = str(metadata.get("name") or ""), str(metadata.get("generateName") or "")
     made = bool(prefix) and name.startswith(prefix[:58]) and len(name) == len(prefix[:58]) + 5
     return prefix if made else name
-
-
-def _finalizer(obj: Object, name: str) -> None:
-    finalizers = obj["metadata"].setdefault("finalizers", [])
-    if name not in finalizers:
-        finalizers.append(name)
 
 
 def _prepare_job(obj: Object) -> None:
@@ -148,9 +150,9 @@ class World:
         if resource.namespaced:
             self._check_namespace(resource, obj)
         if resource.storage == "pods":
-            self._admit_pod(obj)
+            self.complete_pod(obj)
         elif resource.storage == "services":
-            self._allocate(obj, None, dry_run=options.dry_run)
+            self.allocate(obj, None, dry_run=options.dry_run)
         elif resource.storage == "persistentvolumeclaims":
             self._default_class(obj)
         self._guard(resource, obj)
@@ -167,7 +169,7 @@ class World:
     def admit_update(self, resource: Resource, live: Object, obj: Object, options: Options, subresource: str) -> None:
         """The same for a change."""
         if resource.storage == "services" and not subresource:
-            self._allocate(obj, live, dry_run=options.dry_run)
+            self.allocate(obj, live, dry_run=options.dry_run)
 
     def admit_delete(self, resource: Resource, live: Object) -> None:
         """The same for a deletion."""
@@ -187,7 +189,8 @@ class World:
             error.details = {**(error.details or {}), "causes": [cause]}
             raise error
 
-    def _admit_pod(self, obj: Object) -> None:
+    def complete_pod(self, obj: Object) -> None:
+        """Give a pod what admission gives each."""
         spec, metadata = obj.setdefault("spec", {}), obj["metadata"]
         mirror = "kubernetes.io/config.mirror" in (metadata.get("annotations") or {})
         if not mirror:
@@ -315,7 +318,8 @@ class World:
                 self._node_ports.update(port["nodePort"] for port in spec.get("ports") or [] if port.get("nodePort"))
         return self._addresses, self._node_ports
 
-    def _allocate(self, obj: Object, live: Object | None, *, dry_run: bool) -> None:
+    def allocate(self, obj: Object, live: Object | None = None, *, dry_run: bool = False) -> None:
+        """Give a service its addresses and ports."""
         spec = obj["spec"]
         addresses, node_ports = self._known_addresses()
         name = obj["metadata"].get("name", "")

@@ -37,15 +37,18 @@ class Keeper:
         self._address = address
         self._service_address = service_address
         self._waiting: set[str] = set()
+        self._begun = ""  # while the cluster is set up: when that was
         self.objects: Objects | None = None
         self.user_options: Callable[[], Options] | None = None
 
     # --- the first start ---
 
     def begin(self) -> None:
-        """Put in what a cluster starts with, where it is not there; take up what a restart interrupted."""
+        """Put in what a cluster starts with, where it is not there; it is as old as the namespace kube-system."""
+        system = self._store.get("namespaces", ("", "kube-system"))
+        self._begun = system.object()["metadata"]["creationTimestamp"] if system is not None else ""
         for record in self._store.records(DEFINITIONS):
-            self._serve(record.object())
+            self.serve(record.object())
         for name in bootstrap.NAMESPACES:
             if self._store.get("namespaces", ("", name)) is None:
                 obj: Object = {"metadata": {"name": name}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}}
@@ -61,9 +64,9 @@ class Keeper:
         ):
             for one in objects:
                 self._put(storage, "", one)
-        self._put("services", "default", self._kubernetes_service())
+        self._renew("services", "default", self._kubernetes_service())
         host, port = self._address
-        self._put(
+        self._renew(
             "endpoints",
             "default",
             {
@@ -71,7 +74,7 @@ class Keeper:
                 "subsets": [{"addresses": [{"ip": host}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
             },
         )
-        self._put(
+        self._renew(
             "endpointslices.discovery.k8s.io",
             "default",
             {
@@ -81,6 +84,7 @@ class Keeper:
                 "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
             },
         )
+        self._begun = ""
 
     def resume(self) -> None:
         """Go on with the namespaces that were being emptied; called in the event loop."""
@@ -106,13 +110,19 @@ class Keeper:
 
     def _put(self, storage: str, namespace: str, obj: Object) -> None:
         metadata = obj["metadata"]
-        metadata |= {"creationTimestamp": now_text(), "uid": str(uuid.uuid4())}
+        metadata |= {"creationTimestamp": self._begun or now_text(), "uid": str(uuid.uuid4())}
         if namespace:
             metadata["namespace"] = namespace
-        try:
+        with contextlib.suppress(Exists):
             self._store.create(storage, (namespace, metadata["name"]), obj)
-        except Exists:
-            return
+
+    def _renew(self, storage: str, namespace: str, obj: Object) -> None:
+        """Put an object in; one that is there from a start with other addresses or certificates gets what has changed."""
+        record = self._store.get(storage, (namespace, obj["metadata"]["name"]))
+        if record is None:
+            self._put(storage, namespace, obj)
+        else:
+            self._store.update(storage, {**record.object(), **obj, "metadata": record.object()["metadata"]}, record)
 
     def _furnish(self, namespace: str) -> None:
         record = self._store.get("namespaces", ("", namespace))
@@ -126,7 +136,7 @@ class Keeper:
             "kubernetes.io/description": f"{note} IP or kubernetes.default.svc. No other usage is guaranteed across distributions of "
             "Kubernetes clusters."
         }
-        self._put(
+        self._renew(
             "configmaps",
             namespace,
             {"metadata": {"name": "kube-root-ca.crt", "annotations": annotation}, "data": {"ca.crt": self._certificate}},
@@ -212,41 +222,40 @@ class Keeper:
         if record is None:
             return
         stored = record.object()
-        spec, status = stored["spec"], stored.setdefault("status", {})
-        storage_version = next(one["name"] for one in spec["versions"] if one.get("storage"))
-        status["acceptedNames"] = dict(spec["names"])
-        status["storedVersions"] = list(dict.fromkeys([*(status.get("storedVersions") or []), storage_version]))
-        if not any(one.get("type") == "Established" for one in status.get("conditions") or []):
-            now = now_text()
-            status["conditions"] = [
-                {
-                    "type": "NamesAccepted",
-                    "status": "True",
-                    "reason": "NoConflicts",
-                    "message": "no conflicts found",
-                    "lastTransitionTime": now,
-                },
-                {
-                    "type": "Established",
-                    "status": "True",
-                    "reason": "InitialNamesAccepted",
-                    "message": "the initial names have been accepted",
-                    "lastTransitionTime": now,
-                },
-            ]
+        establish(stored)
         self._store.update(DEFINITIONS, stored, record)
-        self._serve(stored)
+        self.serve(stored)
 
-    def _serve(self, definition: Object) -> None:
+    def serve(self, definition: Object) -> None:
+        """Serve the resource that a definition describes."""
         spec = definition["spec"]
         self._registry.remove_custom(spec["group"], spec["names"]["plural"])
         for resource in resources.of_definition(definition):
             self._registry.add(resource)
+        self._store.look_again(f"{spec['names']['plural']}.{spec['group']}")
 
     def _stop_serving(self, definition: Object) -> None:
         spec = definition["spec"]
         self._store.forget(f"{spec['names']['plural']}.{spec['group']}")
         self._registry.remove_custom(spec["group"], spec["names"]["plural"])
+
+
+def establish(definition: Object) -> None:
+    """Accept a definition's names."""
+    spec, status = definition["spec"], definition.setdefault("status", {})
+    storage_version = next(one["name"] for one in spec["versions"] if one.get("storage"))
+    status["acceptedNames"] = dict(spec["names"])
+    status["storedVersions"] = list(dict.fromkeys([*(status.get("storedVersions") or []), storage_version]))
+    if any(one.get("type") == "Established" for one in status.get("conditions") or []):
+        return
+    now = now_text()
+    status["conditions"] = [
+        {"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now}
+        for kind, reason, message in (
+            ("NamesAccepted", "NoConflicts", "no conflicts found"),
+            ("Established", "InitialNamesAccepted", "the initial names have been accepted"),
+        )
+    ]
 
 
 def _conditions(obj: Object, left: dict[str, int], held: dict[str, int]) -> list[Object]:

@@ -20,7 +20,7 @@ from opslib.lab.kube.store import Changed, Exists, Record, Store
 
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 # kinds whose metadata has a generation
-_GENERATIONS = {
+GENERATIONS = {
     "pods", "deployments.apps", "replicasets.apps", "statefulsets.apps", "daemonsets.apps", "jobs.batch", "cronjobs.batch",
     "replicationcontrollers", "ingresses.networking.k8s.io", "networkpolicies.networking.k8s.io", "poddisruptionbudgets.policy",
     "customresourcedefinitions.apiextensions.k8s.io", "endpointslices.discovery.k8s.io", "priorityclasses.scheduling.k8s.io",
@@ -142,7 +142,7 @@ class Objects:
             obj.pop("status", None)
         metadata["creationTimestamp"] = now_text()
         metadata["uid"] = str(uuid.uuid4())
-        if resource.storage in _GENERATIONS or resource.custom is not None:
+        if resource.storage in GENERATIONS or resource.custom is not None:
             metadata["generation"] = 1
         admission.prepare(resource, obj)
         defaults.apply_defaults(resource.storage, obj)
@@ -279,7 +279,7 @@ class Objects:
         if resource.storage == "daemonsets.apps":
             admission.number_template(live, obj)
         if (
-            (resource.storage in _GENERATIONS or resource.custom is not None)
+            (resource.storage in GENERATIONS or resource.custom is not None)
             and subresource != "status"
             and _content(live, resource) != _content(obj, resource)
         ):
@@ -556,7 +556,7 @@ class Objects:
         if there is None:
             obj["metadata"]["deletionTimestamp"] = (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
             obj["metadata"]["deletionGracePeriodSeconds"] = seconds
-            if resource.storage in _GENERATIONS and obj["metadata"].get("generation"):
+            if resource.storage in GENERATIONS and obj["metadata"].get("generation"):
                 obj["metadata"]["generation"] += 1
         elif seconds < metadata.get("deletionGracePeriodSeconds", 0):
             begun = datetime.fromisoformat(there) - timedelta(seconds=metadata.get("deletionGracePeriodSeconds", 0))

@@ -199,6 +199,16 @@ def updated(
     _write(obj, kept)
 
 
+def begun(obj: Object, node: Node, *, manager: str, reporter: str, api_version: str, time: str) -> None:
+    """Note in `obj`, which is there from the beginning, that `manager` has made it, and that its status is `reporter`'s."""
+    nothing = paths_of(schema.empty(node), node)
+    paths = {path for path, value in paths_of(obj, node).items() if path not in nothing or (not _holds(value) and nothing[path] != value)}
+    paths.discard(("f:spec", "f:nodeName"))  # a binding's, which notes nothing
+    status = {path for path in paths if path[0] == "f:status"}
+    entries = [_entry(manager, "Update", api_version, "", paths - status, time)]
+    _write(obj, [*entries, _entry(reporter, "Update", api_version, "status", status, time)] if status else entries)
+
+
 def applied(
     live: Object | None, config: Object, node: Node, *, manager: str, api_version: str, subresource: str, force: bool, time: str
 ) -> Object:

@@ -286,6 +286,7 @@ class Registry:
 
     def __init__(self, resources: Iterable[Resource]) -> None:
         self._all: dict[tuple[str, str, str], Resource] = {}
+        self._by_storage: dict[str, Resource | None] = {}
         self.generation = 0
         for resource in resources:
             self.add(resource)
@@ -293,12 +294,14 @@ class Registry:
     def add(self, resource: Resource) -> None:
         """Serve a resource (in the place of the one of that name)."""
         self._all[(resource.group, resource.version, resource.plural)] = resource
+        self._by_storage.clear()
         self.generation += 1
 
     def remove_custom(self, group: str, plural: str) -> None:
         """Serve a custom resource no longer."""
         for key in [key for key, one in self._all.items() if one.custom is not None and key[0] == group and key[2] == plural]:
             del self._all[key]
+        self._by_storage.clear()
         self.generation += 1
 
     def get(self, group: str, version: str, plural: str) -> Resource | None:
@@ -307,8 +310,11 @@ class Registry:
 
     def by_storage(self, storage: str) -> Resource | None:
         """The (preferred) resource whose objects are kept under that name."""
-        found = [one for one in self._all.values() if one.storage == storage]
-        return min(found, key=lambda one: (one.group != "" and storage == "events", _priority(one.version))) if found else None
+        if storage not in self._by_storage:
+            found = [one for one in self._all.values() if one.storage == storage]
+            first = min(found, key=lambda one: (one.group != "" and storage == "events", _priority(one.version))) if found else None
+            self._by_storage[storage] = first
+        return self._by_storage[storage]
 
     def by_kind(self, api_version: str, kind: str) -> Resource | None:
         """The resource of objects of that kind."""

@@ -16,13 +16,14 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from opslib.lab.kube import admission, printers, resources
+from opslib.lab.kube import admission, resources, seeding
 from opslib.lab.kube.access import Authenticator, Authorizer, User
 from opslib.lab.kube.api import Api
 from opslib.lab.kube.errors import Object
 from opslib.lab.kube.keeper import Keeper
 from opslib.lab.kube.objects import Objects, Options
-from opslib.lab.kube.store import Cells, Store
+from opslib.lab.kube.state import File
+from opslib.lab.kube.store import Store
 from opslib.lab.kube.streams import Providers
 
 CONTROLLER = User("system:serviceaccount:kube-system:namespace-controller", ("system:masters", "system:authenticated"))
@@ -42,8 +43,8 @@ class Settings:
         PEM of the authority of the server's certificate.
     host, port
         Where the server is reached.
-    path
-        SQLite file for the state; None keeps it in memory.
+    state
+        The file of the state (`opslib.lab.kube.state`); None keeps it in memory.
     service_range
         The addresses of services.
     providers
@@ -57,7 +58,7 @@ class Settings:
     root_certificate: str = ""
     host: str = "127.0.0.1"
     port: int = 6443
-    path: Path | None = None
+    state: Path | None = None
     service_range: str = "10.96.0.0/16"
     providers: Providers = field(default_factory=Providers)
     window_seconds: float = 300
@@ -70,13 +71,12 @@ def app(settings: Settings) -> Starlette:
     # without a metrics server its API is not there, and may be defined by who wants to play one
     registry = resources.Registry([one for one in resources.builtin() if measured or one.group != "metrics.k8s.io"])
 
-    def describe(storage: str, obj: Object) -> tuple[dict[str, str], Cells | None]:
+    def fields(storage: str, obj: Object) -> dict[str, str]:
         resource = registry.by_storage(storage)
-        custom = resource.custom if resource is not None else None
-        _columns, printer = printers.printer_of(storage, custom)
-        return resources.field_values(storage, custom, obj), printer(obj)
+        return resources.field_values(storage, resource.custom if resource is not None else None, obj)
 
-    store = Store(describe, settings.path, window_seconds=settings.window_seconds, window_bytes=settings.window_bytes)
+    file = File(settings.state) if settings.state is not None else None
+    store = Store(fields, file, window_seconds=settings.window_seconds, window_bytes=settings.window_bytes)
     first_address = str(ipaddress.ip_network(settings.service_range).network_address + 1)
     keeper = Keeper(store, registry, settings.root_certificate, (settings.host, settings.port), first_address)
     world = admission.World(store, registry, settings.service_range, keeper.changed)
@@ -90,7 +90,7 @@ def app(settings: Settings) -> Starlette:
 
     authenticator = Authenticator(settings.tokens, settings.signing_key, account)
     authorizer = Authorizer(store)
-    keeper.begin()
+    seeding.plant(file.seed() if file is not None else (), store, registry, world, keeper)
     address = f"{settings.host}:{settings.port}"
     api = Api(store, registry, objects, keeper, authenticator, authorizer, settings.providers, address)
 

@@ -2,22 +2,21 @@
 
 One counter gives each change its resourceVersion, as etcd does. Objects are kept encoded (that is what most answers need); labels, the
 fields that selectors may name, and the printed cells are kept beside them. All methods are called on one thread, the server's event loop.
-With a file, each change is in SQLite before it is answered, so that a killed server starts again with all that it had acknowledged.
+With a file (`opslib.lab.kube.state`), changes are written behind the answers, and a server starts again with what is there.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from opslib.lab.kube.errors import Object
+from opslib.lab.kube.state import File
 
 Key = tuple[str, str]  # namespace ("" where there is none), name
 
@@ -30,6 +29,7 @@ class _Head(msgspec.Struct):
 
 _head = msgspec.json.Decoder(_Head)
 _decode = msgspec.json.Decoder()
+_RESTART = 1_000_000
 
 Cells = tuple[Any, ...]
 
@@ -67,10 +67,10 @@ class Record:
         """The JSON of its metadata."""
         return bytes(_head.decode(self.body).metadata)
 
-    def cells(self, printer: Callable[[Object], Cells], obj: Object | None = None) -> Cells:
+    def cells(self, printer: Callable[[Object], Cells]) -> Cells:
         """What `printer` prints of it, kept."""
         if self._cells is None:
-            self._cells = printer(obj if obj is not None else self.object())
+            self._cells = printer(self.object())
         return self._cells
 
 
@@ -101,7 +101,7 @@ class Changed(Exception):
     """The object is not in the version expected, or not there."""
 
 
-Describe = Callable[[str, Object], tuple[dict[str, str], Cells | None]]
+Fields = Callable[[str, Object], dict[str, str]]
 Listener = Callable[[Change], None]
 
 
@@ -132,33 +132,31 @@ class Store:
 
     Parameters
     ----------
-    describe
-        Gives of a resource's object the fields that selectors may name, and its printed cells (None: later, when asked for).
-    path
-        SQLite file; None keeps everything in memory.
+    fields
+        Gives of a resource's object the fields that selectors may name.
+    file
+        Where the state is kept; None keeps everything in memory.
     window_seconds, window_bytes
         How long changes are kept, and how much of them.
     """
 
-    def __init__(
-        self, describe: Describe, path: Path | None = None, *, window_seconds: float = 300, window_bytes: int = 64_000_000
-    ) -> None:
-        self._describe = describe
+    def __init__(self, fields: Fields, file: File | None = None, *, window_seconds: float = 300, window_bytes: int = 64_000_000) -> None:
+        self._fields = fields
         self._shelves: dict[str, _Shelf] = {}
         self._window_seconds = window_seconds
         self._window_bytes = window_bytes
         self._kept_bytes = 0
         self._log: deque[str] = deque()  # the resource of each kept change, oldest first
         self.version = 0
-        self._database: sqlite3.Connection | None = None
-        if path is not None:
-            self._database = _open(path)
-            self._load()
+        self._begun = 0  # the version of the start: older ones are not known
+        self._file = file
+        if file is not None:
+            self._load(file)
 
     def close(self) -> None:
-        """Close the file."""
-        if self._database is not None:
-            self._database.close()
+        """Write what is owed to the file."""
+        if self._file is not None:
+            self._file.close()
 
     # --- reading ---
 
@@ -267,6 +265,12 @@ class Store:
             raise Changed
         return self._write("DELETED", resource, previous.key, obj if obj is not None else previous.object(), previous)
 
+    def look_again(self, resource: str) -> None:
+        """Read the selectable fields and the printed cells of all objects anew: the resource's definition has changed."""
+        for record in self._shelf(resource).records.values():
+            record.fields = self._fields(resource, record.object())
+            record._cells = None
+
     def forget(self, resource: str) -> None:
         """Drop a resource with all of its objects, without a word to listeners (its definition is gone)."""
         for record in self.records(resource):
@@ -275,13 +279,6 @@ class Store:
     def _write(self, kind: str, resource: str, key: Key, obj: Object, previous: Record | None) -> Record:
         version = self.version + 1
         record = self._record(resource, key, version, obj)
-        if self._database is not None:  # first: where this fails (a full disk), nothing has happened
-            with self._database:
-                if kind == "DELETED":
-                    self._database.execute("DELETE FROM objects WHERE resource=? AND namespace=? AND name=?", (resource, *key))
-                else:
-                    self._database.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?)", (resource, *key, version, record.body))
-                self._database.execute("UPDATE revision SET version=?", (version,))
         self.version = version
         shelf = self._shelf(resource)
         if kind == "DELETED":
@@ -290,6 +287,8 @@ class Store:
             shelf.records[key] = record
         if kind != "MODIFIED":
             shelf.touched()
+        if self._file is not None:
+            self._file.put(resource, *key, version, None if kind == "DELETED" else record.body)
         change = Change(version, kind, record, previous, time.monotonic())
         shelf.changes.append(change)
         self._log.append(resource)
@@ -302,10 +301,8 @@ class Store:
     def _record(self, resource: str, key: Key, version: int, obj: Object) -> Record:
         metadata = obj["metadata"]
         metadata["resourceVersion"] = str(version)
-        fields, cells = self._describe(resource, obj)
-        record = Record(key, version, _encode(obj), str(metadata.get("uid", "")), metadata.get("labels") or {}, fields)
-        record._cells = cells
-        return record
+        labels = metadata.get("labels") or {}
+        return Record(key, version, _encode(obj), str(metadata.get("uid", "")), labels, self._fields(resource, obj))
 
     def _forget_old(self) -> None:
         """Drop the oldest changes that are too old, or too much. Some of each resource stay, so that its watchers can go on."""
@@ -324,45 +321,21 @@ class Store:
         shelf = self._shelves.get(resource)
         if shelf is None:
             shelf = self._shelves[resource] = _Shelf()
+            shelf.compacted = self._begun
         return shelf
 
-    def _load(self) -> None:
-        assert self._database is not None
-        self.version = int(self._database.execute("SELECT version FROM revision").fetchone()[0])
-        for resource, namespace, name, version, body in self._database.execute(
-            "SELECT resource, namespace, name, version, body FROM objects"
-        ):
+    def _load(self, file: File) -> None:
+        """Take up what the file has.
+
+        No changes are kept over a restart, and the last ones before it may be lost, whose versions somebody may have seen. So versions go
+        on from the next million: whoever asks for the changes since a version of before is told that they are gone.
+        """
+        known = file.version()
+        if known:
+            self.version = self._begun = (known // _RESTART + 1) * _RESTART
+        for resource, namespace, name, version, body in file.rows():
             obj = _decode.decode(body)
-            fields, cells = self._describe(resource, obj)
             metadata = obj["metadata"]
-            record = Record((namespace, name), version, body, str(metadata.get("uid", "")), metadata.get("labels") or {}, fields)
-            record._cells = cells
-            self._shelf(resource).records[record.key] = record
-        for shelf in self._shelves.values():
-            shelf.compacted = self.version  # no changes are kept over a restart
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """The database; one that cannot be read is put aside, so that it does not stop the next start."""
-    try:
-        return _prepared(path)
-    except sqlite3.DatabaseError:
-        path.replace(path.with_suffix(f".unreadable-{int(time.time())}"))
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return _prepared(path)
-
-
-def _prepared(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, isolation_level="DEFERRED", check_same_thread=False)
-    database.execute("PRAGMA journal_mode=WAL")
-    database.execute("PRAGMA synchronous=OFF")  # the operating system has it: a killed process loses nothing
-    with database:
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS objects (resource TEXT, namespace TEXT, name TEXT, version INTEGER, body BLOB,"
-            " PRIMARY KEY (resource, namespace, name)) WITHOUT ROWID"
-        )
-        database.execute("CREATE TABLE IF NOT EXISTS revision (version INTEGER)")
-        if database.execute("SELECT count(*) FROM revision").fetchone()[0] == 0:
-            database.execute("INSERT INTO revision VALUES (0)")
-    return database
+            key = (namespace, name)
+            uid, labels = str(metadata.get("uid", "")), metadata.get("labels") or {}
+            self._shelf(resource).records[key] = Record(key, version, body, uid, labels, self._fields(resource, obj))

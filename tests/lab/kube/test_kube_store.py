@@ -1,9 +1,7 @@
-"""The store: versions, history, and what a restart finds."""
+"""The store: versions and history."""
 
 from __future__ import annotations
 
-import sqlite3
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +11,8 @@ from hypothesis import strategies as st
 from opslib.lab.kube.store import Changed, Compacted, Exists, Store
 
 
-def describe(resource: str, obj: dict[str, Any]) -> tuple[dict[str, str], None]:
-    return {"metadata.name": obj["metadata"]["name"]}, None
+def fields(resource: str, obj: dict[str, Any]) -> dict[str, str]:
+    return {"metadata.name": obj["metadata"]["name"]}
 
 
 def thing(name: str, value: int = 0) -> dict[str, Any]:
@@ -24,7 +22,7 @@ def thing(name: str, value: int = 0) -> dict[str, Any]:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["add", "change", "remove"]), st.sampled_from("abcd")), max_size=40))
 def test_every_past_state_can_be_listed(steps: list[tuple[str, str]]) -> None:
-    store = Store(describe)
+    store = Store(fields)
     states = {0: {}}
     now: dict[str, int] = {}
     for number, (step, name) in enumerate(steps, 1):
@@ -45,7 +43,7 @@ def test_every_past_state_can_be_listed(steps: list[tuple[str, str]]) -> None:
 
 
 def test_what_is_too_old_is_refused() -> None:
-    store = Store(describe, window_bytes=300)
+    store = Store(fields, window_bytes=300)
     for number in range(50):
         store.create("things", ("", f"n{number}"), thing(f"n{number}"))
     with pytest.raises(Compacted) as caught:
@@ -57,7 +55,7 @@ def test_what_is_too_old_is_refused() -> None:
 
 
 def test_versions_guard_changes() -> None:
-    store = Store(describe)
+    store = Store(fields)
     first = store.create("things", ("", "a"), thing("a"))
     with pytest.raises(Exists):
         store.create("things", ("", "a"), thing("a"))
@@ -68,42 +66,3 @@ def test_versions_guard_changes() -> None:
         store.update("things", thing("a", 2), first)
     with pytest.raises(Changed):
         store.delete("things", first)
-
-
-def test_a_restart_keeps_everything(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    store = Store(describe, path)
-    store.create("things", ("", "a"), thing("a", 1))
-    store.delete("things", store.create("things", ("", "b"), thing("b")))
-    version = store.version
-    again = Store(describe, path)  # the first is not closed: as after a kill
-    assert again.version == version
-    assert [one.object()["value"] for one in again.records("things")] == [1]
-    with pytest.raises(Compacted):
-        list(again.changes_since("things", version - 1))
-    assert list(again.changes_since("things", version)) == []
-
-
-def test_a_broken_file_does_not_stop_the_start(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    path.write_bytes(b"not a database" * 100)
-    store = Store(describe, path)
-    store.create("things", ("", "a"), thing("a"))
-    assert [one.name for one in tmp_path.iterdir() if "unreadable" in one.name]
-
-
-def test_a_write_that_fails_changes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    store = Store(describe, path)
-    store.create("things", ("", "a"), thing("a"))
-    other = sqlite3.connect(path)
-    other.execute("CREATE TRIGGER full BEFORE INSERT ON objects BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END")
-    other.commit()
-    version = store.version
-    with pytest.raises(sqlite3.Error):
-        store.create("things", ("", "b"), thing("b"))
-    assert store.version == version
-    assert store.get("things", ("", "b")) is None
-    other.execute("DROP TRIGGER full")
-    other.commit()
-    assert store.create("things", ("", "b"), thing("b")).version == version + 1
