@@ -5,6 +5,7 @@ One description, from which metrics, logs, changes and manifests follow.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,13 @@ Language = Literal["jvm", "go", "python", "node", "postgres", "redis", "kafka", 
 Kind = Literal["Deployment", "StatefulSet", "DaemonSet"]
 
 MEBI, GIBI = float(1 << 20), float(1 << 30)
+
+KUBELET_VERSION = "v1.36.2-eks-1a2b3c4"
+RUNTIME = "containerd://2.1.5"
+OS_IMAGE = "Amazon Linux 2023.9.20251110"
+KERNEL = "6.12.55-74.119.amzn2023.x86_64"
+NODE_GROUPS = ("main", "batch")
+"""The second has no nodes most of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +32,14 @@ class Node:
     cores: int = 8
     memory_bytes: float = 32 * GIBI
     disk_bytes: float = 80 * GIBI
+    group: str = NODE_GROUPS[0]
+    instance_type: str = "m6i.2xlarge"
+    most_pods: int = 58
+
+    @property
+    def instance_id(self) -> str:
+        """The machine that it is, in EC2."""
+        return f"i-0{hashlib.sha256(self.name.encode()).hexdigest()[:16]}"
 
 
 NODES = tuple(
