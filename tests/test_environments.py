@@ -96,6 +96,13 @@ BROKEN = [
         "name: x\napproval:\n  approvers: [a, b]\n  required_for:\n    - drain\n    - restrt\n",
         ":6: approval.required_for.1: restrt is none of",
     ),
+    ("name: x\naws:\n  region: Tokyo\n", ":3: aws.region: expected: a region, such as ap-northeast-1"),
+    ("name: x\naws:\n  region: eu-west-1\n  account: 123456789012\n", ":4: aws.account: expected: text, in quotes"),
+    ("name: x\naws:\n  region: eu-west-1\n  account: '42'\n", ":4: aws.account: expected: an account's twelve digits"),
+    ("name: x\naws:\n  region: eu-west-1\n  role: operations\n", ":4: aws.role: expected: the ARN of a role"),
+    ("name: x\naws:\n  profile: dev\n", ":2: aws.region: missing: Region of the cluster"),
+    ("name: x\nvelero:\n  namespace: Velero\n", ":3: velero.namespace: expected: a namespace's name"),
+    ("name: x\nterraform: {}\n", ":2: terraform.folder: missing: Folder of this environment's root module"),
     ("{}\n", ":1: name: missing: Short name"),
     ("name: X\n", ":1: name: expected: a short name in lower case"),
 ]

@@ -7,10 +7,25 @@ field that is unknown, missing or wrong is refused with its line and the nearest
 from __future__ import annotations
 
 from opslib.environments.files import Fault, check, fields, folder, load, load_file, names, schema, schema_text
-from opslib.environments.model import Approval, Environment, HttpAddress, HttpSystem, Kubernetes, Limits, Links, Logs, Metrics, Section
+from opslib.environments.model import (
+    Approval,
+    Aws,
+    Environment,
+    HttpAddress,
+    HttpSystem,
+    Kubernetes,
+    Limits,
+    Links,
+    Logs,
+    Metrics,
+    Section,
+    Terraform,
+    Velero,
+)
 
 __all__ = [
     "Approval",
+    "Aws",
     "Environment",
     "Fault",
     "HttpAddress",
@@ -21,6 +36,8 @@ __all__ = [
     "Logs",
     "Metrics",
     "Section",
+    "Terraform",
+    "Velero",
     "check",
     "fields",
     "folder",

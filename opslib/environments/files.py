@@ -357,6 +357,10 @@ _PATTERNS = {
     ),
     typing.get_args(EnvironmentVariable)[1].metadata[0].pattern: _("the name of an environment variable, not the secret itself"),
     r"^[a-z0-9][a-z0-9-]{0,30}$": _("a short name in lower case letters, digits and dashes"),
+    r"^[a-z]{2}(-[a-z]+)+-\d$": _("a region, such as ap-northeast-1"),
+    r"^\d{12}$": _("an account's twelve digits, in quotes"),
+    r"^arn:aws[a-z-]*:iam::\d{12}:role/\S+$": _("the ARN of a role, such as arn:aws:iam::123456789012:role/operations"),
+    r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$": _("a namespace's name"),
 }
 
 

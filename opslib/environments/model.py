@@ -114,6 +114,33 @@ class Metrics(HttpSystem):
     latency_metric: str = Field("http_request_duration_seconds", description="Histogram of latency in seconds, without _bucket.")
 
 
+class Aws(Section):
+    """The AWS account, and what must be true of it before anything is believed or changed."""
+
+    region: str = Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$", description="Region of the cluster.")
+    account: str | None = Field(None, pattern=r"^\d{12}$", description="Number of the account: credentials of another one stop everything.")
+    cluster: str | None = Field(None, description="Name of the EKS cluster.")
+    profile: str | None = Field(None, description="Profile of the AWS configuration; without it the usual search for credentials.")
+    role: str | None = Field(None, pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/\S+$", description="ARN of a role to assume.")
+    credentials_file: Path | None = Field(
+        None, description="Shared credentials file, relative to this file; without it $AWS_SHARED_CREDENTIALS_FILE or ~/.aws/credentials."
+    )
+    endpoint_url: HttpAddress | None = Field(None, description="Address that takes the place of AWS's own, as of the lab's account.")
+    deadline_seconds: float = Field(10, gt=0, le=600, description="Time for one question, retries included.")
+
+
+class Velero(Section):
+    """Velero, which backs the cluster up."""
+
+    namespace: str = Field("velero", pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="Namespace of its objects.")
+
+
+class Terraform(Section):
+    """Terraform, from which the infrastructure is made."""
+
+    folder: Path = Field(description="Folder of this environment's root module, relative to this file.")
+
+
 class Links(Section):
     """Pages for people; links open them at the right time range and query."""
 
@@ -169,6 +196,9 @@ class Environment(Section):
     prometheus: Metrics | None = Field(None, description="Prometheus.")
     alertmanager: HttpSystem | None = Field(None, description="Alertmanager.")
     elasticsearch: Logs | None = Field(None, description="Elasticsearch or OpenSearch.")
+    aws: Aws | None = Field(None, description="The AWS account.")
+    velero: Velero | None = Field(None, description="Velero, which backs the cluster up.")
+    terraform: Terraform | None = Field(None, description="Terraform, from which the infrastructure is made.")
     links: Links = Field(default_factory=Links, description="Pages for people.")
     approval: Approval = Field(default_factory=Approval, description="What needs an approval.")
     limits: Limits = Field(default_factory=Limits, description="How far one plan may reach.")

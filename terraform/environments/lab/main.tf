@@ -10,9 +10,9 @@ module "platform" {
   node_groups = {
     main = {
       instance_types = var.instance_types
-      min            = 4
-      desired        = 4
-      max            = 8
+      min            = 6
+      desired        = 6
+      max            = 10
     }
     batch = {
       instance_types     = ["c7i.2xlarge"]

@@ -24,5 +24,5 @@ variable "database_encrypted" {
 variable "instance_types" {
   description = "Instance types of the node group main."
   type        = list(string)
-  default     = ["m7i.xlarge"]
+  default     = ["m6i.2xlarge"]
 }
