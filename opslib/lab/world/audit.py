@@ -11,8 +11,9 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from opslib.lab.world import noise
+from opslib.lab.world import account, noise
 from opslib.lab.world.changes import Change, stamp
+from opslib.lab.world.faults import LeakedKey, Timed
 from opslib.lab.world.history import shape
 
 if TYPE_CHECKING:
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
-ACCOUNT, REGION = "123456789012", "ap-northeast-1"
-_PEOPLE = ("sato", "suzuki", "takahashi", "tanaka")
-_OFFICE = ("203.0.113.20", "203.0.113.21")
 _HOUR = 3600
+_GLOBAL = ("iam.amazonaws.com", "sts.amazonaws.com", "signin.amazonaws.com")  # their events are in us-east-1
 
 _READS = (
     ("ec2.amazonaws.com", "DescribeInstances"),
@@ -33,6 +32,25 @@ _READS = (
     ("s3.amazonaws.com", "GetBucketLocation"),
     ("secretsmanager.amazonaws.com", "GetSecretValue"),
 )
+# what somebody does who has found a key: looks who he is, tries what he may not, and stays with what he may
+_FIRST = (
+    (0, "sts.amazonaws.com", "GetCallerIdentity", ""),
+    (14, "iam.amazonaws.com", "ListUsers", "AccessDenied"),
+    (19, "iam.amazonaws.com", "ListAttachedUserPolicies", "AccessDenied"),
+    (31, "s3.amazonaws.com", "ListBuckets", "AccessDenied"),
+    (58, "ec2.amazonaws.com", "DescribeInstances", "Client.UnauthorizedOperation"),
+    (97, "iam.amazonaws.com", "CreateUser", "AccessDenied"),
+    (131, "secretsmanager.amazonaws.com", "ListSecrets", "AccessDenied"),
+    (170, "ecr.amazonaws.com", "DescribeRepositories", ""),
+    (204, "ecr.amazonaws.com", "GetAuthorizationToken", ""),
+)
+_THEN = (
+    ("ecr.amazonaws.com", "BatchGetImage", ""),
+    ("ecr.amazonaws.com", "GetDownloadUrlForLayer", ""),
+    ("eks.amazonaws.com", "DescribeCluster", ""),
+    ("secretsmanager.amazonaws.com", "GetSecretValue", "AccessDenied"),
+)
+_A_MONTH_OF_USE = 30 * 24
 
 
 def kubernetes_audit(world: World, start: float, end: float) -> Iterator[Record]:
@@ -53,7 +71,7 @@ def cloudtrail(world: World, start: float, end: float) -> Iterator[Record]:
     """CloudTrail records from `start` up to `end` (Unix seconds), by time."""
     found: list[tuple[float, Record]] = []
     for time, person, one in _acts(world, "console", start, end, 3):
-        address = _OFFICE[one % 2]
+        address = account.OFFICE[one % 2]
         if one == 0:
             login = _record(world, time, "signin.amazonaws.com", "ConsoleLogin", _person(person), address, "Mozilla/5.0")
             login["responseElements"] = {"ConsoleLogin": "Success"}
@@ -65,11 +83,34 @@ def cloudtrail(world: World, start: float, end: float) -> Iterator[Record]:
     for change in world.changes:
         if change.kind == "release":
             pushed = change.time - 180
-            record = _record(world, pushed, "ecr.amazonaws.com", "PutImage", _role("ci-deployer"), "198.51.100.7", "docker/28.5.1")
+            record = _record(world, pushed, "ecr.amazonaws.com", "PutImage", _role(account.DEPLOYER), account.PIPELINE, "docker/28.5.1")
             record["readOnly"] = False
             record["requestParameters"] = {"repositoryName": f"{change.namespace}/{change.service}", "imageTag": change.after}
             found.append((pushed, record))
+    for timed in world.faults:
+        if isinstance(timed.fault, LeakedKey):
+            found += _leaked(world, timed, timed.fault, end)
     yield from (record for time, record in sorted(found, key=lambda pair: pair[0]) if start <= time < end)
+
+
+def _leaked(world: World, timed: Timed, fault: LeakedKey, end: float) -> Iterator[tuple[float, Record]]:
+    """What a key in the wrong hands is used for, until the fault ends."""
+    calls = [(timed.start + after, source, name, code) for after, source, name, code in _FIRST]
+    until = min(end, timed.end, timed.start + _A_MONTH_OF_USE * _HOUR)
+    for hour in range(max(0, math.ceil((until - timed.start) / _HOUR))):
+        for one in range(2 + int(4 * noise.one(world.seed, "leaked", fault.access_key, hour))):
+            after = 300 + (_HOUR - 300) * noise.one(world.seed, "leaked", fault.access_key, hour, one)
+            calls.append((float(int(timed.start + hour * _HOUR + after)), *_THEN[(hour + one) % len(_THEN)]))
+    identity = {**_person(fault.user), "accessKeyId": fault.access_key}
+    for time, source, name, code in calls:
+        if time < until:
+            record = _record(world, time, source, name, identity, fault.address, fault.agent)
+            record["readOnly"] = not name.startswith("Create")
+            if code:
+                action = f"{source.partition('.')[0]}:{name}"
+                record["errorCode"] = code
+                record["errorMessage"] = f"User: {identity['arn']} is not authorized to perform: {action}"
+            yield time, record
 
 
 def lookup_event(record: Record) -> Record:
@@ -99,7 +140,7 @@ def _acts(world: World, what: str, start: float, end: float, most: int) -> Itera
         for one in range(count):
             time = hour * _HOUR + float(int(_HOUR * noise.one(world.seed, what, hour, one)))
             if start - 60 <= time < end:
-                yield time, _PEOPLE[int(len(_PEOPLE) * noise.one(world.seed, what, "who", hour, one))], one
+                yield time, account.PEOPLE[int(len(account.PEOPLE) * noise.one(world.seed, what, "who", hour, one))], one
 
 
 def _event(
@@ -127,7 +168,7 @@ def _event(
         "requestURI": f"{path}/namespaces/{namespace}/{plain}" + (f"/{name}" if name else "") + (f"/{sub}" if sub else ""),
         "verb": verb,
         "user": {"username": user, "groups": [*groups, "system:authenticated"]},
-        "sourceIPs": [_OFFICE[number % 2]],
+        "sourceIPs": [account.PIPELINE if user.startswith("system:") else account.OFFICE[number % 2]],
         "userAgent": "kubectl/v1.34.2 (linux/amd64) kubernetes/9f2e0a1",
         "objectRef": reference,
         "responseStatus": status,
@@ -139,7 +180,7 @@ def _event(
 
 def _patched(world: World, change: Change) -> Record:
     service = world.services[world.places[change.service]]
-    user = f"system:serviceaccount:ci:{change.actor}" if change.actor == "ci-deployer" else f"{change.actor}@example.com"
+    user = f"system:serviceaccount:ci:{change.actor}" if change.actor == account.DEPLOYER else f"{change.actor}@example.com"
     return _event(world, change.time, user, ["deployers"], "patch", f"{service.kind.lower()}s", change.namespace, change.service, 200)
 
 
@@ -151,7 +192,7 @@ def _record(world: World, time: float, source: str, name: str, identity: Record,
         "eventTime": stamp(time),
         "eventSource": source,
         "eventName": name,
-        "awsRegion": REGION,
+        "awsRegion": "us-east-1" if source in _GLOBAL else account.REGION,
         "sourceIPAddress": address,
         "userAgent": agent,
         "requestParameters": None,
@@ -161,7 +202,7 @@ def _record(world: World, time: float, source: str, name: str, identity: Record,
         "readOnly": True,
         "eventType": "AwsApiCall",
         "managementEvent": True,
-        "recipientAccountId": ACCOUNT,
+        "recipientAccountId": account.ACCOUNT,
         "eventCategory": "Management",
     }
 
@@ -169,9 +210,9 @@ def _record(world: World, time: float, source: str, name: str, identity: Record,
 def _person(name: str) -> Record:
     return {
         "type": "IAMUser",
-        "principalId": f"AIDA{noise.name_part(0, name, length=12).upper()}",
-        "arn": f"arn:aws:iam::{ACCOUNT}:user/{name}",
-        "accountId": ACCOUNT,
+        "principalId": account.principal_id(name),
+        "arn": f"arn:aws:iam::{account.ACCOUNT}:user/{name}",
+        "accountId": account.ACCOUNT,
         "userName": name,
     }
 
@@ -179,9 +220,9 @@ def _person(name: str) -> Record:
 def _role(name: str) -> Record:
     return {
         "type": "AssumedRole",
-        "principalId": f"AROA{noise.name_part(0, name, length=12).upper()}:ci",
-        "arn": f"arn:aws:sts::{ACCOUNT}:assumed-role/{name}/ci",
-        "accountId": ACCOUNT,
+        "principalId": f"{account.principal_id(name, 'AROA')}:ci",
+        "arn": f"arn:aws:sts::{account.ACCOUNT}:assumed-role/{name}/ci",
+        "accountId": account.ACCOUNT,
     }
 
 
