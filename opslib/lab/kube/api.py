@@ -15,7 +15,7 @@ import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, unquote, urlencode
 
 import msgspec
 from starlette.requests import Request
@@ -38,8 +38,8 @@ from opslib.lab.kube import (
     subresources,
 )
 from opslib.lab.kube.access import Attributes, Authenticator, Authorizer, User
+from opslib.lab.kube.aggregation import Aggregator, Unavailable
 from opslib.lab.kube.errors import Object, Refused, bad_request
-from opslib.lab.kube.keeper import Keeper
 from opslib.lab.kube.objects import Objects, Options, Result
 from opslib.lab.kube.reading import Form, Lists, Selection, Watch
 from opslib.lab.kube.resources import Registry, Resource
@@ -89,6 +89,8 @@ class Api:
     ----------
     authenticator, authorizer
         Who asks, and whether that is allowed.
+    aggregator
+        The APIs that other servers serve.
     providers
         Where logs, commands and metrics come from.
     """
@@ -98,7 +100,7 @@ class Api:
         store: Store,
         registry: Registry,
         objects: Objects,
-        keeper: Keeper,
+        aggregator: Aggregator,
         authenticator: Authenticator,
         authorizer: Authorizer,
         providers: streams.Providers,
@@ -107,7 +109,7 @@ class Api:
         self._store = store
         self._registry = registry
         self._objects = objects
-        self._keeper = keeper
+        self._aggregator = aggregator
         self._authenticator = authenticator
         self._authorizer = authorizer
         self._providers = providers
@@ -254,6 +256,8 @@ class Api:
         attributes = self._attributes(request.scope)
         self._authorizer.check(user, attributes)
         parts = _parts(request.scope)
+        if len(parts) >= 3 and parts[0] == "apis" and self._aggregator.serves(parts[1], parts[2]):
+            return await self._hand_on(request, parts, user)
         placed = self._place(parts)
         if placed is None:
             return self._no_resource(request, parts)
@@ -270,6 +274,19 @@ class Api:
         if subresource:
             return await self._subresource(request, target, user, verb)
         return await self._object(request, target, user, verb)
+
+    async def _hand_on(self, request: Request, parts: Sequence[str], user: User) -> Answer:
+        """A request to a server behind this one."""
+        target = (request.scope.get("raw_path") or request.scope["path"].encode()).decode("ascii").partition("?")[0]
+        query = sorted(parse_qs(request.scope["query_string"].decode("ascii"), keep_blank_values=True).items())
+        target += f"?{urlencode(query, doseq=True)}" if query else ""
+        body = await self._raw_body(request)
+        try:
+            reply = await self._aggregator.call(parts[1], parts[2], request.method, target, request.scope["headers"], body, user)
+            content = reply.body if reply.endless else b"".join([part async for part in reply.body])
+        except Unavailable as error:
+            return Answer(503, f"{error.told}\n".encode(), "text/plain; charset=utf-8", [(b"x-content-type-options", b"nosniff")])
+        return Answer(reply.status, content, reply.content_type, reply.headers)
 
     @staticmethod
     def _place(parts: Sequence[str]) -> tuple[str, str, str, str, str, str] | None:

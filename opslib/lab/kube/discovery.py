@@ -141,8 +141,8 @@ def _aggregated_resource(resource: Resource) -> Object:
     entry: Object = {
         "resource": resource.plural,
         "responseKind": {
-            "group": resource.group if resource.custom is not None else "",
-            "version": resource.version if resource.custom is not None else "",
+            "group": resource.group if resource.custom is not None or resource.remote else "",
+            "version": resource.version if resource.custom is not None or resource.remote else "",
             "kind": resource.kind,
         },
         "scope": "Namespaced" if resource.namespaced else "Cluster",

@@ -72,6 +72,8 @@ def index(registry: Registry) -> Object:
     paths: Object = {}
     for group, versions in registry.groups().items():
         for version in versions:
+            if any(one.remote for one in registry.of_version(group, version)):
+                continue  # described by who serves it
             path = f"apis/{group}/{version}" if group else f"api/{version}"
             paths[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={digest(registry, group, version)}"}
     return {"paths": dict(sorted(paths.items()))}
@@ -107,6 +109,8 @@ def swagger(registry: Registry) -> Object:
     """/openapi/v2, as JSON: the definitions of all kinds."""
     maker = _Maker("#/definitions/", old=True)
     for resource in registry:
+        if resource.remote:
+            continue
         if resource.custom is not None or schema.known(model_of(resource.group, resource.version, resource.kind)):
             maker.root(resource)
     return {

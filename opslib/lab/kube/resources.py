@@ -125,6 +125,8 @@ class Resource:
         Under what name its objects are kept: events of both groups are the same objects.
     custom
         The definition's version entry, for a custom resource.
+    remote
+        Whether a server behind this one has the objects (`opslib.lab.kube.aggregation`).
     """
 
     group: str
@@ -140,6 +142,7 @@ class Resource:
     storage: str = ""
     list_kind: str = ""
     custom: Object | None = field(default=None, compare=False, hash=False)
+    remote: bool = False
 
     @property
     def api_version(self) -> str:
@@ -300,6 +303,13 @@ class Registry:
     def remove_custom(self, group: str, plural: str) -> None:
         """Serve a custom resource no longer."""
         for key in [key for key, one in self._all.items() if one.custom is not None and key[0] == group and key[2] == plural]:
+            del self._all[key]
+        self._by_storage.clear()
+        self.generation += 1
+
+    def remove_remote(self, group: str, version: str) -> None:
+        """Serve no longer what a server behind this one had."""
+        for key in [key for key, one in self._all.items() if one.remote and key[:2] == (group, version)]:
             del self._all[key]
         self._by_storage.clear()
         self.generation += 1

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from opslib.lab.kube import admission, resources, seeding
 from opslib.lab.kube.access import Authenticator, Authorizer, User
+from opslib.lab.kube.aggregation import Aggregator
 from opslib.lab.kube.api import Api
 from opslib.lab.kube.errors import Object
 from opslib.lab.kube.keeper import Keeper
@@ -92,12 +93,15 @@ def app(settings: Settings) -> Starlette:
     authorizer = Authorizer(store)
     seeding.plant(file.seed() if file is not None else (), store, registry, world, keeper)
     address = f"{settings.host}:{settings.port}"
-    api = Api(store, registry, objects, keeper, authenticator, authorizer, settings.providers, address)
+    aggregator = Aggregator(store, registry, settings.providers.kubelet_certificate)
+    api = Api(store, registry, objects, aggregator, authenticator, authorizer, settings.providers, address)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         keeper.resume()
+        checks = asyncio.ensure_future(aggregator.run())
         yield
+        checks.cancel()
         api.stop()
         store.close()
 
