@@ -1,7 +1,8 @@
 """Changes of Kubernetes objects.
 
 A request is ``{"verb", "resource", "namespace", "name", "subresource", "patch", "body"}``, as `opslib.sources.kubernetes.Kubernetes.change`
-takes them. A state is ``{"uid", "digest"}``: the digest leaves out what changes by itself (status, managed fields, the resource version).
+takes them, and ``patience_seconds`` for evictions. A state is ``{"uid", "digest"}``: the digest leaves out what changes by itself (status,
+managed fields, the resource version, the taints that controllers set).
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import time
 from typing import Any
 
 import yaml
 
 from opslib.actions.systems import ABSENT, Preview
-from opslib.errors import Conflict, NotFound
+from opslib.errors import Conflict, NotFound, Refused
 from opslib.messages import Message, _
 from opslib.sources.kubernetes import Kubernetes
 from opslib.sources.redaction import redact
@@ -22,6 +24,7 @@ from opslib.sources.redaction import redact
 Object = dict[str, Any]
 
 _ATTEMPTS = 5
+_PAUSE_SECONDS = 1.0
 _BY_ITSELF = ("managedFields", "resourceVersion", "generation", "selfLink", "creationTimestamp", "uid", "ownerReferences")
 _NOTED = ("deployment.kubernetes.io/revision", "kubectl.kubernetes.io/last-applied-configuration")  # controllers and kubectl write them
 
@@ -58,14 +61,28 @@ class KubernetesSystem:
         return Preview(state_of(after), difference(before, after))
 
     def send(self, request: dict[str, Any], before: dict[str, Any]) -> None:
-        """Send it for the version of the object that is like `before`; somebody else's change in between is a conflict, not lost."""
-        for attempt in range(_ATTEMPTS):
+        """Send it for the version of the object that is like `before`; somebody else's change in between is a conflict, not lost.
+
+        An eviction that a disruption budget forbids now, or that a namespace which goes away forbids, is asked for again for the request's
+        ``patience_seconds``, unless the pod goes by itself meanwhile.
+        """
+        conflicts, give_up = 0, time.monotonic() + request.get("patience_seconds", 0)
+        while True:
             try:
                 self._change(request, self._bound(request, before), dry_run=False)
             except Conflict:
                 # a status that was written in between is no drift: see whether the object is still the same, and try again
-                if attempt == _ATTEMPTS - 1:
+                conflicts += 1
+                if conflicts == _ATTEMPTS:
                     raise
+            except Refused as error:
+                passing = error.status == 429 or (error.status == 403 and "being terminated" in str(error.what))
+                if not passing or time.monotonic() >= give_up:
+                    raise
+                time.sleep(_PAUSE_SECONDS)
+                now = self.observe(request)
+                if now == ABSENT or now.get("uid") != before.get("uid") or "deleting" in now:
+                    return
             else:
                 return
 
@@ -103,12 +120,15 @@ class KubernetesSystem:
     # --- conditions ---
 
     def holds(self, question: dict[str, Any]) -> tuple[bool, Message]:
-        """``{"rolled_out": R}``: R's pods are all of its newest revision and available; ``{"gone": R, "uid"}``: that object is gone.
+        """``{"rolled_out": R}``: R's pods are all of its newest revision and available; ``{"gone": R, "uid"}``: that object is gone;
+        ``{"empty": node}``: nothing that a drain takes away is on the node any more.
 
         R is ``{"resource", "namespace", "name"}``.
         """
         if "gone" in question:
             return self._gone(question["gone"], question["uid"])
+        if "empty" in question:
+            return self._empty(question["empty"])
         return self._rolled_out(question["rolled_out"])
 
     def _gone(self, where: dict[str, str], uid: str) -> tuple[bool, Message]:
@@ -117,6 +137,13 @@ class KubernetesSystem:
         except NotFound:
             return True, _("it is gone")
         return now.metadata.uid != uid, _("it is still there")
+
+    def _empty(self, node: str) -> tuple[bool, Message]:
+        from opslib.actions.nodes import is_left
+
+        pods = self.cluster.whole_list("pods", fields=f"spec.nodeName={node}")
+        names = [f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in pods if not is_left(pod)]
+        return not names, _("still there: {names}", names=names[:10])
 
     def _rolled_out(self, where: dict[str, str]) -> tuple[bool, Message]:
         found = self.cluster.whole(where["resource"], where["name"], where.get("namespace", ""))
@@ -140,7 +167,9 @@ def state_of(obj: Object) -> dict[str, Any]:
     """An object's state: its uid, and a digest of what does not change by itself; of one that is being deleted, that it is."""
     if "deletionTimestamp" in obj["metadata"]:
         return {"uid": obj["metadata"]["uid"], "deleting": True}
-    content = json.dumps(essence(obj), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # the items of a list do not say their kind, an object by itself does
+    kept = {name: value for name, value in essence(obj).items() if name not in ("apiVersion", "kind")}
+    content = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return {"uid": obj["metadata"].get("uid", ""), "digest": hashlib.sha256(content.encode()).hexdigest()}
 
 
@@ -150,7 +179,12 @@ def essence(obj: Object) -> Object:
     notes = {name: value for name, value in metadata.pop("annotations", {}).items() if name not in _NOTED}
     if notes:
         metadata["annotations"] = notes
-    return {**{name: value for name, value in obj.items() if name not in ("status", "metadata")}, "metadata": metadata}
+    shown = {**{name: value for name, value in obj.items() if name not in ("status", "metadata")}, "metadata": metadata}
+    taints = shown["spec"].get("taints") if shown.get("kind") == "Node" else None
+    if taints:
+        kept = [one for one in taints if not one["key"].startswith("node.kubernetes.io/")]
+        shown["spec"] = {**{name: value for name, value in shown["spec"].items() if name != "taints"}, **({"taints": kept} if kept else {})}
+    return shown
 
 
 def difference(before: Object | None, after: Object | None) -> str:

@@ -321,7 +321,8 @@ def undo(desk: Desk, plan: Plan, report: Report = lambda text: None) -> int:
     Raises
     ------
     InputError
-        Nothing of it has been done, or a step that was done cannot be taken back; nothing is taken back then.
+        Nothing of it has been done, or nothing that was done can be taken back, or something was lost for good; nothing is taken back
+        then.
     SourceError
         A system refuses, or an object has been changed since.
     """
@@ -334,14 +335,16 @@ def undo(desk: Desk, plan: Plan, report: Report = lambda text: None) -> int:
         done = [number for number, step in enumerate(plan.steps) if number not in undone and _is_done(desk, step, number, records)]
         if not done and not undone:
             raise InputError(_("Nothing of plan {id} has been done", id=plan.short_id))
-        final = [plan.steps[number] for number in done if plan.steps[number].inverse is None]
-        if final:
-            raise InputError(_("{what} cannot be taken back: {why}", what=final[0].what, why=final[0].why_no_inverse))
+        open_ = [number for number in done if plan.steps[number].inverse is not None]
+        final = [plan.steps[number] for number in done if plan.steps[number].final]
+        if final or not (open_ or undone):
+            step = final[0] if final else plan.steps[done[0]]
+            raise InputError(_("{what} cannot be taken back: {why}", what=step.what, why=step.why_no_inverse))
         desk.log.append("undo.started", plan.id, desk.who)
-        for number in reversed(done):
+        for number in reversed(open_):
             _take_back(desk, plan, number, records, report)
         desk.log.append("undone", plan.id, desk.who)
-    return len(done)
+    return len(open_)
 
 
 def _take_back(desk: Desk, plan: Plan, number: int, records: list[Record], report: Report) -> None:

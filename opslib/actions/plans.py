@@ -57,7 +57,10 @@ class Step(Part):
         What the object is like before and after, as the system's `observe` says it; ``{"gone": uid}`` for one that is to be deleted. A
         step whose object is like `after` has been done.
     inverse
-        The request that takes it back; None where nothing can, and `why_no_inverse` says why.
+        The request that takes it back; None where there is none, and `why_no_inverse` says why.
+    final
+        Whether something is lost for good by it: then the plan as a whole cannot be undone. A pod that was evicted has no inverse, but
+        nothing is lost either, since its owner makes another.
     difference
         What changes, as a unified diff, for people.
     """
@@ -69,6 +72,7 @@ class Step(Part):
     after: dict[str, Any]
     inverse: dict[str, Any] | None = None
     why_no_inverse: str = ""
+    final: bool = False
     difference: str = ""
 
 

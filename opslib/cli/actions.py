@@ -134,18 +134,62 @@ def _plan() -> click.Command:
             epilog=examples("opslib plan delete checkout-6d5f-x2x9q -n shop"),
         )
     )
+    node = click.Argument(["node"])
+    group.add_command(
+        click.Command(
+            "cordon",
+            callback=_planner("cordon"),
+            params=[node, _environment(), _outputs()],
+            help=str(_("No new pods on a node.")),
+            epilog=examples("opslib plan cordon ip-10-0-1-17.ap-northeast-1.compute.internal"),
+        )
+    )
+    group.add_command(
+        click.Command(
+            "uncordon",
+            callback=_planner("uncordon"),
+            params=[node, _environment(), _outputs()],
+            help=str(_("New pods on a node again.")),
+            epilog=examples("opslib plan uncordon ip-10-0-1-17.ap-northeast-1.compute.internal"),
+        )
+    )
+    group.add_command(
+        click.Command(
+            "drain",
+            callback=_planner("drain"),
+            params=[
+                node,
+                click.Option(
+                    ["--delete-emptydir-data"], is_flag=True, help=str(_("Evict pods with emptyDir volumes too: what is in those is lost."))
+                ),
+                click.Option(["--force"], is_flag=True, help=str(_("Evict pods without an owner too: nobody makes them again."))),
+                click.Option(
+                    ["--patience", "patience_seconds"],
+                    type=click.FloatRange(min=0),
+                    default=300,
+                    show_default=True,
+                    help=str(_("How long, in seconds, an eviction waits for a disruption budget before the drain stops.")),
+                ),
+                _environment(),
+                _outputs(),
+            ],
+            help=str(_("Cordon a node and evict what is on it, within the disruption budgets.")),
+            epilog=examples("opslib plan drain ip-10-0-1-17.ap-northeast-1.compute.internal --env prod"),
+        )
+    )
     return group
 
 
 def _planner(name: str) -> Callable[..., None]:
-    """The callback of a planning command: `opslib.actions.workloads` has a function of that name with the same arguments."""
+    """The callback of a planning command: `opslib.actions.workloads` or `nodes` has a function of that name with the same arguments."""
 
     def run(environment: str, outputs: Path, **values: Any) -> None:
-        from opslib.actions import pipeline, workloads
+        from opslib.actions import nodes, pipeline, workloads
 
         desk, system = _desk(environment, outputs)
         given = {key: value for key, value in values.items() if value is not None}
-        plan: Plan = getattr(workloads, name)(system, desk.environment, desk.who, **given)
+        make = getattr(workloads, name, None) or getattr(nodes, name)
+        plan: Plan = make(system, desk.environment, desk.who, **given)
         path = pipeline.file_plan(desk, plan)
         _show(desk, plan)
         click.echo(str(_("Kept in {file}", file=path)))

@@ -1,0 +1,272 @@
+"""Plans for nodes: cordon, uncordon, drain.
+
+What a drain takes away and what stops it are `kubectl drain`'s rules (pkg/drain in kubernetes/kubectl): pods of DaemonSets and mirror pods
+stay; a pod without an owner, or with an emptyDir volume, is taken away only where the caller says so; what has ended is taken away anyhow.
+Pods go through the Eviction API, so that disruption budgets are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from opslib.actions.kubernetes import KubernetesSystem, Object, state_of
+from opslib.actions.plans import Condition, Plan, Reach, Step
+from opslib.actions.systems import Preview
+from opslib.environments import Environment
+from opslib.errors import InputError, NotFound
+from opslib.messages import Message, _, _n, one_line
+
+MIRROR = "kubernetes.io/config.mirror"
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """What a drain does with one pod.
+
+    Parameters
+    ----------
+    fate
+        "evict", "stay", or "stop": the drain refuses to begin because of it.
+    why
+        Why it stays or stops the drain; for one that is evicted what is lost by it, None where nothing is.
+    """
+
+    pod: Object
+    fate: Literal["evict", "stay", "stop"]
+    why: Message | None = None
+
+    @property
+    def name(self) -> str:
+        """Namespace and name."""
+        return f"{self.pod['metadata']['namespace']}/{self.pod['metadata']['name']}"
+
+
+def cordon(system: KubernetesSystem, environment: Environment, requester: str, node: str) -> Plan:
+    """No new pods on a node.
+
+    Raises
+    ------
+    InputError
+        It is not there, or is cordoned already.
+    """
+    found = _node(system, node)
+    if found["spec"].get("unschedulable"):
+        raise InputError(_("{node} is cordoned already", node=node))
+    what = _("Cordon {node}", node=node)
+    return _plan(system, environment, requester, what, [_scheduling(system, found, what, cordoned=True)], Reach(nodes=1))
+
+
+def uncordon(system: KubernetesSystem, environment: Environment, requester: str, node: str) -> Plan:
+    """New pods on a node again.
+
+    Raises
+    ------
+    InputError
+        It is not there, or is not cordoned.
+    """
+    found = _node(system, node)
+    if not found["spec"].get("unschedulable"):
+        raise InputError(_("{node} is not cordoned", node=node))
+    what = _("Uncordon {node}", node=node)
+    return _plan(system, environment, requester, what, [_scheduling(system, found, what, cordoned=False)], Reach(nodes=1))
+
+
+def drain(
+    system: KubernetesSystem,
+    environment: Environment,
+    requester: str,
+    node: str,
+    *,
+    delete_emptydir_data: bool = False,
+    force: bool = False,
+    patience_seconds: float = 300,
+) -> Plan:
+    """Cordon a node and evict what is on it, one pod after the other.
+
+    Parameters
+    ----------
+    delete_emptydir_data
+        Evict pods with emptyDir volumes too: what is in those is lost.
+    force
+        Evict pods without an owner too: nobody makes them again.
+    patience_seconds
+        How long each eviction waits for a disruption budget that forbids it. Then the execution stops; executed again, it goes on there.
+
+    Raises
+    ------
+    InputError
+        The node is not there, or pods on it stop the drain: all of them are named, with the option that lets them go.
+    """
+    found = _node(system, node)
+    departures = departures_of(system, node, delete_emptydir_data=delete_emptydir_data, force=force)
+    stopping = [one for one in departures if one.fate == "stop"]
+    if stopping:
+        names = [_("{pod} ({why})", pod=one.name, why=one.why or "") for one in stopping]
+        raise InputError(
+            _n("{count} pod stops the drain: {names}", "{count} pods stop the drain: {names}", len(stopping), names=names),
+            _("Move them elsewhere, or let them go with --force or --delete-emptydir-data"),
+        )
+    going = [one for one in departures if one.fate == "evict"]
+    steps = [] if found["spec"].get("unschedulable") else [_scheduling(system, found, _("Cordon {node}", node=node), cordoned=True)]
+    steps += [_eviction(system, one, patience_seconds) for one in going]
+    if not steps:
+        raise InputError(_("{node} is cordoned and empty already", node=node))
+    namespaces = sorted({one.pod["metadata"]["namespace"] for one in going})
+    verify = Condition(
+        what=_("nothing but DaemonSets' pods is on {node}", node=node).text(),
+        system=system.name,
+        question={"empty": node},
+        deadline_seconds=patience_seconds + 120,
+    )
+    cautions = [_("{pod}: {why}", pod=one.name, why=one.why) for one in going if one.why is not None]
+    cautions += _budgets(system, going) + _lonely(system, going)
+    reach = Reach(pods=len(going), nodes=1, services=_services(system, going, namespaces))
+    return _plan(system, environment, requester, _("Drain {node}", node=node), steps, reach, cautions, [verify])
+
+
+def departures_of(system: KubernetesSystem, node: str, *, delete_emptydir_data: bool = False, force: bool = False) -> list[Departure]:
+    """What a drain would do with each pod on a node, by name."""
+    pods = system.cluster.whole_list("pods", fields=f"spec.nodeName={node}")
+    found = [departure_of(pod, delete_emptydir_data=delete_emptydir_data, force=force) for pod in pods]
+    return sorted(found, key=lambda one: one.name)
+
+
+def departure_of(pod: Object, *, delete_emptydir_data: bool = False, force: bool = False) -> Departure:
+    """What a drain does with a pod."""
+    owner = next((one for one in pod["metadata"].get("ownerReferences", []) if one.get("controller")), None)
+    if MIRROR in pod["metadata"].get("annotations", {}):
+        return Departure(pod, "stay", _("a mirror pod: the kubelet's own"))
+    if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+        return Departure(pod, "evict")
+    if owner is not None and owner["kind"] == "DaemonSet":
+        return Departure(pod, "stay", _("its DaemonSet would make it again on the node"))
+    lost = [volume["name"] for volume in pod["spec"].get("volumes", []) if "emptyDir" in volume]
+    if lost and not delete_emptydir_data:
+        return Departure(pod, "stop", _("it has emptyDir volumes: {names}", names=lost))
+    if owner is None and not force:
+        return Departure(pod, "stop", _("it has no owner"))
+    if owner is None:
+        return Departure(pod, "evict", _("nobody makes it again: it has no owner"))
+    return Departure(pod, "evict", _("what is in its emptyDir volumes is lost: {names}", names=lost) if lost else None)
+
+
+def is_left(pod: Object) -> bool:
+    """Whether a drained node may still have this pod."""
+    return departure_of(pod, delete_emptydir_data=True, force=True).fate == "stay"
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _node(system: KubernetesSystem, name: str) -> Object:
+    try:
+        return system.cluster.whole("nodes", name)
+    except NotFound as error:
+        raise InputError(_("There is no node {name}", name=one_line(name)), _("Those that are there"), "kubectl get nodes") from error
+
+
+def _scheduling(system: KubernetesSystem, node: Object, what: Message, *, cordoned: bool) -> Step:
+    def request(value: bool) -> dict[str, Any]:
+        body = {"spec": {"unschedulable": value}}
+        return {"resource": "nodes", "name": node["metadata"]["name"], "verb": "patch", "patch": "strategic-merge-patch", "body": body}
+
+    preview = system.preview(request(cordoned))
+    return Step(
+        what=what.text(), system=system.name, request=request(cordoned), before=state_of(node), after=preview.after,
+        inverse=request(not cordoned), difference=preview.difference,
+    )  # fmt: skip
+
+
+def _eviction(system: KubernetesSystem, one: Departure, patience_seconds: float) -> Step:
+    metadata = one.pod["metadata"]
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]}}
+    request = {
+        "resource": "pods", "namespace": metadata["namespace"], "name": metadata["name"], "verb": "create", "subresource": "eviction",
+        "body": body, "patience_seconds": patience_seconds,
+    }  # fmt: skip
+    # no dry run of each: a budget that allows one eviction now allows the next one later, which a dry run of all would not see
+    preview = Preview({"gone": metadata["uid"]}, "")
+    lost = one.why is not None
+    why = one.why.text() if one.why is not None else _("its owner makes another elsewhere").text()
+    return Step(
+        what=_("Evict {pod}", pod=one.name).text(), system=system.name, request=request, before=state_of(one.pod), after=preview.after,
+        why_no_inverse=why, final=lost,
+    )  # fmt: skip
+
+
+def _budgets(system: KubernetesSystem, going: Iterable[Departure]) -> list[Message]:
+    """The budgets that allow nothing now, with the pods that wait for them."""
+    waiting: dict[str, list[str]] = {}
+    full = [one for one in system.cluster.whole_list("poddisruptionbudgets.policy") if not one.get("status", {}).get("disruptionsAllowed")]
+    for one in going:
+        labels, namespace = one.pod["metadata"].get("labels", {}), one.pod["metadata"]["namespace"]
+        for budget in full:
+            if budget["metadata"]["namespace"] == namespace and _selects(budget["spec"].get("selector"), labels):
+                waiting.setdefault(f"{namespace}/{budget['metadata']['name']}", []).append(one.name)
+    return [
+        _("The disruption budget {budget} allows nothing now: {pods} will wait for it", budget=budget, pods=pods)
+        for budget, pods in sorted(waiting.items())
+    ]
+
+
+def _lonely(system: KubernetesSystem, going: Iterable[Departure]) -> list[Message]:
+    """The pods whose workload has no other one that is ready."""
+    found = []
+    for one in going:
+        owner = next((each for each in one.pod["metadata"].get("ownerReferences", []) if each.get("controller")), None)
+        if owner is None or owner["kind"] not in ("ReplicaSet", "StatefulSet"):
+            continue
+        shown = f"{owner['kind']}/{owner['name']}"
+        resource = "replicasets.apps" if owner["kind"] == "ReplicaSet" else "statefulsets.apps"
+        try:
+            workload = system.cluster.whole(resource, owner["name"], one.pod["metadata"]["namespace"])
+        except NotFound:
+            found.append(_("{pod}: its owner {owner} is gone, nobody makes it again", pod=one.name, owner=shown))
+            continue
+        if workload.get("status", {}).get("readyReplicas", 0) <= 1:
+            found.append(_("{pod} is the only ready one of {owner}: it is away until another is ready", pod=one.name, owner=shown))
+    return found
+
+
+def _services(system: KubernetesSystem, going: list[Departure], namespaces: list[str]) -> list[str]:
+    labels = {
+        space: [one.pod["metadata"].get("labels", {}) for one in going if one.pod["metadata"]["namespace"] == space] for space in namespaces
+    }
+    return sorted(
+        f"{space}/{service['metadata']['name']}"
+        for space in namespaces
+        for service in system.cluster.whole_list("services", space)
+        if (selector := service["spec"].get("selector")) and any(selector.items() <= each.items() for each in labels[space])
+    )
+
+
+def _selects(selector: Object | None, labels: dict[str, str]) -> bool:
+    """Whether a label selector (matchLabels and matchExpressions) takes an object with these labels; an empty one takes all."""
+    if selector is None:
+        return False
+    if not (selector.get("matchLabels") or {}).items() <= labels.items():
+        return False
+    for one in selector.get("matchExpressions") or ():
+        key, values = one["key"], one.get("values") or []
+        holds = {
+            "In": labels.get(key) in values,
+            "NotIn": labels.get(key) not in values,
+            "Exists": key in labels,
+            "DoesNotExist": key not in labels,
+        }[one["operator"]]
+        if not holds:
+            return False
+    return True
+
+
+def _plan(
+    system: KubernetesSystem, environment: Environment, requester: str, title: Message, steps: list[Step], reach: Reach,
+    cautions: Iterable[Message] = (), verify: Iterable[Condition] = (),
+) -> Plan:  # fmt: skip
+    return Plan(
+        action="drain", title=title.text(), environment=environment.name, target={system.name: system.target()}, requester=requester,
+        created=datetime.now(UTC), reach=reach, cautions=[one.text() for one in cautions], steps=steps, verify=list(verify),
+    )  # fmt: skip
