@@ -54,8 +54,19 @@ def authority(name: str) -> Pair:
     return Pair(_pem(builder.sign(key, hashes.SHA256())), _key_pem(key))
 
 
-def issue(by: Pair, name: str, *, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> Pair:
-    """A certificate for a client (`name` is the user, `groups` its groups) or, with `hosts` (names and addresses), for a server."""
+def issue(
+    by: Pair,
+    name: str,
+    *,
+    groups: Sequence[str] = (),
+    hosts: Sequence[str] = (),
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Pair:
+    """A certificate for a client (`name` is the user, `groups` its groups) or, with `hosts` (names and addresses), for a server.
+
+    It is good from a few minutes ago for a year, or from `since` to `until`.
+    """
     ca = x509.load_pem_x509_certificate(by.certificate.encode())
     ca_key = serialization.load_pem_private_key(by.key.encode(), None)
     if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
@@ -66,7 +77,7 @@ def issue(by: Pair, name: str, *, groups: Sequence[str] = (), hosts: Sequence[st
     )
     usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
     builder = (
-        _builder(subject, ca.subject, key.public_key())
+        _builder(subject, ca.subject, key.public_key(), since, until)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(authority=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -110,7 +121,13 @@ def kubeconfig(server: str, ca: str, users: Mapping[str, Pair | str], *, cluster
     return yaml.safe_dump(content, sort_keys=False)
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -118,8 +135,8 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicK
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + _VALID)
+        .not_valid_before(since or now - timedelta(minutes=5))
+        .not_valid_after(until or now + _VALID)
     )
 
 

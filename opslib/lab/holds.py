@@ -42,12 +42,13 @@ class Holds:
         """Whether a pod is held: "" or "true", or "forever" where it must not end either."""
         metadata = pod["metadata"]
         labels = metadata.get("labels") or {}
+        found = ""
         for rule in self.rules():
             if rule.get("namespace") != metadata.get("namespace") or rule.get("name", metadata["name"]) != metadata["name"]:
                 continue
             if rule.get("labels", {}).items() <= labels.items():
-                return "forever" if rule.get("forever") else "true"
-        return ""
+                found = "forever" if rule.get("forever") or found == "forever" else "true"
+        return found
 
     def node(self, name: str) -> bool:
         """Whether a node is held: it answers nothing."""

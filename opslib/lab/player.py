@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from opslib.errors import OpsError
@@ -27,6 +27,7 @@ from opslib.lab.faults import (
     PodPlay,
     complete,
     complete_pod,
+    holds_of,
     labels_of,
     load,
     merged,
@@ -34,6 +35,8 @@ from opslib.lab.faults import (
     same,
 )
 from opslib.lab.faults.kubelet import event_of, filled, pod_status, stamp, usage_of
+from opslib.lab.holds import Holds
+from opslib.lab.notes import Notes, restored
 from opslib.messages import _
 
 __all__ = ["apply_fault", "load", "names", "reset"]
@@ -54,7 +57,8 @@ def apply_fault(
     namespace
         Where; None: the fault's own.
     logs
-        The folder from which the lab's kubelet serves logs (``<namespace>/<pod>/<container>.log``); None: none are written.
+        The folder ``logs`` of the lab, from which its kubelet serves them (``<namespace>/<pod>/<container>.log``). None: none are written,
+        and what has to be kept about the fault stands in annotations in the cluster instead of in files of the lab.
     timeout_seconds
         How long to wait for the scheduler and the controllers.
 
@@ -69,17 +73,20 @@ def apply_fault(
     place = namespace or fault.namespace
     deadline = time.monotonic() + timeout_seconds
     _ensure_namespace(api, place, fault, deadline)
+    folder = None if logs is None else logs.parent
+    if folder is not None:
+        Holds(folder).add(*holds_of(fault, place))
     for node in fault.nodes:
         _change_node(api, node)
-    objects = [complete(obj, fault, place) for obj in fault.objects]
+    objects = [complete(obj, fault, place, hold=folder is None) for obj in fault.objects]
     for obj in objects:
         _apply(api, obj, deadline)
-    objects += [_edit(api, edit, fault, place) for edit in fault.edits]
+    objects += [_edit(api, edit, fault, place, folder) for edit in fault.edits]
     if fault.changes:
         _wait_until_available(api, objects, deadline)
         for change in fault.changes:
             before = next((obj for obj in objects if same(obj, change)), {})
-            after = complete(merged(before, change), fault, place)
+            after = complete(merged(before, change), fault, place, hold=folder is None)
             _apply(api, after, deadline)
             objects = [obj for obj in objects if obj is not before] + [after]
     played: set[str] = set()
@@ -88,7 +95,12 @@ def apply_fault(
             _play(api, rule, pod, logs)
     for node in fault.nodes:
         if node.lost:
-            _lose_node(api)
+            last = _last_node(api)
+            if folder is None:
+                api.patch(api.path_of(last), {"metadata": {"annotations": {HOLD: "true"}}})
+            else:
+                Holds(folder).add({"by": fault.name, "node": last["metadata"]["name"]})
+            lose_node(api, last, datetime.now(UTC) - timedelta(minutes=12))
     return fault
 
 
@@ -101,14 +113,20 @@ def reset(api: Api, *, logs: Path | None = None, timeout_seconds: float = 90) ->
         The API server refused, or pods or nodes did not get well in time.
     """
     deadline = time.monotonic() + timeout_seconds
+    lost: set[str] = set()
+    if logs is not None:
+        lost = {rule["node"] for rule in Holds(logs.parent).rules() if "node" in rule}
+        Holds(logs.parent).drop()
     count = sum(_put_back(api, obj) for obj in _edited(api))
+    if logs is not None:
+        count += sum(_restore(api, path, before) for path, before in Notes(logs.parent).taken())
     for kind, version in VERSION_OF.items():
         if kind not in ("Pod", "Namespace"):
             count += _delete_all(api, version, kind)
     # Controllers may make a last pod while their owner goes; a held pod ends only when it is deleted without grace.
     _poll(lambda: not _delete_all(api, "v1", "Pod"), deadline, "the pods of faults are gone")
     for node in api.list("/api/v1/nodes"):
-        count += _restore_node(api, node, deadline)
+        count += _restore_node(api, node, deadline, lost=node["metadata"]["name"] in lost)
     for space in api.list("/api/v1/namespaces", labels=LABEL):
         if "deletionTimestamp" not in space["metadata"]:
             api.delete(api.path_of(space))
@@ -281,19 +299,43 @@ def _play(api: Api, rule: PodPlay, pod: Object, logs: Path | None) -> None:
 # --- changes of what is there, and taking them back -------------------------------------------------------------------------------------
 
 
-def _edit(api: Api, edit: Object, fault: Fault, namespace: str) -> Object:
-    """Merge `edit` into an object of the platform, which keeps a note of what it was; the object as it is then."""
+def _edit(api: Api, edit: Object, fault: Fault, namespace: str, folder: Path | None) -> Object:
+    """Merge `edit` into an object of the platform; the object as it is then. A note says what it was: in the lab's `folder`, or on it."""
     asked = complete(edit, fault, namespace)
-    now = api.get(api.path_of(asked))
+    path = api.path_of(asked)
+    now = api.get(path)
     annotations = now["metadata"].get("annotations", {})
-    note = annotations.get(BEFORE) or json.dumps({key: now[key] for key in ("spec", "data") if key in now})
     after: Object = merged(now, {key: edit[key] for key in edit if key in ("spec", "data")})
-    after["metadata"]["annotations"] = {**annotations, BEFORE: note}
+    if folder is None:
+        note = annotations.get(BEFORE) or json.dumps({key: now[key] for key in ("spec", "data") if key in now})
+        after["metadata"]["annotations"] = {**annotations, BEFORE: note}
+    else:
+        Notes(folder).keep(path, now)
     after["metadata"].pop("managedFields", None)
     template = after.get("spec", {}).get("template")
-    if template is not None and "template" in edit["spec"]:
-        complete_pod(template, after["metadata"]["name"], fault)
+    if template is not None and "template" in edit["spec"] and folder is None:
+        complete_pod(template, after["metadata"]["name"], fault, hold=True)
     return api.replace(after)
+
+
+def _restore(api: Api, path: str, before: Object | None) -> bool:
+    """Put back what was at an API path, by its note."""
+    if before is None:
+        api.delete(path)
+        return True
+    for _attempt in range(5):
+        now = _get(api, path)
+        try:
+            if now is None:
+                api.create(before)
+            else:
+                api.replace(restored(now, before))
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+        else:
+            return True
+    return False
 
 
 def _edited(api: Api) -> Iterator[Object]:
@@ -331,24 +373,20 @@ def _last_node(api: Api) -> Object:
     return max(nodes, key=lambda node: str(node["metadata"]["name"]))
 
 
-def _lose_node(api: Api) -> None:
-    """The node stops answering: the lab's kubelet leaves a held node alone.
+def lose_node(api: Api, node: Object, since: datetime) -> None:
+    """Write what the node lifecycle controller writes of a node that has not answered `since` then (markNodeAsNotReady, after 50 seconds).
 
-    What the node lifecycle controller writes once the lease is old (markNodeAsNotReady, after 50 seconds) is written at once; taints, and
-    the deletion of its pods after five minutes, are left to that controller.
+    Its kubelet is to be held. Taints, and the deletion of its pods after five minutes, are left to that controller.
     """
-    node = _last_node(api)
-    path, now = api.path_of(node), datetime.now(UTC)
-    api.patch(path, {"metadata": {"annotations": {HOLD: "true"}}})
     unknown = {
         "status": "Unknown",
         "reason": "NodeStatusUnknown",
         "message": "Kubelet stopped posting node status.",
-        "lastHeartbeatTime": stamp(now, -720),
-        "lastTransitionTime": stamp(now, -660),
+        "lastHeartbeatTime": stamp(since, 0),
+        "lastTransitionTime": stamp(since, 50),
     }
     conditions = [{**condition, **unknown} for condition in node["status"]["conditions"]]
-    api.patch(path, {"status": {"conditions": conditions}}, subresource="status")
+    api.patch(api.path_of(node), {"status": {"conditions": conditions}}, subresource="status")
     _say_ready(api, node, "False")
 
 
@@ -363,18 +401,18 @@ def _say_ready(api: Api, node: Object, status: str) -> None:
         api.patch(api.path_of(pod), {"status": {"conditions": conditions}}, subresource="status")
 
 
-def _restore_node(api: Api, node: Object, deadline: float) -> bool:
+def _restore_node(api: Api, node: Object, deadline: float, *, lost: bool) -> bool:
     path, annotations = api.path_of(node), node["metadata"].get("annotations", {})
-    if BEFORE not in annotations:
-        return False
-    note = json.loads(annotations[BEFORE])
-    kept = [taint for taint in node["spec"].get("taints", []) if taint["key"] not in note["taints"]]
-    spec: Object = {"taints": kept} | ({"unschedulable": None} if note["cordon"] else {})
-    api.patch(path, {"metadata": {"annotations": {BEFORE: None, HOLD: None}, "labels": dict.fromkeys(note["labels"])}, "spec": spec})
-    if annotations.get(HOLD) == "true":
+    if BEFORE in annotations:
+        note = json.loads(annotations[BEFORE])
+        kept = [taint for taint in node["spec"].get("taints", []) if taint["key"] not in note["taints"]]
+        spec: Object = {"taints": kept} | ({"unschedulable": None} if note["cordon"] else {})
+        api.patch(path, {"metadata": {"annotations": {BEFORE: None, HOLD: None}, "labels": dict.fromkeys(note["labels"])}, "spec": spec})
+    if lost or annotations.get(HOLD) == "true":
         _poll(lambda: _is_ready(api.get(path)), deadline, f"{node['metadata']['name']} answers again")
         _say_ready(api, node, "True")
-    return True
+        return True
+    return BEFORE in annotations
 
 
 def _is_ready(obj: Object) -> bool:

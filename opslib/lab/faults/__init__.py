@@ -207,8 +207,8 @@ def parse(text: str, file: str) -> Fault:
 # --- whole objects from short ones -----------------------------------------------------------------------------------------------------
 
 
-def complete(manifest: Object, fault: Fault, namespace: str) -> Object:
-    """A whole object from a fault's manifest: apiVersion by kind, namespace, labels, selector, and the hold on pods that are played.
+def complete(manifest: Object, fault: Fault, namespace: str, *, hold: bool = True) -> Object:
+    """A whole object from a fault's manifest: apiVersion by kind, namespace, labels, selector, with `hold` that on pods, too.
 
     A pod is held from the lab's kubelet where a rule of `fault.pods` will take it.
     """
@@ -223,13 +223,13 @@ def complete(manifest: Object, fault: Fault, namespace: str) -> Object:
         metadata.setdefault("labels", {}).setdefault(LABEL, fault.name)
     app = metadata["name"]
     if kind == "Pod":
-        complete_pod(obj, app, fault)
+        complete_pod(obj, app, fault, hold=hold)
     elif kind == "CronJob":
         job = obj["spec"]["jobTemplate"]["spec"]
-        complete_pod(job["template"], app, fault)
+        complete_pod(job["template"], app, fault, hold=hold)
     elif kind in ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job"):
         template = obj["spec"]["template"]
-        complete_pod(template, app, fault)
+        complete_pod(template, app, fault, hold=hold)
         if kind != "Job":
             obj["spec"].setdefault("selector", {"matchLabels": {"app": template["metadata"]["labels"]["app"]}})
         if kind == "StatefulSet":
@@ -237,16 +237,29 @@ def complete(manifest: Object, fault: Fault, namespace: str) -> Object:
     return obj
 
 
-def complete_pod(pod: Object, app: str, fault: Fault) -> None:
+def complete_pod(pod: Object, app: str, fault: Fault, *, hold: bool) -> None:
     """Labels of a pod or pod template, and the hold where a rule will take it."""
     metadata = pod.setdefault("metadata", {})
     labels = metadata.setdefault("labels", {})
     labels.setdefault("app", app)
     labels.setdefault(LABEL, fault.name)
     rules = [rule for rule in fault.pods if labels_of(rule).items() <= labels.items()]
-    if rules:
+    if rules and hold:
         stuck = any(rule.deleted_grace_seconds is not None for rule in rules)
         metadata.setdefault("annotations", {})[HOLD] = "forever" if stuck else "true"
+
+
+def holds_of(fault: Fault, namespace: str) -> list[Object]:
+    """What the lab's kubelet leaves alone while a fault lasts, as rules of `opslib.lab.holds`."""
+    return [
+        {
+            "by": fault.name,
+            "namespace": rule.namespace or namespace,
+            "labels": labels_of(rule),
+            "forever": rule.deleted_grace_seconds is not None,
+        }
+        for rule in fault.pods
+    ]
 
 
 def labels_of(rule: PodPlay) -> dict[str, str]:

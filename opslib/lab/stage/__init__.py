@@ -1,19 +1,33 @@
-"""The stage: the world of now, and who has to know when it becomes another one.
+"""The stage: the world of now, what is broken in it, and who has to know when it becomes another one.
 
-It lives in the supervisor. Other processes of the lab read it from ``<folder>/data/world.json``, which is always whole:
-``{"world": World.document(), "handover": Unix seconds}``.
+It lives in the supervisor. Other processes of the lab read the world from ``<folder>/data/world.json``, which is always whole:
+``{"world": World.document(), "handover": Unix seconds}``. `opslib.lab.stage.control` has what the command line asks it.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from opslib.errors import InputError, OpsError
 from opslib.lab.world.model import World
+from opslib.messages import _
+
+if TYPE_CHECKING:
+    from opslib.lab.api import Api
+    from opslib.lab.informer import Informer
+    from opslib.lab.kubelet import Kubelet
+    from opslib.lab.world.scenarios import Asked, Scenario, Silence
 
 Listener = Callable[[World], None]
+_ASKED_EVERY = 3.0
+_ROLLOUT_SECONDS = 10.0
 
 
 def read(folder: Path) -> tuple[World, float] | None:
@@ -23,6 +37,35 @@ def read(folder: Path) -> tuple[World, float] | None:
     except FileNotFoundError:
         return None
     return World.of(content["world"]), content["handover"]
+
+
+@dataclass
+class Broken:
+    """A scenario or a fault that is, or was, on stage. Times are Unix seconds.
+
+    Parameters
+    ----------
+    began
+        When its timeline began.
+    acted
+        When it was put on stage.
+    faults
+        For each step of its timeline the place of its fault in the world's; -1 for what is none.
+    due
+        Steps that are still to come.
+    ended
+        When an accepted end was reached, and which.
+    """
+
+    name: str
+    kind: str
+    began: float
+    acted: float
+    faults: list[int] = field(default_factory=list)
+    due: list[int] = field(default_factory=list)
+    silences: list[str] = field(default_factory=list)
+    ended: float | None = None
+    end: int | None = None
 
 
 class Stage:
@@ -37,11 +80,23 @@ class Stage:
     """
 
     def __init__(self, folder: Path, world: World, handover: float) -> None:
+        self.folder = folder
         self._file = folder / "data" / "world.json"
         self._lock = threading.RLock()
         self._listeners: list[Listener] = []
         self._world, self._handover = world, handover
+        self._acting = threading.Lock()  # one acts at a time
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._api: Api | None = None
+        self._kubelet: Kubelet | None = None
+        self._addresses: Mapping[str, str] = {}
+        self._ask_aws: Callable[[Asked], Any] = lambda asked: None
+        self._informers: dict[tuple[str, str, str], Informer] = {}
+        self._broken = [Broken(**one) for one in _document(folder / "data" / "broken.json", [])]
         self._write()
+
+    # --- the world ---
 
     @property
     def world(self) -> World:
@@ -72,7 +127,315 @@ class Stage:
             listener(world)
 
     def _write(self) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._file.with_suffix(".json.new")
-        temporary.write_text(json.dumps({"world": self._world.document(), "handover": self._handover}) + "\n", "utf-8")
-        temporary.replace(self._file)
+        content = {"world": self._world.document(), "handover": self._handover}
+        _put(self._file, content)
+
+    # --- breaking ---
+
+    def start(self, api: Api, kubelet: Kubelet, addresses: Mapping[str, str], ask_aws: Callable[[Asked], Any] | None = None) -> None:
+        """Begin to act on a cluster.
+
+        Parameters
+        ----------
+        addresses
+            Of the lab's servers, by part.
+        ask_aws
+            Asks the AWS account what a condition of a scenario asks.
+        """
+        self._api, self._kubelet, self._addresses = api, kubelet, addresses
+        self._ask_aws = ask_aws or self._ask_aws
+        threading.Thread(target=self._run, name="stage", daemon=True).start()
+
+    def close(self) -> None:
+        """Act no longer."""
+        self._stop.set()
+        self._wake.set()
+        for informer in self._informers.values():
+            informer.close()
+
+    @property
+    def broken(self) -> list[Broken]:
+        """What was broken since the last reset, the first one first."""
+        with self._lock:
+            return [replace(one) for one in self._broken]
+
+    def play(self, name: str, ago: float | None = None) -> Broken:
+        """Break the lab with a scenario, as if it had begun `ago` seconds ago (None: as long as its file says).
+
+        Raises
+        ------
+        InputError
+            There is no such scenario, or it is on already.
+        OpsError
+            The API server refused.
+        """
+        from opslib.lab.world import scenarios
+
+        scenario = scenarios.load(name)
+        with self._acting:
+            if any(one.name == name and one.ended is None for one in self._broken):
+                raise InputError(_("{name} is on already", name=name), _("Take it back first"), "opslib lab reset")
+            now = time.time()
+            began = now - (scenario.seen_after if ago is None else ago)
+            with self._lock:
+                first = len(self._world.faults)
+                broken = scenario.broken(self._world, began)
+            places = iter(range(first, len(broken.faults)))
+            faults = [next(places) if step.fault else -1 for step in scenario.timeline]
+            one = Broken(name, "scenario", began, now, faults, list(range(len(scenario.timeline))))
+            with self._lock:
+                self._broken.append(one)
+            self._step(one, scenario, broken, now)
+            self._keep()
+            if len(broken.faults) > first:
+                self._wait_for_rollouts(broken, first)
+                self.become(broken, time.time())
+        self._wake.set()
+        return replace(one)
+
+    def _wait_for_rollouts(self, world: World, first: int) -> None:
+        """Until the pods of a release are there, whose names the past is to have; not for long."""
+        from opslib.lab.stage import acts
+
+        changed = [timed for timed in world.faults[first:] if timed.fault.kind in acts.ROLLED_OUT and timed.start <= time.time()]
+        services = [world.services[world.places[timed.service]] for timed in changed]
+        deadline = time.monotonic() + _ROLLOUT_SECONDS
+        while not all(acts.rolled_out(self._cluster, service) for service in services) and time.monotonic() < deadline:
+            self._stop.wait(0.1)
+
+    def fault(self, name: str, namespace: str | None = None) -> Broken:
+        """Break the cluster with a fault that the player plays.
+
+        Raises
+        ------
+        InputError
+            There is no such fault.
+        OpsError
+            The API server refused, or pods did not appear in time.
+        """
+        from opslib.lab import player
+
+        with self._acting:
+            player.apply_fault(self._cluster.api, name, namespace, logs=self.folder / "logs")
+            now = time.time()
+            one = Broken(name, "fault", now, now)
+            with self._lock:
+                self._broken.append(one)
+            self._keep()
+        return replace(one)
+
+    def reset(self) -> int:
+        """Take back everything; how many objects were deleted or put back.
+
+        Raises
+        ------
+        OpsError
+            The API server refused, or pods or nodes did not get well in time.
+        """
+        from opslib.lab import player
+        from opslib.lab.stage import resetting
+
+        with self._acting:
+            cluster, before = self._cluster, self.world
+            for informer in self._informers.values():
+                informer.close()
+            self._informers.clear()
+            self._lift([silence for one in self._broken for silence in one.silences])
+            resetting.nodes(cluster, before)
+            if self._kubelet is not None:
+                self._kubelet.look_again()
+            count = player.reset(cluster.api, logs=self.folder / "logs")
+            count += resetting.leftovers(cluster, before)
+            if self._kubelet is not None:
+                self._kubelet.look_again()
+            with self._lock:
+                self._broken = []
+            self._keep()
+            if before.faults:
+                self.become(replace(before, faults=()), time.time())
+        return count
+
+    @property
+    def _cluster(self) -> Any:
+        from opslib.lab.stage.acts import Cluster
+
+        if self._api is None:
+            raise OpsError(
+                _("The lab has no cluster to break, or it is not up yet"), _("See which of its servers answer"), "opslib lab status"
+            )
+        return Cluster(self._api, self.folder)
+
+    def _keep(self) -> None:
+        with self._lock:
+            _put(self.folder / "data" / "broken.json", [asdict(one) for one in self._broken])
+
+    # --- while it is on ---
+
+    def _run(self) -> None:
+        """Do what is due, and see what has ended: whenever something that matters has changed, or its time has come."""
+        while not self._stop.is_set():
+            wake = float("inf")
+            try:
+                with self._acting:
+                    for one in self._broken:
+                        if one.kind == "scenario" and one.ended is None:
+                            wake = min(wake, self._go_on(one))
+            except (OpsError, OSError) as error:  # the API server is away for a moment, or an object went meanwhile: once more
+                sys.stderr.write(f"stage: {error}\n")
+                wake = time.time() + 1
+            self._wake.wait(max(0.05, min(wake - time.time(), 3600)))
+            self._wake.clear()
+            self._stop.wait(0.05)  # changes come in flocks
+
+    def _go_on(self, one: Broken) -> float:
+        """Do what is due of a scenario, and see whether it has ended; when to look again at the latest, in Unix seconds."""
+        from opslib.lab.stage import acts, ends
+        from opslib.lab.world import scenarios
+
+        scenario, cluster, now = scenarios.load(one.name), self._cluster, time.time()
+        wake = self._step(one, scenario, self.world, now)
+        for place in one.faults:
+            if place < 0:
+                continue
+            timed = self.world.faults[place]
+            if timed.start <= now < timed.end:
+                if ends.by_nature(cluster, self.world, timed, one.acted):
+                    self._end_fault(place, now)
+                else:
+                    wake = min(wake, acts.show(cluster, self.world, timed, now, self.handover))
+            elif now < timed.start:
+                wake = min(wake, timed.start)
+            if now < timed.end < float("inf"):
+                wake = min(wake, timed.end)
+        self._watch(one, scenario)
+        if one.due:
+            return wake
+        for number, end in enumerate(scenario.accepted):
+            if not ends.reached(cluster, end, self._ask):
+                continue
+            places = [one.faults[step] for step in end.ends]
+            for place in places:
+                timed = self.world.faults[place]
+                if now < timed.end and ends.by_nature(cluster, self.world, timed, one.acted) is None:
+                    self._end_fault(place, now)
+            if all(self.world.faults[place].end <= now for place in places):
+                one.ended, one.end = now, number
+                cluster.holds.drop("lesson")
+                if self._kubelet is not None:
+                    self._kubelet.look_again()
+                self._keep()
+                return float("inf")
+        if any(end.asked for end in scenario.accepted):
+            wake = min(wake, now + _ASKED_EVERY)
+        return wake
+
+    def _step(self, one: Broken, scenario: Scenario, world: World, now: float) -> float:
+        """Take the steps of a scenario that are due; when the next one is. `world` is the one in which it happens."""
+        from opslib.lab import player
+        from opslib.lab.stage import acts
+
+        for number in list(one.due):
+            step = scenario.timeline[number]
+            if one.began + step.after > now:
+                continue
+            if step.fault:
+                timed = world.faults[one.faults[number]]
+                if now < timed.end:
+                    acts.begin(self._cluster, world, timed, now)
+            elif step.play is not None:
+                player.apply_fault(self._cluster.api, step.played("lesson"), logs=self.folder / "logs")
+            elif step.patch:
+                self._cluster.patch(step.patch.object, step.patch.merge, by=step.patch.by, version=step.patch.api)
+            elif step.silence:
+                one.silences.append(self._silence(step.silence, one.began + step.after))
+            for obj in step.apply:
+                self._cluster.apply(obj, by="kubectl-client-side-apply")
+            one.due.remove(number)
+        return min((one.began + scenario.timeline[number].after for number in one.due), default=float("inf"))
+
+    def _end_fault(self, place: int, now: float) -> None:
+        from opslib.lab.stage import acts
+
+        timed = self.world.faults[place]
+        self.become(self.world.ended(place, now))
+        acts.ended(self._cluster, self.world, timed)
+        if self._kubelet is not None:
+            self._kubelet.look_again()
+
+    def _watch(self, one: Broken, scenario: Scenario) -> None:
+        """See that changes of what may end a scenario are noticed."""
+        from opslib.lab.informer import Informer
+        from opslib.lab.stage import ends
+
+        api, cluster = self._api, self._cluster
+        if api is None:
+            return
+        services = {self.world.faults[place].service for place in one.faults if place >= 0} - {""}
+        for kind, namespace, name in ends.watched(scenario.accepted, [self.world.services[self.world.places[each]] for each in services]):
+            if (kind, namespace, name) in self._informers:
+                continue
+            plain, _space, version = kind.partition(" ")
+            path = cluster.path("/".join(part for part in (plain, namespace, name or "-") if part), version).rpartition("/")[0]
+            fields = f"metadata.name={name}" if name else ""
+            informer = Informer(api, path, lambda event, obj: self._wake.set(), fields=fields)
+            self._informers[kind, namespace, name] = informer
+            informer.start()
+
+    # --- other systems ---
+
+    def _ask(self, asked: Asked) -> Any:
+        """What another system answers; None where it does not."""
+        import urllib3
+
+        if asked.part == "aws":
+            return self._ask_aws(asked)
+        try:
+            answer = urllib3.request("GET", self._addresses[asked.part] + asked.get, timeout=3, retries=False)
+        except (KeyError, urllib3.exceptions.HTTPError):
+            return None
+        return answer.json() if answer.status == 200 else None
+
+    def _silence(self, silence: Silence, start: float) -> str:
+        """Make a silence; its id, empty where the lab has no Alertmanager."""
+        import urllib3
+
+        from opslib.lab.world.changes import iso
+
+        if "alertmanager" not in self._addresses:
+            return ""
+        matchers = [
+            {"name": name, "value": value.removeprefix("=~"), "isRegex": value.startswith("=~"), "isEqual": True}
+            for name, value in silence.matchers.items()
+        ]
+        body = {
+            "matchers": matchers,
+            "startsAt": iso(start),
+            "endsAt": iso(time.time() + silence.hours * 3600),
+            "createdBy": silence.by,
+            "comment": silence.comment,
+        }
+        answer = urllib3.request("POST", self._addresses["alertmanager"] + "/api/v2/silences", json=body, timeout=5)
+        if answer.status != 200:
+            raise OpsError(_("Alertmanager refused a silence: {reason}", reason=answer.data.decode("utf-8", "replace")[:200]))
+        return str(answer.json()["silenceID"])
+
+    def _lift(self, silences: list[str]) -> None:
+        import urllib3
+
+        for silence in filter(None, silences):
+            urllib3.request("DELETE", f"{self._addresses['alertmanager']}/api/v2/silence/{silence}", timeout=5)
+
+
+def _document(path: Path, default: Any) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return default
+
+
+def _put(path: Path, content: Any) -> None:
+    """Write a file whole: whoever reads it sees the old or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".json.new")
+    temporary.write_text(json.dumps(content) + "\n", "utf-8")
+    temporary.replace(path)

@@ -178,6 +178,14 @@ class Pods:
         return noise.keys(self.world.seed, "memory", rows=[pod.name for pod in self.listed])
 
 
+def observed(world: World, service: int, name: str, started: float, ordinal: int = 0, node: int = 0) -> Pod:
+    """A pod of this name that began at a time in Unix seconds, as the world has it from then on: its kills for its memory, its limits."""
+    pod = _pod(world, service, name, node, ordinal, started)
+    _lose(world, pod)
+    _leak(world, pod)
+    return pod
+
+
 def _pods_of(world: World, number: int, service: Service) -> list[Pod]:
     if service.kind == "DaemonSet":
         return [
