@@ -98,13 +98,19 @@ def random_names(objects: Iterable[Object]) -> dict[str, str]:
 
 
 def facts(api: Api, *, labels: str, namespace: str) -> dict[str, Any]:
-    """Everything with these labels that controllers made or wrote to, and the events about it."""
+    """Everything with these labels that controllers made or wrote to, and the events about it.
+
+    Without labels it is everything of the namespace; volumes, which have none, are its own where their names begin with it.
+    """
     objects = []
     for path in KINDS:
         collection = path.rpartition("/")
         if collection[2] != "persistentvolumes":
             path = f"{collection[0]}/namespaces/{namespace}/{collection[2]}"
-        objects += api.list(path, labels=labels)
+        found = api.list(path, labels=labels)
+        if collection[2] == "persistentvolumes" and not labels:
+            found = [one for one in found if one["metadata"]["name"].startswith(f"{namespace}-")]
+        objects += found
     names = random_names(objects)
     seen = Counter(json.dumps(settled(obj, names), sort_keys=True) for obj in objects)
     return {"objects": seen, "events": events(api, objects, names, namespace)}

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.compare, pytest.mark.timeout(300)]
 _SECONDS = 60
 _AT_A_TIME = 5
 LABELS = {"app": "web"}
+_ONE_BY_ONE = {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}  # else the steps depend on which pods are ready together
 
 
 class Place:
@@ -89,7 +90,15 @@ def compare(engines: Engines, scenario: Scenario) -> None:
         if time.monotonic() > deadline:
             pytest.fail(found, pytrace=False)
         time.sleep(0.3)
-    on_both(engines, lambda engine: engine.api.delete(f"/api/v1/namespaces/{namespace}"))
+    on_both(engines, lambda engine: clear(engine, namespace))
+
+
+def clear(engine: Engine, namespace: str) -> None:
+    """Delete what the scenario made; nobody waits until it is gone."""
+    engine.api.delete(f"/api/v1/namespaces/{namespace}")
+    for volume in engine.api.list("/api/v1/persistentvolumes"):
+        if volume["metadata"]["name"].startswith(f"{namespace}-"):
+            engine.api.delete(engine.api.path_of(volume))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +135,7 @@ def rolled_out(place: Place, kind: str = "deployment") -> None:
 
 
 def rolling(place: Place) -> None:
-    place.make("Deployment", "web", workload(2, strategy={"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}))
+    place.make("Deployment", "web", workload(2, strategy=_ONE_BY_ONE))
     rolled_out(place)
     place.kubectl("set", "image", "deployment/web", "web=web:2")
     rolled_out(place)
@@ -152,12 +161,12 @@ def recreate(place: Place) -> None:
 
 
 def paused(place: Place) -> None:
-    place.make("Deployment", "web", workload(2))
+    place.make("Deployment", "web", workload(2, strategy=_ONE_BY_ONE))
     rolled_out(place)
     place.kubectl("rollout", "pause", "deployment/web")
     place.kubectl("set", "image", "deployment/web", "web=web:2")
-    place.kubectl("scale", "deployment/web", "--replicas=4")
-    place.until(lambda: place.get("deployments", "web")["status"].get("readyReplicas") == 4, "scaled while paused")
+    place.kubectl("scale", "deployment/web", "--replicas=3")
+    place.until(lambda: place.get("deployments", "web")["status"].get("readyReplicas") == 3, "scaled while paused")
     place.kubectl("rollout", "resume", "deployment/web")
     rolled_out(place)
 
