@@ -14,10 +14,12 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote_plus
 
+import numpy as np
+
 from opslib.lab.prometheus import numbers, printer, templates
 from opslib.lab.prometheus.evaluate import Engine
 from opslib.lab.prometheus.parse import QueryError, duration, kind, parse
-from opslib.lab.prometheus.store import Labels, Scrape, labels_of
+from opslib.lab.prometheus.store import Floats, Labels, Scrape, absent, labels_of
 from opslib.lab.prometheus.vectors import Vector
 
 _RESOLVED_RETENTION = 15 * 60
@@ -171,6 +173,57 @@ class Rules:
                     sent += self._evaluate(group, now)
             return sent
 
+    def remember(self, start: float, end: float, step: float) -> None:
+        """Let the rules have been evaluated from `start` to `end` (Unix seconds), every `step` seconds: for a past that was given whole.
+
+        What they gave then is appended, and alerts that last at the end are as old as their conditions are. The store has to have no
+        results of these rules in that time.
+        """
+        first, last, distance = round(start * 1000), round(end * 1000), round(step * 1000)
+        with self._lock:
+            for group in self.groups:
+                for rule in group.rules:
+                    try:
+                        result = self.engine.query_range(rule.query, first, last, distance)
+                    except QueryError:
+                        continue  # it fails in the present too, which is told there
+                    if not result.value.labels:
+                        continue
+                    if rule.alerting:
+                        self._remember_alerts(rule, result.times / 1000, result.value)
+                    else:
+                        labels = [{**dict(one), "__name__": rule.name, **rule.labels} for one in result.value.labels]
+                        values = np.where(result.value.present, result.value.values, absent(result.value.values.shape))
+                        self.engine.store.load(labels, result.times, values)
+                group.evaluated = 0
+
+    def _remember_alerts(self, rule: Rule, times: Floats, vector: Vector) -> None:
+        numbers_ = np.arange(len(times))
+        labels: list[dict[str, str]] = []
+        columns: list[Floats] = []
+        for row, series in enumerate(vector.labels):
+            present = vector.present[row]
+            began = np.maximum.accumulate(np.where(present & ~np.append(False, present[:-1]), numbers_, 0))
+            active_at = times[began]
+            firing = present & (times - active_at >= rule.hold)
+            last = int(np.flatnonzero(present)[-1])
+            alert = self._alert(rule, series, float(vector.values[row, last]), float(times[last]))
+            alert.active_at = float(active_at[last])
+            if present[-1]:
+                if firing[-1]:
+                    alert.state, alert.fired_at = "firing", alert.active_at + rule.hold
+                known = rule.alerts.get(alert.labels)
+                if known is None or known.state == "inactive" or known.active_at > alert.active_at:
+                    rule.alerts[alert.labels] = alert
+            own = {**rule.labels, **dict(alert.labels), "alertname": rule.name}
+            for state, there in (("pending", present & ~firing), ("firing", firing)):
+                if there.any():
+                    labels.append({**own, "__name__": "ALERTS", "alertstate": state})
+                    columns.append(np.where(there, 1.0, absent(times.shape)))
+            labels.append({**own, "__name__": "ALERTS_FOR_STATE"})
+            columns.append(np.where(present, np.floor(active_at), absent(times.shape)))
+        self.engine.store.load(labels, np.round(times * 1000).astype(np.int64), np.stack(columns))
+
     def due(self, now: float) -> float:
         """Seconds until a group is due."""
         with self._lock:
@@ -252,26 +305,30 @@ class Rules:
         return samples
 
     def _raised(self, rule: Rule, now: float) -> dict[Labels, Alert]:
+        raised: dict[Labels, Alert] = {}
+        for labels, value in self._vector(rule.query, now):
+            alert = self._alert(rule, labels, value, now)
+            if alert.labels in raised:
+                raise QueryError("vector contains metrics with the same labelset after applying alert labels")
+            raised[alert.labels] = alert
+        return raised
+
+    def _alert(self, rule: Rule, labels: Labels, value: float, now: float) -> Alert:
+        """The alert of a series that a rule's expression gives at a time."""
+        given = dict(labels)
+
         def query(text: str) -> list[templates.Sample]:
             try:
                 return [templates.Sample(dict(labels), value) for labels, value in self._vector(text, now)]
             except QueryError as error:
                 raise templates.TemplateError(f"error calling query: {error}") from error
 
-        raised: dict[Labels, Alert] = {}
-        for labels, value in self._vector(rule.query, now):
-            given = dict(labels)
+        def expand(text: str) -> str:
+            return templates.expand(text, given, value, query=query, now=now, external_url=self.external_url)
 
-            def expand(text: str, given: dict[str, str] = given, value: float = value) -> str:
-                return templates.expand(text, given, value, query=query, now=now, external_url=self.external_url)
-
-            own = {name: text for name, text in given.items() if name != "__name__"}
-            own |= {name: expand(text) for name, text in rule.labels.items()} | {"alertname": rule.name}
-            result = labels_of(own)
-            if result in raised:
-                raise QueryError("vector contains metrics with the same labelset after applying alert labels")
-            raised[result] = Alert(result, {name: expand(text) for name, text in rule.annotations.items()}, value, now)
-        return raised
+        own = {name: text for name, text in given.items() if name != "__name__"}
+        own |= {name: expand(text) for name, text in rule.labels.items()} | {"alertname": rule.name}
+        return Alert(labels_of(own), {name: expand(text) for name, text in rule.annotations.items()}, value, now)
 
     def _kept(self, rule: Rule, alert: Alert, now: float) -> bool:
         """Whether an alert without a series goes on; where it does not, it is over."""

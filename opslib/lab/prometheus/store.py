@@ -289,6 +289,25 @@ class Recorded:
         """See `Group.span`."""
         return int(self._spans[row, 0]), int(self._spans[row, 1])
 
+    def erase(self, start: int, end: int) -> None:
+        """Drop the samples from `start` to `end`, both included."""
+        chunks = []
+        for chunk in self._chunks:
+            outside = (chunk.times < start) | (chunk.times > end)
+            if outside.all():
+                chunks.append(chunk)
+            elif outside.any():
+                values = chunk.values(np.arange(len(chunk.kind)), slice(None))
+                chunks.append(_Chunk.pack(chunk.times[outside], np.ascontiguousarray(values[:, outside])))
+        self._chunks = chunks
+        times = self._times[: self._length]
+        left = np.flatnonzero((times < start) | (times > end))
+        values = self._values[:, left].copy()
+        self._times[: len(left)] = times[left]
+        self._values[:, : self._length] = absent((len(self._values), self._length))
+        self._values[:, : len(left)] = values
+        self._length = len(left)
+
     def forget(self, before: int) -> None:
         """Drop chunks that ended before a time."""
         self._chunks = [chunk for chunk in self._chunks if chunk.times[-1] >= before]
@@ -296,6 +315,10 @@ class Recorded:
 
 def _columns(times: Integers, start: int, end: int) -> slice:
     return slice(int(np.searchsorted(times, start)), int(np.searchsorted(times, end, side="right")))
+
+
+_NOTHING = Computed([], lambda rows, times: absent((len(rows), len(times))), start=0, step=1, end=lambda: 0)
+"""What stands in the place of a group that was taken away."""
 
 
 class Store:
@@ -319,12 +342,30 @@ class Store:
 
     # --- writing ---
 
-    def add(self, group: Computed) -> None:
+    def add(self, *groups: Computed) -> None:
         """Add series that are computed."""
         with self.lock:
-            self._groups.append(group)
-            for row, labels in enumerate(group.labels):
-                self._place(labels, len(self._groups) - 1, row)
+            for group in groups:
+                self._groups.append(group)
+                for row, labels in enumerate(group.labels):
+                    self._place(labels, len(self._groups) - 1, row)
+
+    def remove(self, groups: Sequence[Computed]) -> None:
+        """Take series that are computed away again."""
+        with self.lock:
+            gone = {number for number, group in enumerate(self._groups) if any(group is one for one in groups)}
+            for number in gone:
+                self._groups[number] = _NOTHING
+            if gone:
+                for places in self._places:
+                    places[:] = [place for place in places if place[0] not in gone]
+
+    def erase(self, start: int, end: int, keep: Callable[[Labels], bool] = lambda labels: False) -> None:
+        """Forget what was recorded from `start` to `end`, both included, in milliseconds; not of targets with a series to `keep`."""
+        with self.lock:
+            for group in self._groups:
+                if isinstance(group, Recorded) and not any(keep(labels) for labels in group.labels):
+                    group.erase(start, end)
 
     def load(self, labels: Sequence[Mapping[str, str]], times: Iterable[int], values: npt.ArrayLike) -> None:
         """Add whole histories: times in milliseconds, values of shape (series, times), of which NaN is a value like another."""

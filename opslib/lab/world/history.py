@@ -65,6 +65,7 @@ class History:
     requests                requests served                           services
     own_failures            failed by itself                          services
     called_failures         failed for what it calls                  services
+    unserved                met no pod that was ready                 services
     seconds                 seconds spent in requests                 services
     cores                   CPU seconds                               services
     throttled               share of CFS periods throttled            services
@@ -85,10 +86,33 @@ class History:
             (caller, world.places[call.to], call) for caller, service in enumerate(world.services) for call in service.calls
         ]
         self._order = ordered(world.services)
+        self.serving = np.array([service.replicas or len(world.nodes) for service in world.services], np.float64)[:, None]
+        """How many pods serve, of shape (services, 1)."""
         self._days: OrderedDict[tuple[str, int], dict[str, Floats]] = OrderedDict()
         self._sums: OrderedDict[tuple[str, int], Floats] = OrderedDict()
         self._before: dict[str, list[Floats]] = {}
         self._lock = threading.RLock()
+
+    @property
+    def gone(self) -> npt.NDArray[np.bool_]:
+        """Services that no pod serves, of shape (services, 1)."""
+        return np.asarray(self.serving == 0)
+
+    def resume(self, other: History, since: float) -> None:
+        """Take over what the history of another world has computed of the days before `since`, up to which the two are the same."""
+        if (self.world.seed, self.world.start, self.world.services) != (other.world.seed, other.world.start, other.world.services):
+            return
+        day = int(max(0.0, min(since, self.world.end + DAY) - self.world.start - SLOT) // DAY)
+        with self._lock, other._lock:  # which node a pod is on may differ
+            self._days.update((key, values) for key, values in other._days.items() if key[1] < day and key[0] != "node_cores")
+            self._sums.update((key, values) for key, values in other._sums.items() if key[1] < day and key[0] != "node_cores")
+            self._before.update((name, before[: day + 1]) for name, before in other._before.items() if name != "node_cores")
+
+    def forget(self) -> None:
+        """Give the memory of what was computed back; where each day begins is kept."""
+        with self._lock:
+            self._days.clear()
+            self._sums.clear()
 
     # --- asking ---
 
@@ -167,21 +191,25 @@ class History:
             return sums
 
     def _computed(self, group: str, day: int, times: Floats) -> dict[str, Floats]:
+        if group == "services":
+            return self._services(times)
+        self._day(day, "requests")
+        return self._derived(group, self._days["services", day], times)
+
+    def _derived(self, group: str, rates: dict[str, Floats], times: Floats) -> dict[str, Floats]:
+        """What follows from the services' rates alone."""
         bounds = np.array(BOUNDS)[None, :, None]
         if group == "buckets":
-            shares = below(bounds, self._day(day, "latency")[:, None, :])
-            return {group: (shares * self._day(day, "requests")[:, None, :]).reshape(-1, SLOTS)}
+            shares = below(bounds, rates["latency"][:, None, :])
+            return {group: (shares * rates["requests"][:, None, :]).reshape(-1, len(times))}
         if group == "edge_buckets":
             callees = np.array([callee for _caller, callee, _call in self.edges])
-            shares = below(bounds, self._day(day, "latency")[callees][:, None, :])
-            return {group: (shares * self._day(day, "edge_requests")[:, None, :]).reshape(-1, SLOTS)}
-        if group == "node_cores":
-            return {group: self._of_nodes(day, times)}
-        return self._services(times)
+            shares = below(bounds, rates["latency"][callees][:, None, :])
+            return {group: (shares * rates["edge_requests"][:, None, :]).reshape(-1, len(times))}
+        return {group: self._of_nodes(rates["cores"], times)}
 
-    def _of_nodes(self, day: int, times: Floats) -> Floats:
-        cores = self._day(day, "cores")
-        result = np.zeros((len(self.world.nodes), SLOTS))
+    def _of_nodes(self, cores: Floats, times: Floats) -> Floats:
+        result = np.zeros((len(self.world.nodes), len(times)))
         for pod in self.world.pods.listed:
             first, last = np.searchsorted(times, (pod.started, min(pod.ended, pod.gap[0])))
             result[pod.node, first:last] += pod.share * cores[pod.service, first:last]
@@ -217,6 +245,8 @@ class History:
                 edge_requests[number] = requests[caller] * call.per_request * (1 + 0.4 * chance[count + number])
                 requests[callee] += edge_requests[number]
 
+        unserved = requests * self.gone
+        requests -= unserved
         cores, throttled, load, slower = self._cpu(requests, effects)
         errors = np.zeros_like(requests)
         own = np.zeros_like(requests)
@@ -238,7 +268,7 @@ class History:
                 passed *= 1 - often * call.critical * failed
                 if call.critical > 0:
                     wait += call.per_request * np.minimum(seen, call.timeout_seconds)
-            errors[caller] = 1 - (1 - own[caller]) * passed
+            errors[caller] = np.where(self.gone[caller], 1.0, 1 - (1 - own[caller]) * passed)
             latency[caller] = (
                 world.services[caller].latency_seconds * effects.latency[caller] * slower[caller] * (1 + 0.5 * chance[caller]) + wait
             )
@@ -247,6 +277,7 @@ class History:
             "requests": requests,
             "own_failures": requests * own,
             "called_failures": requests * (errors - own),
+            "unserved": unserved,
             "seconds": requests * latency * MEAN,
             "cores": cores,
             "throttled": throttled,
@@ -261,7 +292,7 @@ class History:
     def _cpu(self, requests: Floats, effects: _Effects) -> tuple[Floats, Floats, Floats, Floats]:
         """CPU used, share of periods throttled, CPU wanted over the limit, and how much longer requests take for it."""
         services = self.world.services
-        pods = np.array([service.replicas or len(self.world.nodes) for service in services])[:, None]
+        pods = np.maximum(self.serving, 1)
         idle = np.array([service.idle_cores for service in services])[:, None]
         each = np.array([service.cpu_seconds for service in services])[:, None]
         wanted = (idle + requests * each / pods) * effects.cpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +26,8 @@ TOLERATION_SECONDS = 300.0
 _STARTUP = {"jvm": 24.0, "python": 9.0, "node": 6.0}
 _MEMORY_SHARE = {"jvm": 0.62, "python": 0.5, "node": 0.48, "go": 0.34, "postgres": 0.55, "redis": 0.4, "kafka": 0.6, "opensearch": 0.65}
 _MOST_KILLS = 300
+_RANGES = (64, 128, 192)  # the third number of the addresses that a zone's pods begin with
+_RANGE = 64 * 256
 
 
 @dataclass(slots=True)
@@ -67,6 +70,8 @@ class Pod:
     cores_limit: float | None = None
     memory_share: float = 0.5
     leak: tuple[float, float, float] = (math.inf, math.inf, 0.0)  # from, to, bytes a second
+    address: str = ""  # where a cluster gave it one
+    memory_limit: float = 0.0  # where it is another than the service's
 
 
 class Pods:
@@ -138,8 +143,26 @@ class Pods:
     @cached_property
     def memory(self) -> Floats:
         """Memory limit, and what a container uses once it is warm, in bytes, of shape (2, pods)."""
-        limits = np.array([self.world.services[pod.service].memory_limit for pod in self.listed])
-        return np.stack([limits, limits * np.array([pod.memory_share for pod in self.listed])])
+        usual = np.array([self.world.services[pod.service].memory_limit for pod in self.listed])
+        limits = np.array([pod.memory_limit or limit for pod, limit in zip(self.listed, usual, strict=True)])
+        return np.stack([limits, np.minimum(usual * np.array([pod.memory_share for pod in self.listed]), limits)])
+
+    @cached_property
+    def addresses(self) -> list[str]:
+        """Their addresses: each its own, in a range of its zone."""
+        zones = sorted({node.zone for node in self.world.nodes})
+        zone = [zones.index(node.zone) % len(_RANGES) for node in self.world.nodes]
+        taken: list[set[int]] = [set() for _range in _RANGES]
+        found = [""] * len(self.listed)
+        for number in sorted(range(len(self.listed)), key=lambda one: (self.listed[one].started, self.listed[one].name)):
+            pod = self.listed[number]
+            here = zone[pod.node]
+            place = noise.key(self.world.seed, "address", pod.name) % _RANGE
+            while place in taken[here] or place % 256 in (0, 255):
+                place = (place + 1) % _RANGE
+            taken[here].add(place)
+            found[number] = f"10.0.{_RANGES[here] + place // 256}.{place % 256}"
+        return found
 
     def seen(self, pods: Integers, times: Floats) -> npt.NDArray[np.bool_]:
         """Whether each pod runs and its node answers, of shape (pods, times)."""
@@ -167,20 +190,35 @@ class Pods:
         began = self.began(pods, times)
         age = np.maximum(times - began, 0.0)
         limits, bases = self.memory[0, pods, None], self.memory[1, pods, None]
-        wander = noise.smooth(self._keys[pods, None], times, 900.0)
+        wander = noise.smooth(self.keys[pods, None], times, 900.0)
         used = bases * (1 - 0.35 * np.exp(-age / 240)) * (1 + 0.04 * wander)
         leaks = np.array([self.listed[pod].leak for pod in pods]).reshape(-1, 3)
         grown = np.clip(np.minimum(times, leaks[:, 1:2]) - np.maximum(began, leaks[:, :1]), 0, None) * leaks[:, 2:]
         return np.asarray(np.minimum(used + grown, limits * 0.999))
 
     @cached_property
-    def _keys(self) -> noise.Words:
+    def keys(self) -> noise.Words:
+        """A number for each, by its name."""
         return noise.keys(self.world.seed, "memory", rows=[pod.name for pod in self.listed])
 
 
-def observed(world: World, service: int, name: str, started: float, ordinal: int = 0, node: int = 0) -> Pod:
-    """A pod of this name that began at a time in Unix seconds, as the world has it from then on: its kills for its memory, its limits."""
-    pod = _pod(world, service, name, node, ordinal, started)
+def observed(
+    world: World,
+    service: int,
+    name: str,
+    started: float,
+    ordinal: int = 0,
+    node: int = 0,
+    *,
+    began: float = math.inf,
+    memory_limit: float = 0.0,
+) -> Pod:
+    """A pod of this name that began at a time in Unix seconds, as the world has it from then on: its kills for its memory, its limits.
+
+    With `began`, its container began then, later than the pod; with `memory_limit`, in bytes, it has another one than the service.
+    """
+    pod = _pod(world, service, name, node, ordinal, max(started, began) if math.isfinite(began) else started)
+    pod.memory_limit = memory_limit
     _lose(world, pod)
     _leak(world, pod)
     return pod
@@ -230,14 +268,19 @@ def _pods_of(world: World, number: int, service: Service) -> list[Pod]:
 
 def _pod(world: World, number: int, name: str, node: int, ordinal: int, started: float) -> Pod:
     service = world.services[number]
-    count = service.replicas or len(world.nodes)
-    parts = [1 + 0.16 * (noise.one(world.seed, "share", service.name, one) - 0.5) for one in range(count)]
-    pod = Pod(name, number, node, ordinal, parts[ordinal] / sum(parts), started)
+    parts = weights(world.seed, service.name, service.replicas or len(world.nodes))
+    pod = Pod(name, number, node, ordinal, parts[ordinal % len(parts)] / sum(parts), started)
     pod.starts.append(started)
     pod.version = version_at(world, service, max(started, world.start))
     pod.cores_limit = limit_at(world, service, max(started, world.start))
     pod.memory_share = _MEMORY_SHARE.get(service.language, 0.4) * (0.94 + 0.12 * noise.one(world.seed, "memory", name))
     return pod
+
+
+@functools.lru_cache(256)
+def weights(seed: int, service: str, count: int) -> tuple[float, ...]:
+    """How much of the traffic each pod of a service gets against the others."""
+    return tuple(1 + 0.16 * (noise.one(seed, "share", service, one) - 0.5) for one in range(count))
 
 
 def _born(world: World, name: str, one: int) -> float:
@@ -297,7 +340,7 @@ def _leak(world: World, pod: Pod) -> None:
             continue
         slope = timed.fault.bytes_per_hour / 3600 * (0.92 + 0.16 * noise.one(world.seed, "leak", pod.name))
         pod.leak = (timed.start, timed.end, slope)
-        room = service.memory_limit * (1 - pod.memory_share)
+        room = max((pod.memory_limit or service.memory_limit) - service.memory_limit * pod.memory_share, 2.0**20)
         time = start + room / slope
         while time < end and len(pod.kills) < _MOST_KILLS:
             pod.kills.append(time)

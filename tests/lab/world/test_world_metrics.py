@@ -254,7 +254,7 @@ def test_names_and_labels_are_unique_and_whole() -> None:
     assert {
         "container_cpu_cfs_throttled_periods_total", "container_memory_working_set_bytes", "kube_pod_container_status_restarts_total",
         "node_cpu_seconds_total", "istio_requests_total", "http_request_duration_seconds_bucket", "kubelet_volume_stats_available_bytes",
-        "apiserver_requested_deprecated_apis", "alertmanager_notifications_failed_total", "jvm_memory_used_bytes", "go_goroutines",
+        "apiserver_requested_deprecated_apis", "jvm_memory_used_bytes", "go_goroutines",
     } <= names  # fmt: skip
 
 
@@ -310,7 +310,8 @@ from opslib.lab.world.metrics import load
 end = {end}
 begin = time.perf_counter()
 world, store = World(7, end - 7 * 86400, end), Store()
-series = load(store, world, start=world.start, step_seconds=30, end=lambda: end)
+groups = load(store, world, start=world.start, step_seconds=30, end=lambda: end)
+series = sum(len(group.labels) for group in groups)
 handed = time.perf_counter() - begin
 begin = time.perf_counter()
 span = int(world.start * 1000), int(end * 1000)

@@ -29,45 +29,42 @@ def families(world: World, since: float = -math.inf, until: float = math.inf) ->
     """All metrics of a world; without those of pods that were gone before `since`, or begin after `until` (Unix seconds)."""
     pods = np.flatnonzero((world.pods.started <= until) & (world.pods.removed >= since))
     found: list[Family] = []
-    for part in (applications, containers, objects, machines):
-        found += part.families(world, pods)
+    for part in (applications.families, applications.between, containers.families, objects.families):
+        found += part(world, pods)
+    found += [*machines.families(world), *machines.platform(world)]
     return [family for family in found if len(family.labels)]
 
 
-def load(store: Store, world: World, *, start: float, step_seconds: float, end: Callable[[], float]) -> int:
+def load(store: Store, world: World, *, start: float, end: Callable[[], float], step_seconds: float = 15.0) -> list[Computed]:
     """Hand a world's metrics to a store.
 
     Parameters
     ----------
-    start, step_seconds
-        The first sample's time (Unix seconds), and how far apart they are.
+    start
+        The first sample's time, in Unix seconds.
     end
-        Gives the time of now: later samples do not exist yet. When something breaks, let it give that moment from then on, and load the
-        broken world from there: up to then the two are the same.
+        Gives the time at which there are no samples any more.
+    step_seconds
+        How far apart samples are; they are at multiples of it.
 
     Returns
     -------
-    int
-        How many series there are.
+    list of Computed
+        What the store got; `Store.remove` takes it back.
     """
-    count = 0
-    for family in families(world, since=start):
+    groups = []
+    step = int(step_seconds * 1000)
+    first = -(-int(start * 1000) // step) * step
+    for family in families(world, since=start, until=end()):
         lives = None
         if family.lives is not None:
             bounded = np.nan_to_num(family.lives * 1000, posinf=float(_FOR_EVER), neginf=0.0)
             lives = np.ceil(bounded).astype(np.int64)
-        store.add(
-            Computed(
-                [{"__name__": family.name, **labels} for labels in family.labels],
-                functools.partial(_at, family),
-                start=int(start * 1000),
-                step=int(step_seconds * 1000),
-                end=lambda: int(end() * 1000),
-                lifetimes=lives,
-            )
-        )
-        count += len(family.labels)
-    return count
+        labels = [{"__name__": family.name, **labels} for labels in family.labels]
+        values = functools.partial(_at, family)
+        groups.append(Computed(labels, values, start=first, step=step, end=lambda: math.ceil(end() * 1000) - 1, lifetimes=lives))
+    store.add(*groups)
+    return groups
 
 
 def _at(family: Family, rows: Integers, times: Integers) -> Floats:

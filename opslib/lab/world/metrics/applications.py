@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from opslib.lab.world import noise
 from opslib.lab.world.history import BOUNDS, MEAN, NOT_FOUND
 from opslib.lab.world.metrics.families import Counter, Family, Labels, Total, Values, lives_of, of_pods
 from opslib.lab.world.noise import Floats, Integers
@@ -30,6 +29,8 @@ _CODES = (
     ("503", "POST", (0.0, 0.0, 0.2)),
 )
 
+_MESH = {"job": "mesh", "instance": "telemetry.istio-system.svc:15014"}
+
 
 def families(world: World, pods: Integers) -> Iterator[Family]:
     """Metrics of the services' own exporters."""
@@ -38,7 +39,34 @@ def families(world: World, pods: Integers) -> Iterator[Family]:
     yield from _process(world, pods)
     yield from _runtimes(world, http)
     yield from _stores(world, pods)
+
+
+def between(world: World, pods: Integers) -> Iterator[Family]:
+    """What is counted between the services, and which pods answer Prometheus."""
+    labels = [labels_of(world, pod) for pod in pods]
+    yield Family(
+        "up", "gauge", labels,
+        lambda rows, times: world.pods.seen(pods[rows], times).astype(np.float64), lives_of(world, pods, objects=True),
+    )  # fmt: skip
+    yield _unserved(world)
     yield from _mesh(world)
+
+
+def _unserved(world: World) -> Family:
+    """Requests to a service none of whose pods is ready: the mesh's gateway counts them in its name."""
+    places = [place for place, service in enumerate(world.services) if service.serves_http]
+    labels, rows, parts = [], [], []
+    for place in places:
+        service = world.services[place]
+        for method, part in (("GET", 0.8), ("POST", 0.2)):
+            instance = f"{service.name}.{service.namespace}.svc:{service.port}"
+            labels.append(
+                {"job": service.name, "instance": instance, "namespace": service.namespace, "service": service.name}
+                | {"code": "503", "method": method}
+            )
+            rows.append(place)
+            parts.append(part)
+    return Family("http_requests_total", "counter", labels, Total(world, {"unserved": (np.array(rows), np.array(parts))}, whole=True))
 
 
 def labels_of(world: World, pod: int) -> Labels:
@@ -56,9 +84,8 @@ def labels_of(world: World, pod: int) -> Labels:
 
 
 def address_of(world: World, pod: int) -> str:
-    """A pod's address: in its node's subnet."""
-    one = world.pods.listed[pod]
-    return f"{world.nodes[one.node].address.rsplit('.', 1)[0]}.{100 + noise.key(world.seed, 'address', one.name) % 150}"
+    """A pod's address."""
+    return world.pods.listed[pod].address or world.pods.addresses[pod]
 
 
 def _http(world: World, pods: Integers) -> Iterator[Family]:
@@ -112,10 +139,6 @@ def _process(world: World, pods: Integers) -> Iterator[Family]:
     yield Family(
         "process_max_fds", "gauge", labels, of_pods(world, pods, lambda each, times: np.full((len(each), len(times)), 1048576.0)), lives
     )
-    yield Family(
-        "up", "gauge", labels,
-        lambda rows, times: world.pods.seen(pods[rows], times).astype(np.float64), lives_of(world, pods, objects=True),
-    )  # fmt: skip
 
 
 def _runtimes(world: World, pods: Integers) -> Iterator[Family]:
@@ -203,6 +226,7 @@ def _mesh(world: World) -> Iterator[Family]:
             rows.append(number)
             plain.append(
                 {
+                    **_MESH,
                     "reporter": reporter,
                     "source_workload": source.name,
                     "source_workload_namespace": source.namespace,
@@ -259,7 +283,7 @@ def _heap(world: World, pods: Integers, times: Floats) -> Floats:
 def _eden(world: World, pods: Integers, times: Floats) -> Floats:
     """A saw: it fills until the collector empties it."""
     size = 0.1 * world.pods.memory[0, pods, None]
-    period = 20 + 40 * ((pods[:, None] * 7) % 11) / 11
+    period = 20 + 40 * (world.pods.keys[pods, None] % np.uint64(11)) / 11
     return np.asarray(size * (0.05 + 0.9 * (times / period % 1)))
 
 

@@ -130,8 +130,8 @@ def _network(world: World, pods: Integers) -> Iterator[Family]:
 
 
 def _volumes(world: World) -> Iterator[Family]:
-    known: list[tuple[int, int]] = volumes.volumes(world)
     home = {(pod.service, pod.ordinal): pod for pod in world.pods.listed if world.services[pod.service].kind == "StatefulSet"}
+    known = [one for one in volumes.volumes(world) if one in home]
     labels = []
     for service, replica in known:
         one = world.services[service]
@@ -143,7 +143,7 @@ def _volumes(world: World) -> Iterator[Family]:
             }
         )
     sizes = np.array([volumes.capacity(world, service) for service, _replica in known])
-    gaps = np.array([home[one].gap for one in known])
+    gaps = np.array([home[one].gap for one in known]).reshape(-1, 2)
 
     def used(rows: Integers, times: Floats) -> Floats:
         result = np.empty((len(rows), len(times)))

@@ -85,8 +85,8 @@ class Counter:
         shared: bool = True,
         whole: bool = False,
     ) -> None:
-        self._world, self._pods, self._whole = world, pods, whole
-        self._share = world.pods.share[pods] if shared else np.ones(len(pods))
+        self._world, self._pods, self.whole = world, pods, whole
+        self._shared = shared
         self._parts = [
             (name, rows, np.broadcast_to(np.asarray(weights, np.float64), rows.shape)) for name, (rows, weights) in parts.items()
         ]
@@ -119,29 +119,78 @@ class Counter:
             counted -= np.take_along_axis(bases[rows], lives, axis=1)
             counted *= weights[rows][:, None]
             result += counted
-        result *= self._share[rows][:, None]
+        if self._shared:
+            result *= self._world.pods.share[pods][:, None]
         np.maximum(result, 0, out=result)
-        if self._whole:
+        if self.whole:
             np.floor(result + 1e-6, out=result)
         return hidden(result, self._world.pods.seen(pods, times))
 
+    def growth(self, rows: Integers, since: Floats, time: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """What rows have counted between `since` and a time at the rate of that time, and which have begun anew in between."""
+        pods, now = self._pods[rows], np.array([time])
+        began = self._world.pods.began(pods, now)[:, 0]
+        rate = _rate(self._world, self._parts, rows, now)
+        if self._shared:
+            rate *= self._world.pods.share[pods]
+        grown = rate * np.maximum(time - np.maximum(since, began), 0)
+        return hidden(grown[:, None], self._world.pods.seen(pods, now))[:, 0], began > since
+
 
 class Total:
-    """Counters that no restart touches: weighted sums of what `History` has counted since the world began."""
+    """Counters that no restart touches: weighted sums of what `History` has counted since the world began.
 
-    def __init__(self, world: World, parts: Mapping[str, tuple[Integers, npt.ArrayLike]], *, whole: bool = False) -> None:
-        self._history, self._whole = world.history, whole
+    Parameters
+    ----------
+    parts, whole
+        As for `Counter`.
+    steady
+        What each series counts a second besides.
+    shown
+        Whether each row is seen at each time; without it always.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        parts: Mapping[str, tuple[Integers, npt.ArrayLike]],
+        *,
+        steady: npt.ArrayLike = 0.0,
+        shown: Callable[[Integers, Floats], npt.NDArray[np.bool_]] | None = None,
+        whole: bool = False,
+    ) -> None:
+        self._world, self.whole, self._shown = world, whole, shown
         self._parts = [
             (name, rows, np.broadcast_to(np.asarray(weights, np.float64), rows.shape)) for name, (rows, weights) in parts.items()
         ]
+        self._steady = np.broadcast_to(np.asarray(steady, np.float64), self._parts[0][1].shape)
 
     def __call__(self, rows: Integers, times: Floats) -> Floats:
-        result = np.zeros((len(rows), len(times)))
+        result = self._steady[rows][:, None] * np.maximum(times - self._world.start, 0)
         for name, places, weights in self._parts:
             asked, back = np.unique(places[rows], return_inverse=True)
-            result += self._history.total(name, asked, times)[back] * weights[rows][:, None]
+            result += self._world.history.total(name, asked, times)[back] * weights[rows][:, None]
         np.maximum(result, 0, out=result)
-        return np.floor(result + 1e-6) if self._whole else result
+        if self.whole:
+            np.floor(result + 1e-6, out=result)
+        return result if self._shown is None else hidden(result, self._shown(rows, times))
+
+    def growth(self, rows: Integers, since: Floats, time: float) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """See `Counter.growth`; none begins anew, and one that is not known from before counts from now on."""
+        now = np.array([time])
+        rate = _rate(self._world, self._parts, rows, now) + self._steady[rows]
+        grown = rate * np.where(np.isfinite(since), time - since, 0)
+        if self._shown is not None:
+            grown = hidden(grown[:, None], self._shown(rows, now))[:, 0]
+        return grown, np.zeros(len(rows), np.bool_)
+
+
+def _rate(world: World, parts: Sequence[tuple[str, Integers, Floats]], rows: Integers, now: Floats) -> Floats:
+    rate = np.zeros(len(rows))
+    for name, places, weights in parts:
+        asked, back = np.unique(places[rows], return_inverse=True)
+        rate += world.history.rate(name, asked, now)[back, 0] * weights[rows]
+    return np.asarray(np.maximum(rate, 0))
 
 
 def of_pods(world: World, pods: Integers, function: Callable[[Integers, Floats], Floats]) -> Values:

@@ -1,6 +1,6 @@
-"""What node-exporter says of the nodes, and the control plane and the monitoring of themselves.
+"""What node-exporter says of the nodes, the API server and DNS of themselves, and a prober of certificates.
 
-Names: https://github.com/prometheus/node_exporter, the API server's and Alertmanager's own, CoreDNS' prometheus plugin, blackbox_exporter.
+Names: https://github.com/prometheus/node_exporter, the API server's own, CoreDNS' prometheus plugin, blackbox_exporter.
 """
 
 from __future__ import annotations
@@ -27,14 +27,18 @@ _OLD = {
     "subresource": "",
     "removed_release": "1.32",
 }
-_SYSTEM_CORES = 0.25  # what a node uses without pods
+SYSTEM_CORES = 0.25  # what a node uses without pods
 _REQUESTS = (("LIST", "pods", "200", 0.4), ("GET", "configmaps", "200", 1.1), ("WATCH", "pods", "200", 0.2), ("PATCH", "pods", "200", 0.15),
              ("PUT", "leases", "200", 6.0), ("GET", "secrets", "403", 0.002), ("UPDATE", "deployments", "409", 0.004))  # fmt: skip
 
 
-def families(world: World, pods: Integers) -> Iterator[Family]:
-    """Metrics of node-exporter, the API server, DNS, certificates and Alertmanager."""
+def families(world: World) -> Iterator[Family]:
+    """Metrics of node-exporter."""
     yield from _nodes(world)
+
+
+def platform(world: World) -> Iterator[Family]:
+    """Metrics of the API server, DNS and certificates."""
     yield from _control_plane(world)
     yield from _certificates(world)
 
@@ -49,15 +53,16 @@ def _nodes(world: World) -> Iterator[Family]:
     def family(name: str, values: Values, kind: Literal["counter", "gauge"] = "gauge", **labels: str) -> Family:
         return Family(name, kind, [{**one, **labels} for one in plain], lambda which, times: hidden(values(which, times), up(which, times)))
 
-    def used(which: Integers, times: Floats) -> Floats:
-        since = np.maximum(times - world.start, 0)
-        return world.history.total("node_cores", which, times) + _SYSTEM_CORES * since
+    def spent(name: str, each: float, **labels: str) -> Family:
+        """A counter that grows with the CPU seconds of the node's pods."""
+        counter = Total(world, {"node_cores": (rows, each)}, shown=up, whole=each > 100)
+        return Family(name, "counter", [{**one, **labels} for one in plain], counter)
 
-    yield from _processors(world, plain, used, up)
+    yield _processors(world, plain, up)
 
     def load(which: Integers, times: Floats) -> Floats:
         wander = 0.25 * noise.smooth(keys[which, None], times, 180.0)
-        return np.asarray((world.history.rate("node_cores", which, times) + _SYSTEM_CORES) * (1 + wander))
+        return np.asarray((world.history.rate("node_cores", which, times) + SYSTEM_CORES) * (1 + wander))
 
     yield family("node_load1", load)
     yield family("node_load5", lambda which, times: 0.98 * load(which, np.floor(times / 300) * 300))
@@ -80,16 +85,19 @@ def _nodes(world: World) -> Iterator[Family]:
     yield family("node_memory_Cached_bytes", lambda which, times: 0.35 * (memory[which, None] - taken(which, times)))
     yield family("node_memory_Buffers_bytes", constant(np.full(len(rows), 4.2e6)))
     yield from _disks(world, family, keys)
-    traffic = Callable[[Integers, Floats], Floats]
-
-    def bytes_(each: float) -> traffic:
-        return lambda which, times: np.floor(world.history.total("node_cores", which, times) * each)
-
-    yield family("node_network_receive_bytes_total", bytes_(2.1e6), "counter", device="ens5")
-    yield family("node_network_transmit_bytes_total", bytes_(2.6e6), "counter", device="ens5")
+    yield spent("node_network_receive_bytes_total", 2.1e6, device="ens5")
+    yield spent("node_network_transmit_bytes_total", 2.6e6, device="ens5")
     for name in ("receive_errs", "transmit_errs", "receive_drop", "transmit_drop"):
         yield family(f"node_network_{name}_total", constant(0.0 * rows), "counter", device="ens5")
-    yield family("node_context_switches_total", bytes_(9000), "counter")
+    yield spent("node_context_switches_total", 9000)
+    for name, each in (
+        ("io_time_seconds", 0.05),
+        ("read_bytes", 1.2e5),
+        ("written_bytes", 9e5),
+        ("reads_completed", 8.0),
+        ("writes_completed", 40.0),
+    ):
+        yield spent(f"node_disk_{name}_total", each, device="nvme0n1")
     yield family("node_boot_time_seconds", constant(np.floor(world.start - 86400 * (3 + 9 * noise.uniform(keys, 1)))))
     yield family("node_time_seconds", lambda which, times: np.repeat(times[None], len(which), axis=0))
     yield family("node_filefd_allocated", lambda which, times: np.round(2400 + 400 * noise.smooth(keys[which, None], times, 600.0)))
@@ -101,28 +109,20 @@ def _nodes(world: World) -> Iterator[Family]:
     yield Family("node_uname_info", "gauge", names, lambda which, times: hidden(np.ones((len(which), len(times))), up(which, times)))
 
 
-def _processors(
-    world: World, plain: list[Labels], used: Values, up: Callable[[Integers, Floats], npt.NDArray[np.bool_]]
-) -> Iterator[Family]:
-    labels, nodes, parts = [], [], []
+def _processors(world: World, plain: list[Labels], up: Callable[[Integers, Floats], npt.NDArray[np.bool_]]) -> Family:
+    labels, nodes, weights, steady = [], [], [], []
     for number, node in enumerate(world.nodes):
         for processor in range(node.cores):
-            for mode, share in (*_MODES, ("iowait", 0.01), ("steal", 0.0005), ("idle", -1.0)):
+            for mode, share in (*_MODES, ("iowait", 0.01), ("steal", 0.0005), ("idle", -1.0105)):
                 labels.append({**plain[number], "cpu": str(processor), "mode": mode})
                 nodes.append(number)
-                parts.append(share)
-    node_of, part = np.array(nodes), np.array(parts)
-
-    def seconds(rows: Integers, times: Floats) -> Floats:
-        asked, back = np.unique(node_of[rows], return_inverse=True)
-        each = used(asked, times) / np.array([world.nodes[number].cores for number in asked])[:, None]
-        spent = each[back] * part[rows][:, None]
-        idle = np.flatnonzero(part[rows] < 0)
-        if len(idle):
-            spent[idle] = np.maximum(times - world.start, 0) - each[back][idle] * 1.0105
-        return hidden(spent, up(node_of[rows], times))
-
-    yield Family("node_cpu_seconds_total", "counter", labels, seconds)
+                weights.append(share / node.cores)
+                steady.append((mode == "idle") + SYSTEM_CORES * share / node.cores)
+    node_of = np.array(nodes)
+    counter = Total(
+        world, {"node_cores": (node_of, np.array(weights))}, steady=np.array(steady), shown=lambda rows, times: up(node_of[rows], times)
+    )
+    return Family("node_cpu_seconds_total", "counter", labels, counter)
 
 
 def _disks(world: World, family: Callable[..., Family], keys: noise.Words) -> Iterator[Family]:
@@ -145,15 +145,6 @@ def _disks(world: World, family: Callable[..., Family], keys: noise.Words) -> It
         **where,
     )
     yield family("node_filesystem_readonly", constant(0 * size), **where)
-    for name, each in (
-        ("io_time_seconds", 0.05),
-        ("read_bytes", 1.2e5),
-        ("written_bytes", 9e5),
-        ("reads_completed", 8.0),
-        ("writes_completed", 40.0),
-    ):
-        counter = Total(world, {"node_cores": (np.arange(len(size)), each)})
-        yield family(f"node_disk_{name}_total", counter, "counter", device="nvme0n1")
 
 
 def _up(world: World) -> Callable[[Integers, Floats], npt.NDArray[np.bool_]]:
@@ -192,28 +183,11 @@ def _control_plane(world: World) -> Iterator[Family]:
     )  # fmt: skip
     labels = [{**api, "verb": verb, "resource": resource, "code": code, "version": "v1"} for verb, resource, code, _rate in _REQUESTS]
     yield Family("apiserver_request_total", "counter", labels, _steady(world, [rate for *_what, rate in _REQUESTS]))
-    manager = {"job": "alertmanager", "instance": "10.0.1.140:9093", "namespace": "monitoring", "pod": "alertmanager-0"}
-    routes = [{**manager, "integration": name, "receiver_name": name} for name in ("slack", "email", "webhook")]
-    yield Family("alertmanager_notifications_total", "counter", routes, _steady(world, [0.002, 0.001, 0.0005]))
-    yield Family(
-        "alertmanager_notifications_failed_total",
-        "counter",
-        [{**one, "reason": "other"} for one in routes],
-        _steady(world, [0.0, 0.0, 0.0]),
-    )
-    yield Family("alertmanager_cluster_members", "gauge", [manager], constant([1]))
-    yield Family("alertmanager_config_last_reload_successful", "gauge", [manager], constant([1]))
-    yield Family(
-        "alertmanager_alerts",
-        "gauge",
-        [{**manager, "state": state} for state in ("active", "suppressed", "unprocessed")],
-        constant([1, 0, 0]),
-    )
     yield from _dns(world)
 
 
 def _dns(world: World) -> Iterator[Family]:
-    server = {"job": "coredns", "namespace": "kube-system", "server": "dns://:53", "zone": "."}
+    server = {"job": "coredns", "instance": "kube-dns.kube-system.svc:9153", "namespace": "kube-system", "server": "dns://:53", "zone": "."}
     broken = [(timed, timed.fault.error_ratio) for timed in world.faults if isinstance(timed.fault, Dns)]
 
     def failed(times: Floats) -> Floats:

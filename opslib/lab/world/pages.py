@@ -1,0 +1,133 @@
+"""Pages of the world's metrics as Prometheus scrapes them: gauges as they are, counters that go on from where they were."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from opslib.lab.prometheus.store import ABSENT_BITS, STALE_BITS
+from opslib.lab.world.metrics.families import Counter, Family, Total
+from opslib.lab.world.noise import Floats, Integers
+
+_HISTOGRAM = ("_bucket", "_sum", "_count")
+
+
+@dataclass(slots=True)
+class _Tally:
+    """The series of a family on a page: how each is written, what it has counted, and up to when."""
+
+    family: Family
+    rows: Integers
+    series: list[str]
+    counted: Floats
+    since: Floats
+
+
+class Page:
+    """Metrics of one target.
+
+    Parameters
+    ----------
+    node
+        Of series that have this label, only those of this node are on the page; all where it is empty.
+    before
+        What counters go on from: by series, as `written` writes it, their values and the Unix second of those.
+    """
+
+    def __init__(self, families: Iterable[Family], node: str = "", *, before: Mapping[str, tuple[float, float]]) -> None:
+        self._tallies: list[_Tally] = []
+        for family in families:
+            rows = [row for row, labels in enumerate(family.labels) if not node or labels.get("node", node) == node]
+            if not rows:
+                continue
+            series = [written(family.name, family.labels[row]) for row in rows]
+            known = [before.get(one, (math.nan, -math.inf)) for one in series] if family.kind == "counter" else []
+            values = np.array(known, np.float64).reshape(-1, 2)
+            self._tallies.append(_Tally(family, np.array(rows, np.int64), series, values[:, 0].copy(), values[:, 1].copy()))
+
+    def counters(self) -> dict[str, tuple[float, float]]:
+        """What its counters have counted, and up to when."""
+        return {
+            series: (value, since)
+            for tally in self._tallies
+            for series, value, since in zip(tally.series, tally.counted.tolist(), tally.since.tolist(), strict=False)
+            if since > -math.inf
+        }
+
+    def text(self, time: float) -> str:
+        """The page at a time in Unix seconds."""
+        lines: list[str] = []
+        heads: set[str] = set()
+        for tally in self._tallies:
+            family = tally.family
+            values = _counted(tally, time) if family.kind == "counter" else family.values(tally.rows, np.array([time]))[:, 0]
+            bits = np.ascontiguousarray(values).view(np.uint64)
+            there = (bits != STALE_BITS) & (bits != ABSENT_BITS)
+            if family.lives is not None:
+                lives = family.lives[tally.rows]
+                there &= (lives[:, 0] <= time) & (time < lives[:, 1])
+            head = _head(family)
+            if head not in heads:
+                heads.add(head)
+                lines.append(head)
+            lines += [f"{tally.series[row]} {value!r}\n" for row, value in zip(np.flatnonzero(there), values[there].tolist(), strict=True)]
+        return "".join(lines)
+
+
+def counters(families: Iterable[Family], time: float) -> dict[str, tuple[float, float]]:
+    """What counters of a past have come to at a time in Unix seconds, for pages to go on from."""
+    found: dict[str, tuple[float, float]] = {}
+    for family in families:
+        if family.kind != "counter":
+            continue
+        values = family.values(np.arange(len(family.labels)), np.array([time]))[:, 0]
+        for labels, value in zip(family.labels, values.tolist(), strict=True):
+            if not math.isnan(value):
+                found[written(family.name, labels)] = (value, time)
+    return found
+
+
+def written(name: str, labels: Mapping[str, str]) -> str:
+    """A series as a page has it."""
+    inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
+    return f"{name}{{{inside}}}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") if '"' in text or "\\" in text or "\n" in text else text
+
+
+def _head(family: Family) -> str:
+    for end in _HISTOGRAM:
+        if family.name.endswith(end) and family.kind == "counter":
+            return f"# TYPE {family.name.removesuffix(end)} histogram\n"
+    return f"# TYPE {family.name} {family.kind}\n"
+
+
+def _counted(tally: _Tally, time: float) -> Floats:
+    """Let the counters of a family go on to a time; what they show then."""
+    values = tally.family.values
+    if isinstance(values, Counter | Total):
+        grown, anew = values.growth(tally.rows, tally.since, time)
+    else:
+        grown, anew = _difference(tally, time)
+    hidden = np.isnan(grown)
+    start = anew | np.isnan(tally.counted)
+    counted = np.where(start, grown, tally.counted + grown)
+    tally.counted = np.where(hidden, tally.counted, counted)
+    tally.since = np.where(hidden, tally.since, time)
+    shown = np.floor(counted + 1e-6) if getattr(values, "whole", False) else counted
+    return np.where(hidden, grown, shown)
+
+
+def _difference(tally: _Tally, time: float) -> tuple[Floats, np.ndarray]:
+    """The growth of counters that are functions of time alone; one that is less than before has begun anew."""
+    times = np.unique(np.append(tally.since[np.isfinite(tally.since)], time))
+    values = tally.family.values(tally.rows, times)
+    now = values[:, -1]
+    before = values[np.arange(len(tally.rows)), np.searchsorted(times, np.where(np.isfinite(tally.since), tally.since, time))]
+    anew = (np.nan_to_num(before) > now) | ~np.isfinite(tally.since)
+    return np.where(anew, now, now - np.nan_to_num(before, nan=0.0)), anew

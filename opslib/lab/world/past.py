@@ -1,0 +1,187 @@
+"""The past that a lab shows: its worlds, one after another, up to the handover.
+
+A `Layer` is a world from one time to another. The last generation of its pods carries the names that the cluster's pods have, so that what
+was and what is are the same series. When something breaks "a while ago", the layers are cut there and a new one is laid on top. The
+supervisor writes them to ``<folder>/data/past.json``, which the embedded Prometheus reads.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from opslib.lab.prometheus.store import Computed, Store
+from opslib.lab.world.metrics import load
+from opslib.lab.world.model import World
+from opslib.lab.world.pods import Pod, Pods
+from opslib.lab.world.present import Seen
+
+STEP_SECONDS = 15.0
+_GONE_SECONDS = 2 * STEP_SECONDS
+
+
+@dataclass(frozen=True, eq=False)
+class Adopted(World):
+    """A world whose pods carry the names of those in a cluster.
+
+    Parameters
+    ----------
+    adopted
+        The cluster's pods.
+    at
+        When they were seen, in Unix seconds. Of the world's pods at that time, those that the cluster does not have are gone a moment
+        before.
+    """
+
+    adopted: tuple[Seen, ...] = ()
+    at: float = math.inf
+
+    @cached_property
+    def pods(self) -> Pods:
+        """The world's pods under the cluster's names."""
+        pods = Pods.of(self)
+        for pod, one in self.pairs(pods.listed):
+            if one is None:
+                pod.ended = pod.removed = max(pod.started, self.at - _GONE_SECONDS)
+                continue
+            pod.name, pod.address, pod.revision = one.name, one.address, one.revision
+            pod.node = next(number for number, node in enumerate(self.nodes) if node.name == one.node)
+        return pods
+
+    def pairs(self, pods: Sequence[Pod]) -> list[tuple[Pod, Seen | None]]:
+        """The world's pods at the time, each with the cluster's that it stands for."""
+        there: dict[int, list[Pod]] = {}
+        for pod in pods:
+            if pod.started <= self.at < pod.removed:
+                there.setdefault(pod.service, []).append(pod)
+        found: list[tuple[Pod, Seen | None]] = []
+        for place, mine in there.items():
+            mine.sort(key=lambda pod: pod.ordinal)
+            theirs = _newest([one for one in self.adopted if one.service == place and not one.leaving])
+            if self.services[place].kind == "DaemonSet":
+                by_node = {one.node: one for one in theirs}
+                found += [(pod, by_node.get(self.nodes[pod.node].name)) for pod in mine]
+            else:
+                found += [(pod, theirs[number] if number < len(theirs) else None) for number, pod in enumerate(mine)]
+        return found
+
+
+def _newest(pods: list[Seen]) -> list[Seen]:
+    """Those of the newest template."""
+    if not pods:
+        return []
+    newest = max(pods, key=lambda one: one.started).revision
+    return [one for one in pods if one.revision == newest]
+
+
+def adopt(world: World, pods: Sequence[Seen], at: float) -> Adopted:
+    """A world whose pods carry the names of those that were seen in a cluster."""
+    return Adopted(world.seed, world.start, world.end, world.faults, world.services, world.nodes, adopted=tuple(pods), at=at)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A world from one time to another, in Unix seconds, the second not included."""
+
+    world: Adopted
+    start: float
+    end: float
+
+    def document(self) -> dict[str, Any]:
+        """It as JSON can hold it."""
+        pods = [one.document() for one in self.world.adopted]
+        return {"world": self.world.document(), "pods": pods, "at": self.world.at, "start": self.start, "end": self.end}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Layer:
+        """A layer of a document that `document` made."""
+        pods = [Seen.of(one) for one in document["pods"]]
+        return cls(adopt(World.of(document["world"]), pods, document["at"]), document["start"], document["end"])
+
+
+def lay(layers: Sequence[Layer], world: Adopted, start: float, end: float) -> tuple[Layer, ...]:
+    """The layers with a new one on top: they end where it begins."""
+    below = [replace(layer, end=min(layer.end, start)) for layer in layers if layer.start < start]
+    return (*below, Layer(world, start, end))
+
+
+def differs_since(old: World, new: World) -> float:
+    """From when on two worlds that begin alike are different, in Unix seconds; infinite where they are the same."""
+    changed = set(old.faults) ^ set(new.faults)
+    starts = [timed.start for timed in changed]
+    for timed in old.faults:
+        for other in new.faults:
+            if (timed.fault, timed.start) == (other.fault, other.start) and timed.end != other.end:
+                starts = [start for start in starts if start != timed.start]
+                starts.append(min(timed.end, other.end))
+    return min(starts, default=math.inf)
+
+
+def write(folder: Path, layers: Sequence[Layer]) -> None:
+    """Write a lab's past to its folder."""
+    file = folder / "data" / "past.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".json.new")
+    temporary.write_text(json.dumps([layer.document() for layer in layers]) + "\n", "utf-8")
+    temporary.replace(file)
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The documents of the layers of a past.json; none where there is none yet."""
+    try:
+        found: list[dict[str, Any]] = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return []
+    return found
+
+
+class Shown:
+    """The layers of a past as series of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._layers: list[_Loaded] = []
+
+    def show(self, layers: Sequence[Mapping[str, Any]]) -> float:
+        """Make the store's past these layers (documents); the time from which on something is different, infinite where nothing is."""
+        known, changed = [one.document for one in self._layers], list(layers)
+        same = 0
+        while same < min(len(known), len(changed)) and known[same] == changed[same]:
+            same += 1
+        if same == len(known) == len(changed):
+            return math.inf
+        since: float = math.inf
+        if same < len(known) and same < len(changed) and {**known[same], "end": 0} == {**changed[same], "end": 0}:  # it ends elsewhere now
+            since = min(known[same]["end"], changed[same]["end"])
+            self._layers[same].document = dict(changed[same])
+            same += 1
+        since = min([since, *(document["start"] for document in [*changed[same:], *known[same:]])])
+        before = self._layers[-1].world if self._layers else None
+        for one in self._layers[same:]:
+            self._store.remove(one.groups)
+        del self._layers[same:]
+        for document in changed[same:]:
+            layer = Layer.of(document)
+            if before is not None:
+                layer.world.history.resume(before.history, min(since, differs_since(before, layer.world)))
+            loaded = _Loaded(dict(document), layer.world)
+            loaded.groups = load(self._store, layer.world, start=layer.start, end=functools.partial(_end, loaded))
+            self._layers.append(loaded)
+        return since
+
+
+@dataclass(slots=True)
+class _Loaded:
+    document: dict[str, Any]
+    world: World
+    groups: list[Computed] = field(default_factory=list)
+
+
+def _end(loaded: _Loaded) -> float:
+    return float(loaded.document["end"])
