@@ -14,12 +14,17 @@ def names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def path_of(folder: Path, name: str, missing: Message) -> Path:
-    """The file of that name; InputError says `missing`, and the nearest name, where there is none."""
+def path_of(folder: Path, name: str, message: Message) -> Path:
+    """The file of that name; InputError says `message`, and the nearest name, where there is none."""
     known = names(folder)
     if name in known:
         return folder / f"{name}.yaml"
+    raise missing(known, name, message)
+
+
+def missing(known: list[str], name: str, message: Message) -> InputError:
+    """What to say where nothing is called `name`: `message`, and the nearest name."""
     near = difflib.get_close_matches(name, known, n=1)
     if near:
-        raise InputError(missing, _("Did you mean {near}? All of them", near=near[0]), "opslib lab list")
-    raise InputError(missing, _("All of them"), "opslib lab list")
+        return InputError(message, _("Did you mean {near}? All of them", near=near[0]), "opslib lab list")
+    return InputError(message, _("All of them"), "opslib lab list")

@@ -91,7 +91,7 @@ class Stage:
         self._api: Api | None = None
         self._kubelet: Kubelet | None = None
         self._addresses: Mapping[str, str] = {}
-        self._ask_aws: Callable[[Asked], Any] = lambda asked: None
+        self._platform = True
         self._informers: dict[tuple[str, str, str], Informer] = {}
         self._broken = [Broken(**one) for one in _document(folder / "data" / "broken.json", [])]
         self._write()
@@ -132,18 +132,12 @@ class Stage:
 
     # --- breaking ---
 
-    def start(self, api: Api, kubelet: Kubelet, addresses: Mapping[str, str], ask_aws: Callable[[Asked], Any] | None = None) -> None:
-        """Begin to act on a cluster.
+    def start(self, api: Api, kubelet: Kubelet | None, addresses: Mapping[str, str], *, platform: bool = True) -> None:
+        """Begin to act on a cluster, whose kubelet is played here; `addresses` are those of the lab's servers, by part.
 
-        Parameters
-        ----------
-        addresses
-            Of the lab's servers, by part.
-        ask_aws
-            Asks the AWS account what a condition of a scenario asks.
+        Without the `platform` only faults can be played.
         """
-        self._api, self._kubelet, self._addresses = api, kubelet, addresses
-        self._ask_aws = ask_aws or self._ask_aws
+        self._api, self._kubelet, self._addresses, self._platform = api, kubelet, addresses, platform
         threading.Thread(target=self._run, name="stage", daemon=True).start()
 
     def close(self) -> None:
@@ -172,6 +166,8 @@ class Stage:
         from opslib.lab.world import scenarios
 
         scenario = scenarios.load(name)
+        if not self._platform:
+            raise InputError(_("A scenario needs the platform, which this lab does not have"), _("Start it whole"), "opslib lab up")
         with self._acting:
             if any(one.name == name and one.ended is None for one in self._broken):
                 raise InputError(_("{name} is on already", name=name), _("Take it back first"), "opslib lab reset")
@@ -232,11 +228,12 @@ class Stage:
         OpsError
             The API server refused, or pods or nodes did not get well in time.
         """
-        from opslib.lab import player
+        from opslib.lab import installation, player
         from opslib.lab.stage import resetting
 
         with self._acting:
             cluster, before = self._cluster, self.world
+            well = replace(before, faults=())
             for informer in self._informers.values():
                 informer.close()
             self._informers.clear()
@@ -246,13 +243,15 @@ class Stage:
                 self._kubelet.look_again()
             count = player.reset(cluster.api, logs=self.folder / "logs")
             count += resetting.leftovers(cluster, before)
+            if self._platform:
+                installation.apply(cluster.api, well)
             if self._kubelet is not None:
                 self._kubelet.look_again()
             with self._lock:
                 self._broken = []
             self._keep()
             if before.faults:
-                self.become(replace(before, faults=()), time.time())
+                self.become(well, time.time())
         return count
 
     @property
@@ -387,11 +386,13 @@ class Stage:
         """What another system answers; None where it does not."""
         import urllib3
 
+        if asked.part not in self._addresses:
+            return None
         if asked.part == "aws":
-            return self._ask_aws(asked)
+            return _ask_aws(self._addresses["aws"], asked)
         try:
             answer = urllib3.request("GET", self._addresses[asked.part] + asked.get, timeout=3, retries=False)
-        except (KeyError, urllib3.exceptions.HTTPError):
+        except urllib3.exceptions.HTTPError:
             return None
         return answer.json() if answer.status == 200 else None
 
@@ -424,6 +425,19 @@ class Stage:
 
         for silence in filter(None, silences):
             urllib3.request("DELETE", f"{self._addresses['alertmanager']}/api/v2/silence/{silence}", timeout=5)
+
+
+def _ask_aws(address: str, asked: Asked) -> Any:
+    """What the lab's AWS account answers; None where it does not."""
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    session = boto3.Session(aws_access_key_id="stage", aws_secret_access_key="stage", region_name="ap-northeast-1")  # noqa: S106
+    try:
+        client = session.client(asked.service, endpoint_url=address)
+        return getattr(client, asked.call)(**asked.parameters)
+    except (BotoCoreError, ClientError):
+        return None
 
 
 def _document(path: Path, default: Any) -> Any:

@@ -66,7 +66,7 @@ def routes(stage: Stage) -> list[BaseRoute]:
     ]
 
 
-def ask(folder: Path, port: int, what: str, content: dict[str, Any] | None = None) -> Any:
+def ask(folder: Path, what: str, content: dict[str, Any] | None = None) -> Any:
     """Ask the stage of a lab that runs: "broken", or with content "break" or "reset".
 
     Raises
@@ -78,6 +78,7 @@ def ask(folder: Path, port: int, what: str, content: dict[str, Any] | None = Non
 
     try:
         token = (folder / TOKEN).read_text("utf-8")
+        port = json.loads((folder / "state.json").read_text("utf-8"))["ports"]["exporter"]
         answer = urllib3.request(
             "GET" if content is None else "POST",
             f"http://127.0.0.1:{port}/lab/{what}",
