@@ -12,9 +12,10 @@ import heapq
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
 from opslib.lab.api import Api, ApiError, Object
@@ -22,18 +23,11 @@ from opslib.lab.containers import Containers
 from opslib.lab.holds import Holds
 from opslib.lab.informer import Informer
 from opslib.lab.serving import Served
+from opslib.lab.world.manifests import node_conditions, node_object, node_status
+from opslib.lab.world.platform import NODES, Node
 
 HOLD = "lab.opslib/hold"
 RUN_SECONDS = "lab.opslib/run-seconds"  # annotation on a Job's pod: how long it runs
-
-# name, zone, internal address; as EKS names nodes in Tokyo
-NODES = (
-    ("ip-10-0-1-17.ap-northeast-1.compute.internal", "ap-northeast-1a", "10.0.1.17"),
-    ("ip-10-0-1-42.ap-northeast-1.compute.internal", "ap-northeast-1a", "10.0.1.42"),
-    ("ip-10-0-2-8.ap-northeast-1.compute.internal", "ap-northeast-1c", "10.0.2.8"),
-    ("ip-10-0-3-25.ap-northeast-1.compute.internal", "ap-northeast-1d", "10.0.3.25"),
-)
-CORES, MEMORY_BYTES, DISK_BYTES = 4, 16 << 30, 80 << 30
 
 _LEASE_SECONDS = 40
 
@@ -49,14 +43,17 @@ class Kubelet:
         Where the API server finds the kubelet, on the loopback.
     certificate, key, ca
         Its serving certificate, and the authority of the clients' certificates (PEM files).
+    nodes
+        The machines. A node that is not there yet is registered.
     """
 
-    def __init__(self, api: Api, folder: Path, port: int, *, certificate: Path, key: Path, ca: Path) -> None:
+    def __init__(self, api: Api, folder: Path, port: int, *, certificate: Path, key: Path, ca: Path, nodes: Sequence[Node] = NODES) -> None:
         self.api = api
+        self._machines = {node.name: node for node in nodes}
         self.holds = Holds(folder)
         self.pods = Informer(api, "/api/v1/pods", self._pod_changed, fields="spec.nodeName!=")
-        self.containers = Containers(folder / "logs", self.pods)
         self.nodes = Informer(api, "/api/v1/nodes")
+        self.containers = Containers(api, folder / "logs", self.pods, self.nodes)
         self._port = port
         self._tls = (certificate, key, ca)
         self._workers = ThreadPoolExecutor(8, thread_name_prefix="kubelet")
@@ -72,10 +69,10 @@ class Kubelet:
         """Register the nodes and begin; returns when pods can be scheduled to them."""
         certificate, key, ca = self._tls
         self._served = Served(self.containers.application(), self._port, certificate=certificate, key=key, ca=ca)
-        for name, zone, address in NODES:
-            self._register(name, zone, address)
         self.nodes.start()
         self.nodes.synced.wait(10)
+        for done in [self._workers.submit(self._register, node) for node in self._machines.values()]:
+            done.result()
         threading.Thread(target=self._keep_alive, name="node leases", daemon=True).start()
         threading.Thread(target=self._run_later, name="kubelet clock", daemon=True).start()
         self.pods.start()
@@ -98,76 +95,28 @@ class Kubelet:
 
     # --- nodes ---
 
-    def _register(self, name: str, zone: str, address: str) -> None:
-        node = {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {
-                "name": name,
-                "labels": {
-                    "kubernetes.io/hostname": name,
-                    "kubernetes.io/arch": "amd64",
-                    "kubernetes.io/os": "linux",
-                    "node.kubernetes.io/instance-type": "m6i.xlarge",
-                    "topology.kubernetes.io/region": zone[:-1],
-                    "topology.kubernetes.io/zone": zone,
-                    "eks.amazonaws.com/nodegroup": "general",
-                },
-            },
-            "spec": {"providerID": f"aws:///{zone}/i-{_digest(name)[:17]}"},
-        }
-        self.api.apply(node)
-        self._write_node_status(name, address)
-        self._renew(name)
+    def _register(self, node: Node) -> None:
+        there = self.nodes.get("", node.name)
+        if there is None:
+            self.api.apply({key: value for key, value in node_object(node).items() if key != "status"})
+        port = (there or {}).get("status", {}).get("daemonEndpoints", {}).get("kubeletEndpoint", {}).get("Port")
+        if not self._is_held_node(node.name):
+            if port != self._port or not self._is_ready_node(node.name):
+                self._write_node_status(node)
+            self._renew(node.name)
 
-    def _write_node_status(self, name: str, address: str) -> None:
-        now = _now()
-        good = {
-            "MemoryPressure": ("False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-            "DiskPressure": ("False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-            "PIDPressure": ("False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-            "Ready": ("True", "KubeletReady", "kubelet is posting ready status"),
-        }
-        node = self.nodes.get("", name) if self.nodes.synced.is_set() else None
-        before = {one["type"]: one for one in (node or {}).get("status", {}).get("conditions", [])}
-        conditions = []
-        for kind, (value, reason, message) in good.items():
-            old = before.get(kind, {})
-            since = old["lastTransitionTime"] if old.get("status") == value else now
-            condition = {"type": kind, "status": value, "reason": reason, "message": message}
-            conditions.append({**condition, "lastHeartbeatTime": now, "lastTransitionTime": since})
-        capacity = {
-            "cpu": str(CORES),
-            "memory": f"{MEMORY_BYTES >> 10}Ki",
-            "pods": "58",
-            "ephemeral-storage": f"{DISK_BYTES >> 10}Ki",
-        }
-        status: Object = {
-            "conditions": conditions,
-            # the API server asks for logs at the external one, where this process listens
-            "addresses": [
-                {"type": "InternalIP", "address": address},
-                {"type": "ExternalIP", "address": "127.0.0.1"},
-                {"type": "Hostname", "address": name},
-            ],
-            "daemonEndpoints": {"kubeletEndpoint": {"Port": self._port}},
-            "declaredFeatures": ["ExtendWebSocketsToKubelet"],  # else the real API server speaks SPDY for commands
-            "capacity": capacity,
-            "allocatable": {**capacity, "cpu": "3920m", "memory": f"{(MEMORY_BYTES >> 10) - 1_024_000}Ki"},
-            "nodeInfo": {
-                "architecture": "amd64",
-                "operatingSystem": "linux",
-                "osImage": "Amazon Linux 2023.9.20251014",
-                "kernelVersion": "6.12.46-66.121.amzn2023.x86_64",
-                "containerRuntimeVersion": "containerd://2.1.4",
-                "kubeletVersion": "v1.36.2-eks-1a2b3c4",
-                "kubeProxyVersion": "",
-                "machineID": _digest(name + "machine")[:32],
-                "systemUUID": f"ec2{_digest(name + 'system')[:5]}-0000-0000-0000-000000000000",
-                "bootID": f"{_digest(name + 'boot')[:8]}-0000-0000-0000-000000000000",
-            },
-        }
-        self.api.patch(f"/api/v1/nodes/{name}", {"status": status}, "merge", subresource="status")
+    def _write_node_status(self, node: Node) -> None:
+        now = time.time()
+        there = self.nodes.get("", node.name) if self.nodes.synced.is_set() else None
+        before = {one["type"]: one for one in (there or {}).get("status", {}).get("conditions", [])}
+        conditions = node_conditions(now, now)
+        for one in conditions:
+            old = before.get(one["type"], {})
+            if old.get("status") == one["status"]:
+                one["lastTransitionTime"] = old["lastTransitionTime"]
+        endpoint = {"kubeletEndpoint": {"Port": self._port}}
+        status = {**node_status(node), "conditions": conditions, "daemonEndpoints": endpoint}
+        self.api.patch(f"/api/v1/nodes/{node.name}", {"status": status}, "merge", subresource="status")
 
     def _renew(self, name: str) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -192,13 +141,13 @@ class Kubelet:
         rounds = 0
         while not self._stop.wait(10):
             rounds += 1
-            for name, _zone, address in NODES:
+            for name, node in self._machines.items():
                 if self._is_held_node(name):
                     continue
                 try:
                     self._renew(name)
                     if rounds % 6 == 0 or not self._is_ready_node(name):
-                        self._write_node_status(name, address)
+                        self._write_node_status(node)
                 except ApiError:
                     continue  # the server is away or the node was deleted; the next round tries again
 
@@ -228,7 +177,7 @@ class Kubelet:
         node = pod["spec"].get("nodeName", "")
         hold = pod["metadata"].get("annotations", {}).get(HOLD) or self.holds.pod(pod)
         held = hold == "forever" or (hold == "true" and "deletionTimestamp" not in pod["metadata"])
-        return not held and any(node == name for name, _zone, _address in NODES) and not self._is_held_node(node)
+        return not held and node in self._machines and not self._is_held_node(node)
 
     def _sync(self, pod: Object) -> None:
         try:
@@ -241,6 +190,8 @@ class Kubelet:
                     self._after(min(grace, 1), lambda: self._remove(pod))
                 return
             if status.get("phase") in ("Succeeded", "Failed"):
+                return
+            if status.get("phase") == "Running" and _ready(status) == "True" and not pod["spec"].get("readinessGates"):
                 return
             wanted = self._running_status(pod)
             if status.get("phase") == "Running" and _ready(status) == _ready(wanted):
@@ -274,11 +225,13 @@ class Kubelet:
         if not ready:
             conditions["Ready"] |= {"reason": "ReadinessGatesNotReady", "message": 'the status of pod readiness gates is not "True"'}
         address = before.get("podIP") or self._address(spec["nodeName"])
+        host = self._machines[spec["nodeName"]].address
         status: Object = {
             "phase": "Running",
             "conditions": list(conditions.values()),
             "startTime": started,
-            "hostIP": _host(spec["nodeName"]),
+            "hostIP": host,
+            "hostIPs": [{"ip": host}],
             "podIP": address,
             "podIPs": [{"ip": address}],
             "qosClass": before.get("qosClass", "Burstable"),
@@ -328,9 +281,19 @@ class Kubelet:
             return
 
     def _address(self, node: str) -> str:
-        number = next(self._addresses)
-        zone = next(index for index, (name, _zone, _address) in enumerate(NODES) if name == node)
-        return f"10.{100 + zone}.{number // 250 % 256}.{number % 250 + 2}"
+        """An address that no pod has, in the part of the network that is the zone's."""
+        zones = sorted({one.zone for one in self._machines.values()})
+        first = 64 * (1 + zones.index(self._machines[node].zone) % 3)
+        for number in self._addresses:
+            address = f"10.0.{first + number // 250 % 64}.{number % 250 + 2}"
+            if address not in self._taken:
+                return address
+        raise AssertionError("numbers do not end")
+
+    @cached_property
+    def _taken(self) -> set[str]:
+        """The addresses of the pods that were there at the start."""
+        return {pod.get("status", {}).get("podIP", "") for pod in self.pods.objects()}
 
     # --- clock ---
 
@@ -378,10 +341,6 @@ def _container(pod: Object, container: Object, state: Object) -> Object:
 
 def _path(pod: Object) -> str:
     return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
-
-
-def _host(node: str) -> str:
-    return next(address for name, _zone, address in NODES if name == node)
 
 
 def _digest(text: str) -> str:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from opslib.lab.api import Api, Object
 from opslib.lab.informer import Informer
-from opslib.lab.kubelet import CORES, DISK_BYTES, HOLD, MEMORY_BYTES, NODES
+from opslib.lab.kubelet import HOLD
 from opslib.lab.platform import SERVICES, Workload
 from opslib.lab.serving import Served
+from opslib.lab.world import platform as _world
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 RULES = Path(__file__).parent / "rules"
+NODES = tuple((node.name, node.zone, node.address) for node in _world.NODES)
+CORES, MEMORY_BYTES, DISK_BYTES = 8, 32 << 30, 80 << 30
 
 _DAY = 86400.0
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

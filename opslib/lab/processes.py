@@ -14,8 +14,11 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> Callable[[], None]:
-    """A `preexec_fn` with which a child is killed when the thread that started it ends, however that ends (Linux; elsewhere nothing)."""
+def die_with_parent(nice: int = 0) -> Callable[[], None]:
+    """A `preexec_fn` with which a child is killed when the thread that started it ends, however that ends (Linux; elsewhere nothing).
+
+    It gives way to others by `nice`.
+    """
     if not sys.platform.startswith("linux"):
         return lambda: None
     libc = ctypes.CDLL(None, use_errno=True)  # loaded here: between fork and exec nothing may be allocated that can block
@@ -25,6 +28,8 @@ def die_with_parent() -> Callable[[], None]:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # it ended before the call
             os._exit(1)
+        if nice:
+            os.nice(nice)
 
     return prepare
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from opslib.lab.engines.servers import Setup, Spec, alertmanager_file, prometheus_file
+
+if TYPE_CHECKING:
+    from opslib.lab.world import World
 
 PORTS = ("kube-apiserver", "controllers", "prometheus", "alertmanager", "elasticsearch")
 SERVERS = {"kubernetes": "kube-apiserver", "prometheus": "prometheus", "alertmanager": "alertmanager", "elasticsearch": "elasticsearch"}
@@ -16,28 +21,32 @@ def check(parts: Sequence[str]) -> None:
     """Raise nothing: there is nothing to build."""
 
 
-def specs(setup: Setup) -> Iterator[Spec]:
-    """The servers of the lab's parts."""
+def plant(setup: Setup, world: World, *, platform: bool) -> bool:
+    """Write the file from which the API server starts: a cluster in which the platform has been running."""
+    from opslib.lab import installation
+    from opslib.lab.kube import state
+    from opslib.lab.world.seed import Cluster
+
+    applied = [*installation.permissions(), *(installation.objects(world) if platform else ())]
+    cluster = Cluster(world, time.time(), setup.ports["kubelet"])
+    state.write(state.path(setup.folder), cluster.objects(applied))
+    return True
+
+
+def specs(setup: Setup, part: str) -> Iterator[Spec]:
+    """The servers of a part."""
     ports = setup.ports
-    if "kubernetes" in setup.parts:
+    if part == "kubernetes":
         address = f"https://127.0.0.1:{ports['kube-apiserver']}/readyz"
-        yield _spec(setup, "kube-apiserver", "kubernetes", setup.folder, health=address)
-        yield _spec(
-            setup,
-            "controllers",
-            "kubernetes",
-            setup.folder / "kubeconfig",
-            health=f"http://127.0.0.1:{ports['controllers']}/healthz",
-        )
-    if "prometheus" in setup.parts:
-        yield _spec(setup, "prometheus", "prometheus", prometheus_file(setup), health=f"http://127.0.0.1:{ports['prometheus']}/-/ready")
-    if "alertmanager" in setup.parts:
-        yield _spec(
-            setup, "alertmanager", "alertmanager", alertmanager_file(setup), health=f"http://127.0.0.1:{ports['alertmanager']}/-/ready"
-        )
-    if "elasticsearch" in setup.parts:
-        address = f"http://127.0.0.1:{ports['elasticsearch']}/_cluster/health"
-        yield _spec(setup, "elasticsearch", "elasticsearch", setup.data("snapshots"), health=address)
+        yield _spec(setup, "kube-apiserver", part, setup.folder, health=address)
+        health = f"http://127.0.0.1:{ports['controllers']}/healthz"
+        yield _spec(setup, "controllers", part, setup.folder / "kubeconfig", health=health)
+    elif part == "prometheus":
+        yield _spec(setup, part, part, prometheus_file(setup), health=f"http://127.0.0.1:{ports[part]}/-/ready")
+    elif part == "alertmanager":
+        yield _spec(setup, part, part, alertmanager_file(setup), health=f"http://127.0.0.1:{ports[part]}/-/ready")
+    elif part == "elasticsearch":
+        yield _spec(setup, part, part, setup.data("snapshots"), health=f"http://127.0.0.1:{ports[part]}/_cluster/health")
 
 
 def _spec(setup: Setup, name: str, part: str, path: Path, *, health: str) -> Spec:

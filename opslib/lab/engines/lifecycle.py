@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import urllib3
 
 from opslib.errors import InputError, OpsError
 from opslib.lab import processes
-from opslib.lab.engines.servers import DEFAULT_ENGINE, PARTS, load
+from opslib.lab.engines.servers import DEFAULT_ENGINE, DEFAULT_SEED, KEPT, PARTS, Options, is_kept, load
 from opslib.messages import _
 
 Report = Callable[[str, dict[str, bool], float], None]
@@ -96,12 +96,15 @@ def up(
     engine: str = DEFAULT_ENGINE,
     parts: Sequence[str] = PARTS,
     platform: bool = True,
+    seed: int = DEFAULT_SEED,
+    pods: int = 0,
     report: Report = lambda step, servers, seconds: None,
     deadline_seconds: float = 300,
 ) -> Lab:
     """Start a lab and return when all of it answers.
 
-    An exception, KeyboardInterrupt too, ends what was started.
+    Where `down` has kept a lab's data, that lab goes on: `parts`, `platform`, `seed` and `pods` are its own. An exception,
+    KeyboardInterrupt too, ends what was started.
 
     Parameters
     ----------
@@ -111,6 +114,10 @@ def up(
         What to start, of "kubernetes", "prometheus", "alertmanager" and "elasticsearch".
     platform
         Whether to set up the background platform (workloads, logs); without it the cluster has nodes and nothing else.
+    seed
+        The same seed gives the same platform with the same past.
+    pods
+        About how many pods the platform shall have; 0: as many as it has by itself.
     report
         Called again and again with what is being done, which servers are ready, and the seconds so far.
 
@@ -124,22 +131,25 @@ def up(
     for part in parts:
         if part not in PARTS:
             raise InputError(_("There is no part {name}", name=part), _("There are {names}", names=list(PARTS)))
-    load(engine).check(parts)
+    options = Options(engine=engine, parts=tuple(parts), platform=platform, seed=seed, pods=pods)
     place = state_folder(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
         if is_running(place):
             return _running(place, already=True)
-        _clear(place)
+        options = _kept(place, options)
+        load(engine).check(options.parts)
+        _clear(place, keep_data=is_kept(place))
         for name in ("data", "servers", "logs"):
-            (place / name).mkdir()
+            (place / name).mkdir(exist_ok=True)
+        output = (place / "supervisor.log").open("wb")
     except OSError as problem:
         raise OpsError(
             _("The lab's folder cannot be written: {reason}", reason=str(problem)), _("Make room, or name another folder")
         ) from problem
-    with (place / "supervisor.log").open("wb") as output:
+    with output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "opslib.lab.engines.supervisor", engine, str(place), ",".join(parts), *([] if platform else ["bare"])],
+            [sys.executable, "-P", "-m", "opslib.lab.engines.supervisor", str(place), json.dumps(asdict(options))],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -152,6 +162,7 @@ def up(
             seconds = time.monotonic() - started
             report(state.get("step", ""), {name: one["ready"] for name, one in state.get("servers", {}).items()}, seconds)
             if state.get("phase") == "ready":
+                (place / KEPT).unlink(missing_ok=True)  # whether it is kept again is for the next `down` to say
                 return _running(place)
             if process.poll() is not None:
                 error = _state(place).get("error")
@@ -169,7 +180,7 @@ def up(
                     _("The lab was not ready within {seconds} s, at {step}", seconds=deadline_seconds, step=state.get("step", "")),
                     _("The logs of its servers are in {path}", path=place / "servers"),
                 )
-            time.sleep(0.1)
+            time.sleep(0.05)
     except BaseException:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -177,12 +188,17 @@ def up(
         process.kill()
         process.wait()
         _reap(place)
-        _clear(place, keep_logs=True)
+        _clear(place, keep_logs=True, keep_data=is_kept(place))
         raise
 
 
-def down(folder: Path | None = None) -> bool:
+def down(folder: Path | None = None, *, keep: bool = False) -> bool:
     """Stop a lab and see that nothing of it is left; False where none was running.
+
+    Parameters
+    ----------
+    keep
+        Keep its data, so that the next `up` goes on with it; and what was kept before, where no lab was running.
 
     Raises
     ------
@@ -192,12 +208,14 @@ def down(folder: Path | None = None) -> bool:
     place = state_folder(folder)
     state = _state(place)
     running = is_running(place)
+    if keep and running:
+        (place / KEPT).write_text(json.dumps({field.name: state[field.name] for field in fields(Options)}) + "\n", "utf-8")
     if state.get("supervisor"):
         processes.end([state["supervisor"]], seconds=15)
     left = _reap(place)
     if left or is_running(place):
         raise OpsError(_("Processes of the lab are left: {pids}", pids=left), _("Its folder is {path}", path=place))
-    _clear(place, keep_logs=True)
+    _clear(place, keep_logs=True, keep_data=keep and is_kept(place))
     return running
 
 
@@ -265,11 +283,27 @@ def _reap(place: Path) -> list[int]:
     return [one["pid"] for one in processes.end(_state(place).get("servers", {}).values(), seconds=5)]
 
 
-def _clear(place: Path, *, keep_logs: bool = False) -> None:
+def _kept(place: Path, asked: Options) -> Options:
+    """The options of the lab whose data is kept in the folder; those that are asked for where there is none."""
+    if not is_kept(place):
+        return asked
+    kept = Options.of((place / KEPT).read_text("utf-8"))
+    if kept.engine != asked.engine:
+        raise InputError(
+            _("{path} keeps a lab of the engine {engine}", path=place, engine=kept.engine),
+            _("Start that one, or throw it away"),
+            f"opslib lab up --engine {kept.engine}; opslib lab down",
+        )
+    return kept
+
+
+def _clear(place: Path, *, keep_logs: bool = False, keep_data: bool = False) -> None:
     _reap(place)
-    for name in ("kubeconfig", "environment.yaml", "state.json", *(() if keep_logs else ("supervisor.log",))):
+    kept, log = (() if keep_data else (KEPT,)), (() if keep_logs else ("supervisor.log",))
+    for name in ("kubeconfig", "environment.yaml", "state.json", *kept, *log):
         (place / name).unlink(missing_ok=True)
-    for name in ("data", "pki", *(() if keep_logs else ("servers", "logs"))):
+    data, logs = (() if keep_data else ("data", "pki")), (() if keep_logs or keep_data else ("servers", "logs"))
+    for name in (*data, *logs):
         shutil.rmtree(place / name, ignore_errors=True)
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from opslib.errors import InputError
 from opslib.lab import build
 from opslib.lab.engines.servers import SERVICE_RANGE, Setup, Spec, alertmanager_file, prometheus_file
 from opslib.messages import _
+
+if TYPE_CHECKING:
+    from opslib.lab.world import World
 
 NEEDS = {
     "kubernetes": ("etcd", "kubernetes"),
@@ -37,15 +41,20 @@ def check(parts: Sequence[str]) -> None:
         raise InputError(_("{names} must be built first", names=missing), _("Build the servers, once"), "opslib lab build")
 
 
-def specs(setup: Setup) -> Iterator[Spec]:
-    """The servers of the lab's parts."""
-    if "kubernetes" in setup.parts:
+def plant(setup: Setup, world: World, *, platform: bool) -> bool:
+    """Nothing can be put into the cluster before its start."""
+    return False
+
+
+def specs(setup: Setup, part: str) -> Iterator[Spec]:
+    """The servers of a part."""
+    if part == "kubernetes":
         yield from _kubernetes(setup)
-    if "prometheus" in setup.parts:
+    elif part == "prometheus":
         yield _prometheus(setup)
-    if "alertmanager" in setup.parts:
+    elif part == "alertmanager":
         yield _alertmanager(setup)
-    if "elasticsearch" in setup.parts:
+    elif part == "elasticsearch":
         yield _opensearch(setup)
 
 
@@ -77,6 +86,8 @@ def _kubernetes(setup: Setup) -> Iterator[Spec]:
             "--service-account-issuer=https://kubernetes.default.svc",
             *(f"--kubelet-client-certificate={pki['kubelet-client.crt']}", f"--kubelet-client-key={pki['kubelet-client.key']}"),
             *(f"--kubelet-certificate-authority={pki['ca.crt']}", "--kubelet-preferred-address-types=ExternalIP,InternalIP"),
+            # for metrics.k8s.io, which the kubelets' process serves
+            *(f"--proxy-client-cert-file={pki['kubelet-client.crt']}", f"--proxy-client-key-file={pki['kubelet-client.key']}"),
             *(f"--service-cluster-ip-range={SERVICE_RANGE}", "--allow-privileged=true"),
             # a loopback address cannot be the endpoint of the kubernetes Service
             "--endpoint-reconciler-type=none",
@@ -118,11 +129,17 @@ def _prometheus(setup: Setup) -> Spec:
         command=(
             str(build.program("prometheus")),
             *(
-                f"--config.file={prometheus_file(setup)}",
+                f"--config.file={prometheus_file(setup, reads=True)}",
                 f"--storage.tsdb.path={setup.data('prometheus')}",
                 "--storage.tsdb.retention.time=8d",
             ),
-            *(f"--web.listen-address={address}", f"--web.external-url=http://{address}", "--web.enable-lifecycle", "--log.level=warn"),
+            *(
+                f"--web.listen-address={address}",
+                f"--web.external-url=http://{address}",
+                "--web.enable-lifecycle",
+                "--web.enable-admin-api",
+                "--log.level=warn",
+            ),
         ),
         health=f"http://{address}/-/ready",
     )

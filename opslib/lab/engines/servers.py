@@ -6,29 +6,70 @@ An engine is a module of this package: `real` or `embedded`. A supervisor starts
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import yaml
+
+if TYPE_CHECKING:
+    from opslib.lab.world import World
 
 PARTS = ("kubernetes", "prometheus", "alertmanager", "elasticsearch")
 ENGINES = ("embedded", "real")
 DEFAULT_ENGINE = "embedded"
+DEFAULT_SEED = 7
+KEPT = "kept.json"
 SERVICE_RANGE = "10.96.0.0/16"
+SELF_SCRAPED = ("prometheus", "alertmanager")
+"""Jobs of Prometheus that have no past before the lab: the servers' own numbers."""
+
+_RULES = Path(__file__).parent.parent / "rules"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a lab is asked to be.
+
+    Parameters
+    ----------
+    platform
+        Whether there are workloads; without them the cluster has nodes and nothing else.
+    seed
+        The same seed gives the same platform with the same past.
+    pods
+        About how many pods the platform shall have; 0: as many as it has by itself.
+    """
+
+    engine: str = DEFAULT_ENGINE
+    parts: tuple[str, ...] = PARTS
+    platform: bool = True
+    seed: int = DEFAULT_SEED
+    pods: int = 0
+
+    @classmethod
+    def of(cls, text: str) -> Options:
+        """The options of a text that `json.dumps(asdict(options))` made."""
+        content = json.loads(text)
+        return cls(**{**content, "parts": tuple(content["parts"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """A server to start: its command, where it answers when it is well, and whom it waits for."""
+    """A server to start: its command, where it answers when it is well, and whom it waits for.
+
+    One in the background starts when the lab is ready, takes the time that others leave, and may fail alone.
+    """
 
     name: str
     part: str
     command: tuple[str, ...]
     health: str
     after: tuple[str, ...] = ()
+    background: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +105,16 @@ class Engine(Protocol):
     def check(self, parts: Sequence[str]) -> None:
         """Raise InputError where a server of these parts cannot be started."""
 
-    def specs(self, setup: Setup) -> Iterable[Spec]:
-        """The servers of the lab's parts."""
+    def specs(self, setup: Setup, part: str) -> Iterable[Spec]:
+        """The servers of a part."""
+
+    def plant(self, setup: Setup, world: World, *, platform: bool) -> bool:
+        """Put nodes, permissions and the platform into the cluster before its start; False where that is to be done through its API."""
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether the data of the lab in `folder` is kept from `down` to `up`."""
+    return (folder / KEPT).is_file()
 
 
 def load(name: str) -> Engine:
@@ -75,23 +124,55 @@ def load(name: str) -> Engine:
     return cast("Engine", importlib.import_module(f"opslib.lab.engines.{name}"))
 
 
-def prometheus_file(setup: Setup) -> Path:
-    """Write Prometheus' configuration and the rules; where it is."""
-    from opslib.lab import metrics
-
+def prometheus_file(setup: Setup, *, reads: bool = False) -> Path:
+    """Write Prometheus' configuration and the rules; where it is. With `reads` it asks the supervisor for the past."""
     rules = setup.data("rules")
-    for file in metrics.RULES.glob("*.yaml"):
+    for file in _RULES.glob("*.yaml"):
         shutil.copyfile(file, rules / file.name)
-    configuration = metrics.prometheus_configuration(
-        exporter=f"127.0.0.1:{setup.ports['exporter']}",
-        prometheus=f"127.0.0.1:{setup.ports['prometheus']}",
-        alertmanager=f"127.0.0.1:{setup.ports['alertmanager']}" if "alertmanager" in setup.parts else None,
-        rules=rules,
-        cluster="kubernetes" in setup.parts,
-    )
+    own = [name for name in SELF_SCRAPED if name in setup.parts]
+    jobs: list[dict[str, Any]] = [{"job_name": name, "static_configs": [{"targets": [_address(setup, name)]}]} for name in own]
+    configuration: dict[str, Any] = {
+        "global": {"scrape_interval": "5s", "scrape_timeout": "4s", "evaluation_interval": "5s"},
+        "rule_files": [f"{rules}/*.yaml"],
+        "scrape_configs": [*jobs, *(_jobs(setup) if "kubernetes" in setup.parts else ())],
+    }
+    if reads:
+        configuration["remote_read"] = [{"url": f"http://{_address(setup, 'exporter')}/past", "read_recent": True}]
+    if "alertmanager" in setup.parts:
+        configuration["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [_address(setup, "alertmanager")]}]}]}
     path = setup.folder / "data" / "prometheus.yaml"
     path.write_text(yaml.safe_dump(configuration, sort_keys=False), "utf-8")
     return path
+
+
+def _address(setup: Setup, name: str) -> str:
+    return f"127.0.0.1:{setup.ports[name]}"
+
+
+def _jobs(setup: Setup) -> list[dict[str, Any]]:
+    """What is scraped of the supervisor's exporter. Targets carry the labels that the exporters of a cluster would have."""
+    from opslib.lab import stage
+    from opslib.lab.world.metrics.objects import TARGET
+    from opslib.lab.world.platform import NODES
+
+    found = stage.read(setup.folder)
+    names = [node.name for node in (found[0].nodes if found else NODES)]
+    exporter = _address(setup, "exporter")
+
+    def job(name: str, path: str, *targets: dict[str, str]) -> dict[str, Any]:
+        groups = [{"targets": [exporter], "labels": labels} for labels in targets]
+        return {"job_name": name, "metrics_path": path, "honor_labels": True, "static_configs": groups}
+
+    def each(**more: str) -> list[dict[str, str]]:
+        return [{"__param_node": name, "instance": name, "node": name, **more} for name in names]
+
+    return [
+        job("kube-state-metrics", "/kube-state", {"instance": TARGET["instance"]}),
+        job("kubelet", "/cadvisor", *each(metrics_path="/metrics/cadvisor")),
+        job("node-exporter", "/node", *each()),
+        job("pods", "/services", *each()),
+        job("platform", "/platform", {"instance": "platform"}),
+    ]
 
 
 def alertmanager_file(setup: Setup) -> Path:

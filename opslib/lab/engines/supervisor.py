@@ -1,11 +1,12 @@
 """The one process that owns a lab's servers: it starts them, watches them, plays the kubelet, and takes them with it when it ends.
 
-Started by `opslib.lab.engines.up` as ``python -m opslib.lab.engines.supervisor ENGINE FOLDER PARTS``; what it does is in FOLDER/state.json.
+Started by `opslib.lab.engines.up` as ``python -m opslib.lab.engines.supervisor FOLDER OPTIONS``; what it does is in FOLDER/state.json.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
 import json
 import os
@@ -17,11 +18,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import urllib3
 import yaml
@@ -29,13 +29,21 @@ import yaml
 from opslib.errors import OpsError
 from opslib.lab import certificates, processes
 from opslib.lab.api import Api, ApiError
-from opslib.lab.engines.servers import Setup, Spec, load
+from opslib.lab.engines.servers import Options, Setup, Spec, is_kept, load
 from opslib.messages import _
+
+if TYPE_CHECKING:
+    from opslib.lab.informer import Informer
+    from opslib.lab.stage import Stage
 
 # Below the range from which the system takes ports for outgoing connections; a lab holds the first port of its block all the time.
 _FIRST_PORT, _BLOCK, _BLOCKS = 20000, 20, 500
 _OWN_PORTS = ("exporter", "kubelet")
 _EXPECTED_SECONDS = 180
+_ORDERLY_SECONDS = 10  # to end, where the data is kept
+_HISTORY_SECONDS = 7 * 86400
+_NICE = 10
+_NEEDING_NOTHING = ("elasticsearch", "alertmanager")  # neither certificates nor the world
 
 
 @dataclass(slots=True)
@@ -52,18 +60,19 @@ class Child:
 class Supervisor:
     """A lab's servers, from start to end."""
 
-    def __init__(self, engine: str, folder: Path, parts: tuple[str, ...], *, platform: bool) -> None:
-        self.engine = engine
-        self.servers = load(engine)
+    def __init__(self, folder: Path, options: Options) -> None:
+        self.options = options
+        self.servers = load(options.engine)
         self.folder = folder
-        self.parts = parts
-        self.platform = platform
+        self.parts = options.parts
         self.stop = threading.Event()
         self.children: dict[str, Child] = {}
         self.phase = "starting"
         self.step = ""
         self.error: dict[str, str] = {}
         self.ports: dict[str, int] = {}
+        self.planted = False
+        self._waiting: dict[str, Spec] = {}
         self._closing: list[Callable[[], None]] = []
         self._health = urllib3.PoolManager(retries=False, timeout=2)
 
@@ -72,12 +81,10 @@ class Supervisor:
     def write_state(self) -> None:
         """Write state.json whole: whoever reads it sees the old or the new one."""
         state = {
-            "engine": self.engine,
+            **asdict(self.options),
             "phase": self.phase,
             "step": self.step,
             "error": self.error,
-            "parts": self.parts,
-            "platform": self.platform,
             "supervisor": processes.identity(os.getpid()),
             "ports": self.ports,
             "addresses": {part: self._address(part) for part in self.parts} if self.ports else {},
@@ -119,22 +126,67 @@ class Supervisor:
             self._end()
 
     def _start(self, held: socket.socket) -> None:
-        pki = self._certificates() if "kubernetes" in self.parts else {}
-        setup = Setup(folder=self.folder, parts=self.parts, ports=self.ports, pki=pki)
-        specs = {spec.name: spec for spec in self.servers.specs(setup)}
-        waiting = dict(specs)
+        first = [part for part in _NEEDING_NOTHING if part in self.parts]
+        setup = Setup(folder=self.folder, parts=self.parts, ports=self.ports)
+        for part in first:  # they start while the others are prepared
+            self._begin(self.servers.specs(setup, part))
+        self.stage = self._stage()
+        if "kubernetes" in self.parts:
+            setup = replace(setup, pki=self._certificates())
+            # what was kept has it all; but nodes, whose kubelets are at another port now, are looked after by the kubelet
+            self.planted = is_kept(self.folder) or self.servers.plant(setup, self.stage.world, platform=self.options.platform)
+        for part in self.parts:
+            if part not in first:
+                self._begin(self.servers.specs(setup, part))
+        self._wait()
+        self._write_addresses()
+        self._play(setup, held)
+
+    def _stage(self) -> Stage:
+        """The world of this lab: the one that was kept, or another one with a week of its own."""
+        from opslib.lab import stage
+        from opslib.lab.world import World
+
+        kept = stage.read(self.folder)
+        if kept is not None:
+            return stage.Stage(self.folder, *kept)
+        now = time.time()
+        world = World(self.options.seed, now - _HISTORY_SECONDS, now)
+        if self.options.pods:
+            from opslib.lab.world.platform import sized
+
+            services, nodes = sized(self.options.pods)
+            world = replace(world, services=services, nodes=nodes)
+        return stage.Stage(self.folder, world, now)
+
+    def _begin(self, specs: Iterable[Spec]) -> None:
+        """Start what can be started; the others wait for their turn."""
+        for spec in specs:
+            self._waiting[spec.name] = spec
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Start what waited for others that are ready now; what runs in the background waits for all."""
+        for spec in list(self._waiting.values()):
+            ready = all(name not in self._waiting and self.children[name].ready for name in spec.after)
+            if ready and (not spec.background or self.phase == "ready"):
+                del self._waiting[spec.name]
+                self._spawn(spec)
+
+    def _wait(self) -> None:
+        """Until all servers answer but those in the background."""
         deadline = time.monotonic() + _EXPECTED_SECONDS
-        while waiting or not all(child.ready for child in self.children.values()):
-            for spec in list(waiting.values()):
-                if all(name not in specs or (name in self.children and self.children[name].ready) for name in spec.after):
-                    del waiting[spec.name]
-                    self._spawn(spec)
+        while True:
+            self._go_on()
             for child in self.children.values():
                 self._check(child)
-            if self.stop.wait(0.1):
+            late = [name for name, spec in self._waiting.items() if not spec.background]
+            late += [name for name, child in self.children.items() if not child.ready]
+            if not late:
+                return
+            if self.stop.wait(0.05):
                 raise InterruptedError("stopped")
             if time.monotonic() > deadline:
-                late = [name for name in specs if name not in self.children or not self.children[name].ready]
                 log = self.children[late[0]].log if late[0] in self.children else Path()
                 raise OpsError(
                     _(
@@ -145,8 +197,6 @@ class Supervisor:
                     ),
                     _("Its whole log is in {path}", path=log),
                 )
-        self._write_addresses()
-        self._play(pki, held)
 
     def _spawn(self, spec: Spec) -> None:
         log = self.folder / "servers" / f"{spec.name}.log"
@@ -157,7 +207,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                preexec_fn=processes.die_with_parent(),  # noqa: PLW1509 - nothing here holds a lock that the child could need
+                preexec_fn=processes.die_with_parent(_NICE if spec.background else 0),  # noqa: PLW1509 - nothing here holds a lock that the child could need
             )
         known = processes.identity(process.pid) or {"pid": process.pid, "created": 0}
         self.children[spec.name] = Child(spec, process, known, log=log)
@@ -187,24 +237,27 @@ class Supervisor:
             return False
 
     def _watch(self) -> None:
-        """Until told to stop: note servers that ended, so that `status` can say so."""
-        noted: set[str] = set()
-        while not self.stop.wait(1):
-            for name, child in self.children.items():
-                if name not in noted and child.process.poll() is not None:
-                    noted.add(name)
-                    child.ready = False
-                    with contextlib.suppress(OSError):  # a full disk does not end the lab
-                        self.write_state()
+        """Until told to stop: start what runs in the background, and note what ends or begins to answer, so that `status` can say so."""
+        while True:
+            before = {name: child.ready for name, child in self.children.items()}
+            with contextlib.suppress(OSError):  # a full disk does not end the lab
+                self._go_on()
+                for child in self.children.values():
+                    alive = child.process.poll() is None
+                    child.ready = alive and (child.ready or self._answers(child.spec.health))
+                if before != {name: child.ready for name, child in self.children.items()}:
+                    self.write_state()
+            if self.stop.wait(1):
+                return
 
     def _end(self) -> None:
         for close in reversed(self._closing):
             close()
-        # The clients first and etcd last, but without waiting long for any: the data is thrown away.
+        # The clients first and etcd last, but without waiting long for any where the data is thrown away.
         for child in reversed(self.children.values()):
             if child.process.poll() is None:
                 child.process.terminate()
-        deadline = time.monotonic() + 1
+        deadline = time.monotonic() + (_ORDERLY_SECONDS if is_kept(self.folder) else 1)
         for child in self.children.values():
             try:
                 child.process.wait(max(0.05, deadline - time.monotonic()))
@@ -243,43 +296,21 @@ class Supervisor:
     # --- what is started ---
 
     def _certificates(self) -> dict[str, Path]:
-        """The authority and everybody's certificates, as files."""
+        """The authority and everybody's certificates, keys and tokens, as files."""
         pki = self.folder / "pki"
-        pki.mkdir(mode=0o700, exist_ok=True)
-        ca = certificates.authority("opslib-lab")
-        kubelet_hosts = ("127.0.0.1", "localhost")
-        api_hosts = (
-            *kubelet_hosts,
-            "kubernetes",
-            "kubernetes.default",
-            "kubernetes.default.svc",
-            "kubernetes.default.svc.cluster.local",
-            "10.96.0.1",
-        )
-        pairs = {
-            "ca": ca,
-            "apiserver": certificates.issue(ca, "kube-apiserver", hosts=api_hosts),
-            "kubelet": certificates.issue(ca, "system:node:lab", groups=["system:nodes"], hosts=kubelet_hosts),
-            "kubelet-client": certificates.issue(ca, "kube-apiserver-kubelet-client"),
-            "admin": certificates.issue(ca, "lab-admin", groups=["system:masters"]),
-        }
-        files: dict[str, Path] = {}
-        for name, pair in pairs.items():
-            files[f"{name}.crt"], files[f"{name}.key"] = pair.write(pki, name)
-        files["sa.key"], files["sa.pub"] = pki / "sa.key", pki / "sa.pub"
-        private, public = certificates.signing_key()
-        certificates.write_private(files["sa.key"], private)
-        files["sa.pub"].write_text(public, "ascii")
-        tokens = {name: secrets.token_urlsafe(24) for name in ("viewer", "nobody")}
-        files["tokens.csv"] = pki / "tokens.csv"
-        certificates.write_private(files["tokens.csv"], "".join(f'{token},{name},{name},"lab:{name}s"\n' for name, token in tokens.items()))
-        server = self._address("kubernetes")
+        if not (pki / "tokens.csv").exists():
+            _make_certificates(pki)
+        names = ("ca", "apiserver", "kubelet", "kubelet-client", "admin", "kube-controller-manager", "kube-scheduler")
+        files = {file.name: file for file in pki.iterdir()}
+        pairs = {name: certificates.Pair(*(files[f"{name}.{kind}"].read_text("ascii") for kind in ("crt", "key"))) for name in names}
+        server, ca = self._address("kubernetes"), pairs["ca"].certificate
         for name in ("kube-controller-manager", "kube-scheduler"):
-            user = certificates.issue(ca, f"system:{name}")
             files[name] = pki / f"{name}.kubeconfig"
-            certificates.write_private(files[name], certificates.kubeconfig(server, ca.certificate, {name: user}))
+            certificates.write_private(files[name], certificates.kubeconfig(server, ca, {name: pairs[name]}))
+        with files["tokens.csv"].open(encoding="utf-8", newline="") as file:
+            tokens = {row[1]: row[0] for row in csv.reader(file)}
         users: Mapping[str, certificates.Pair | str] = {"admin": pairs["admin"], **tokens}
-        certificates.write_private(self.folder / "kubeconfig", certificates.kubeconfig(server, ca.certificate, users))
+        certificates.write_private(self.folder / "kubeconfig", certificates.kubeconfig(server, ca, users))
         context = ssl.create_default_context(cafile=str(files["ca.crt"]))
         context.load_cert_chain(files["admin.crt"], files["admin.key"])
         # controller-manager and scheduler sign a certificate for themselves; on the loopback their health needs no proof
@@ -310,55 +341,84 @@ class Supervisor:
         temporary.write_text(text, "utf-8")
         temporary.replace(self.folder / "environment.yaml")
 
-    def _play(self, pki: Mapping[str, Path], held: socket.socket) -> None:
-        """Play the kubelet, serve metrics, and set up the background platform, as far as the parts go."""
-        from opslib.lab import kubelet, logs, metrics, platform
+    def _play(self, setup: Setup, held: socket.socket) -> None:
+        """Play the kubelets, set up the platform where it is not there yet, and serve metrics and write logs, as far as the parts go."""
+        api = pods = None
+        if "kubernetes" in self.parts:
+            api = Api.from_kubeconfig(self.folder / "kubeconfig")
+            pods = self._play_kubelets(api, setup.pki)
+            if not self.planted:
+                self._install(api)
+        self._serve_metrics(api, pods, held)
+        if "elasticsearch" in self.parts and self.options.platform:
+            self._write_logs(pods)
 
-        api = Api.from_kubeconfig(self.folder / "kubeconfig") if "kubernetes" in self.parts else None
-        pods = None
-        writer, history = None, Future[None]()
-        if "elasticsearch" in self.parts and self.platform:
-            writer = logs.Writer(self._address("elasticsearch"), api)
-            # it takes seconds, in which the platform can be set up; the pods of days ago are not those of now anyway
-            threading.Thread(target=_settle, args=(history, writer.history), name="history", daemon=True).start()
-        if api is not None:
-            self._tell("nodes")
-            kubelet_ = kubelet.Kubelet(
-                api, self.folder, self.ports["kubelet"], certificate=pki["kubelet.crt"], key=pki["kubelet.key"], ca=pki["ca.crt"]
-            )
-            self._closing.append(kubelet_.close)
-            kubelet_.start()
-            pods = kubelet_.pods
-            platform.permissions(api)
-            if self.platform:
-                self._tell("platform")
-                platform.apply(api)
+    def _play_kubelets(self, api: Api, pki: Mapping[str, Path]) -> Informer:
+        """Play the kubelets of all nodes; the pods that are on them."""
+        from opslib.lab.kubelet import Kubelet
+
+        self._tell("nodes")
+        files = {"certificate": pki["kubelet.crt"], "key": pki["kubelet.key"], "ca": pki["ca.crt"]}
+        kubelet = Kubelet(api, self.folder, self.ports["kubelet"], nodes=self.stage.world.nodes, **files)
+        kubelet.containers.world = lambda: self.stage.world
+        self._closing.append(kubelet.close)
+        kubelet.start()
+        return kubelet.pods
+
+    def _install(self, api: Api) -> None:
+        """Set the platform up through the API."""
+        from opslib.lab import installation
+
+        for obj in installation.permissions():
+            api.apply(obj)
+        if self.options.platform:
+            self._tell("platform")
+            installation.apply(api, self.stage.world)
+            self._tell("rollout")
+            installation.wait(api, self.stage.world, deadline_seconds=_EXPECTED_SECONDS, stop=self.stop)
+
+    def _serve_metrics(self, api: Api | None, pods: Informer | None, held: socket.socket) -> None:
         if "prometheus" in self.parts:
+            from opslib.lab import metrics
+
             exporter = metrics.Exporter(api, pods)
             self._closing.append(exporter.close)
             exporter.start(held)
-        if api is not None and self.platform:
-            self._tell("rollout")
-            platform.wait(api, deadline_seconds=120, stop=self.stop)
-        if writer is not None:
-            self._tell("logs")
-            history.result(_EXPECTED_SECONDS)
-            self._closing.append(writer.close)
-            writer.start()
+
+    def _write_logs(self, pods: Informer | None) -> None:
+        from opslib.lab.shipping import Writer
+
+        writer = Writer(self._address("elasticsearch"), lambda: self.stage.world, None if pods is None else pods.objects)
+        self._closing.append(writer.close)
+        writer.start()
 
     def _tell(self, step: str) -> None:
         self.step = step
         self.write_state()
 
 
-def _settle(future: Future[None], work: Callable[[], None]) -> None:
-    """Do some work in a thread that nobody has to wait for when the lab ends."""
-    try:
-        work()
-    except Exception as error:  # whoever waits for it reads it
-        future.set_exception(error)
-    else:
-        future.set_result(None)
+def _make_certificates(pki: Path) -> None:
+    """Make the authority, everybody's certificates and keys, and last the tokens, which say that all is there."""
+    pki.mkdir(mode=0o700, exist_ok=True)
+    ca = certificates.authority("opslib-lab")
+    kubelet_hosts = ("127.0.0.1", "localhost")
+    kubernetes = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
+    pairs = {
+        "ca": ca,
+        "apiserver": certificates.issue(ca, "kube-apiserver", hosts=(*kubelet_hosts, *kubernetes, "10.96.0.1")),
+        "kubelet": certificates.issue(ca, "system:node:lab", groups=["system:nodes"], hosts=kubelet_hosts),
+        "kubelet-client": certificates.issue(ca, "kube-apiserver-kubelet-client"),
+        "admin": certificates.issue(ca, "lab-admin", groups=["system:masters"]),
+        "kube-controller-manager": certificates.issue(ca, "system:kube-controller-manager"),
+        "kube-scheduler": certificates.issue(ca, "system:kube-scheduler"),
+    }
+    for name, pair in pairs.items():
+        pair.write(pki, name)
+    private, public = certificates.signing_key()
+    certificates.write_private(pki / "sa.key", private)
+    (pki / "sa.pub").write_text(public, "ascii")
+    tokens = {name: secrets.token_urlsafe(24) for name in ("viewer", "nobody")}
+    certificates.write_private(pki / "tokens.csv", "".join(f'{token},{name},{name},"lab:{name}s"\n' for name, token in tokens.items()))
 
 
 def _bind(port: int) -> socket.socket | None:
@@ -403,12 +463,12 @@ def _locked(lock: IO[str]) -> bool:
 
 
 def main() -> int:
-    """Run the supervisor of one lab: ENGINE FOLDER PART[,PART...] [bare]."""
-    engine, folder, parts = sys.argv[1], Path(sys.argv[2]), tuple(sys.argv[3].split(","))
+    """Run the supervisor of one lab: FOLDER OPTIONS."""
+    folder, options = Path(sys.argv[1]), Options.of(sys.argv[2])
     with (folder / "lock").open("w") as lock:
         if not _locked(lock):
             return 75
-        supervisor = Supervisor(engine, folder, parts, platform="bare" not in sys.argv[4:])
+        supervisor = Supervisor(folder, options)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_arguments: supervisor.stop.set())
         return supervisor.run()

@@ -5,8 +5,8 @@ One description, from which metrics, logs, changes and manifests follow.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Language = Literal["jvm", "go", "python", "node", "postgres", "redis", "kafka", "opensearch", "nginx"]
@@ -18,8 +18,6 @@ KUBELET_VERSION = "v1.36.2-eks-1a2b3c4"
 RUNTIME = "containerd://2.1.5"
 OS_IMAGE = "Amazon Linux 2023.9.20251110"
 KERNEL = "6.12.55-74.119.amzn2023.x86_64"
-NODE_GROUPS = ("main", "batch")
-"""The second has no nodes most of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +30,9 @@ class Node:
     cores: int = 8
     memory_bytes: float = 32 * GIBI
     disk_bytes: float = 80 * GIBI
-    group: str = NODE_GROUPS[0]
+    group: str = "main"
     instance_type: str = "m6i.2xlarge"
     most_pods: int = 58
-
-    @property
-    def instance_id(self) -> str:
-        """The machine that it is, in EC2."""
-        return f"i-0{hashlib.sha256(self.name.encode()).hexdigest()[:16]}"
 
 
 NODES = tuple(
@@ -228,6 +221,32 @@ SERVICES = (
     _agent("monitoring", "node-exporter", 9100),
     _agent("logging", "fluent-bit", 2020),
 )  # fmt: skip
+
+_LARGE = Node("", "", "", cores=32, memory_bytes=128 * GIBI, disk_bytes=160 * GIBI, instance_type="m6i.8xlarge", most_pods=234)
+
+
+def sized(pods: int) -> tuple[tuple[Service, ...], tuple[Node, ...]]:
+    """A platform with about so many pods, on larger nodes: the Deployments have more replicas, all else is as it is."""
+    scaled = [service for service in SERVICES if service.kind == "Deployment"]
+    others = sum(service.replicas for service in SERVICES if service.kind == "StatefulSet")
+    agents = sum(service.kind == "DaemonSet" for service in SERVICES)
+    factor = max(1.0, (pods - others - agents * len(NODES)) / sum(service.replicas for service in scaled))
+
+    def larger(service: Service) -> Service:
+        replicas = round(service.replicas * factor)
+        return replace(service, replicas=replicas, max_replicas=round(service.max_replicas * factor))
+
+    services = tuple(larger(service) if service.kind == "Deployment" else service for service in SERVICES)
+    cores = sum(service.cores * service.replicas for service in services)
+    count = max(len(NODES), math.ceil(cores / (0.6 * _LARGE.cores)))
+    nodes = []
+    for number in range(count):
+        zone, place = number % 3, number // 3
+        address = f"10.0.{zone + 1}.{10 + 2 * place}"
+        name = f"ip-{address.replace('.', '-')}.ap-northeast-1.compute.internal"
+        nodes.append(replace(_LARGE, name=name, zone=f"ap-northeast-1{'acd'[zone]}", address=address))
+    return services, tuple(nodes)
+
 
 TEAMS = {
     "platform": ("#team-platform", "platform-oncall@example.com"),
