@@ -1,24 +1,28 @@
-"""What the played kubelets serve of their containers: logs (`opslib.lab.container_logs`) and commands (`opslib.lab.shell`)."""
+"""What the played kubelets serve of their containers: logs (`opslib.lab.container_logs`), commands (`opslib.lab.shell`), and their use."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opslib.lab import container_logs
+from opslib.lab import container_logs, usage
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.websockets import WebSocket
 
-    from opslib.lab.api import Object
+    from opslib.lab.api import Api, Object
     from opslib.lab.informer import Informer
+    from opslib.lab.kube.streams import Channel
     from opslib.lab.world import World
     from opslib.lab.world.pods import Pod
 
@@ -30,16 +34,21 @@ class Containers:
 
     Parameters
     ----------
+    api
+        Where commands in containers find what they ask for.
     logs
         The folder with the logs of those that the world does not know.
-    pods
-        What runs.
+    pods, nodes
+        What runs, and where.
     """
 
-    def __init__(self, logs: Path, pods: Informer) -> None:
+    def __init__(self, api: Api, logs: Path, pods: Informer, nodes: Informer) -> None:
         self.world: Callable[[], World] | None = None  # gives the world of now; None: the lab has none
+        self.usage = usage.Usage(pods, nodes, lambda: self.world() if self.world is not None else None)
+        self._api = api
         self._logs = logs
         self._pods = pods
+        self._written: dict[tuple[str, str, float], dict[str, str]] = {}  # files by uid, container, and when it started
 
     def begin(self, pod: Object) -> None:
         """A pod's containers start: the first lines of those that the world does not know, so that their logs are not empty."""
@@ -59,11 +68,14 @@ class Containers:
     def application(self) -> Starlette:
         """What the API server asks."""
         from starlette.applications import Starlette
-        from starlette.routing import Route
+        from starlette.routing import Route, WebSocketRoute
 
         return Starlette(
             routes=[
                 Route("/containerLogs/{namespace}/{pod}/{container}", self._container_logs),
+                WebSocketRoute("/exec/{namespace}/{pod}/{container}", self._exec),
+                Route("/exec/{namespace}/{pod}/{container}", self._exec_without_websocket, methods=["GET", "POST"]),
+                *self.usage.routes(),
                 Route("/healthz", _healthy),
             ]
         )
@@ -121,6 +133,100 @@ class Containers:
             life = "" if pod is None else container_logs.span(pod, container)
             if isinstance(life, str) or life[0] != known.started or life[1] <= now:
                 return
+
+    # --- commands ---
+
+    def _running(self, parameters: Mapping[str, str]) -> tuple[Object, Object, float] | str:
+        """The pod, the container's spec, and since when it runs; the kubelet's words where it does not."""
+        from opslib.lab.shell.box import spec_of
+
+        pod = self._pods.get(parameters["namespace"], parameters["pod"])
+        if pod is None:
+            return "pod does not exist"
+        container = parameters["container"]
+        spec = spec_of(pod, container)
+        life = container_logs.span(pod, container)
+        if spec is None or isinstance(life, str) or life[1] != math.inf:
+            return f'container not found ("{container}")'
+        return pod, spec, life[0]
+
+    async def _exec(self, websocket: WebSocket) -> None:
+        from starlette.responses import PlainTextResponse
+
+        from opslib.lab.kube import streams
+
+        offered = websocket.scope.get("subprotocols") or []
+        protocol = next((one for one in streams.PROTOCOLS if one in offered), "")
+        words = websocket.query_params.getlist("command")
+        found = self._running(websocket.path_params)
+        problem = found if isinstance(found, str) else "" if protocol and words else "unable to upgrade: no protocol that is known"
+        if isinstance(found, str) or problem:
+            await websocket.receive()
+            await websocket.send_denial_response(PlainTextResponse(problem, 500))
+            return
+        await websocket.accept(subprotocol=protocol)
+        channel = streams.Channel(websocket.receive, websocket.send, protocol)
+        asked = {name: websocket.query_params.get(name) in ("true", "1") for name in ("input", "tty")}
+        work = asyncio.ensure_future(self._run(*found, words, channel, stdin=asked["input"], tty=asked["tty"]))
+        gone = asyncio.ensure_future(channel.gone.wait())
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        if work.done():
+            await channel.finish(work.result())
+        else:
+            work.cancel()
+
+    async def _run(
+        self, pod: Object, spec: Object, started: float, words: Sequence[str], channel: Channel, *, stdin: bool, tty: bool
+    ) -> Object:
+        """Run a command in a container; how it ended, as a Status."""
+        from opslib.lab.kube import errors, streams
+        from opslib.lab.shell import box as boxes
+        from opslib.lab.shell import runner
+
+        metadata, now = pod["metadata"], time.time()
+        written = self._written.setdefault((metadata["uid"], spec["name"], started), {})
+        world = self.world() if self.world is not None else None
+        box = await asyncio.to_thread(
+            boxes.make, self._api, pod, spec, world, written, started=started, now=now, used=self.usage.of_pod(pod).get(spec["name"])
+        )  # fmt: skip
+        try:
+            code = await runner.run(box, words, channel, stdin=stdin, tty=tty)
+        except runner.CannotStart as error:
+            return errors.internal(f"error executing command in container: {error}").status()
+        if box.killed:
+            await asyncio.to_thread(self._restart, pod, spec["name"], box.killed)
+        return streams.exit_status(code)
+
+    async def _exec_without_websocket(self, request: Request) -> Response:
+        from starlette.responses import PlainTextResponse
+
+        found = self._running(request.path_params)
+        if isinstance(found, str):
+            return PlainTextResponse(found, 404 if found.startswith("pod") else 500)
+        return PlainTextResponse("unable to upgrade: this kubelet takes commands over WebSocket only", 400)
+
+    def _restart(self, pod: Object, container: str, status: int) -> None:
+        """A container has ended by itself: the kubelet starts it again."""
+        from opslib.lab.api import ApiError
+
+        name, namespace, now = pod["metadata"]["name"], pod["metadata"]["namespace"], datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}"
+        try:
+            fresh = self._api.get(path)
+            states = fresh["status"]["containerStatuses"]
+            for one in states:
+                if one["name"] == container and "running" in one["state"]:
+                    ended = {"exitCode": status, "reason": "Error", "startedAt": one["state"]["running"]["startedAt"], "finishedAt": now}
+                    one["lastState"] = {"terminated": {**ended, "containerID": one.get("containerID", "")}}
+                    one["state"] = {"running": {"startedAt": now}}
+                    one["restartCount"] += 1
+                    one["containerID"] = f"containerd://{hashlib.sha256(f'{name} {container} {now}'.encode()).hexdigest()}"
+            self._api.patch(
+                path, {"metadata": {"uid": pod["metadata"]["uid"]}, "status": {"containerStatuses": states}}, subresource="status"
+            )
+        except (ApiError, KeyError):
+            return  # the pod is gone
 
 
 def _wanted(asked: Callable[[str], str | None]) -> container_logs.Wanted:

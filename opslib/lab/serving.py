@@ -41,6 +41,7 @@ class Served:
             host="127.0.0.1",
             port=port,
             lifespan="off",
+            ws="websockets-sansio",
             access_log=False,
             log_level="warning",
             timeout_graceful_shutdown=1,

@@ -242,30 +242,40 @@ def _kubelet_refusal(status: int, text: str, pod: str) -> Refused:
 
 
 class Channel:
-    """The server's end of an exec connection, for a provider's command."""
+    """The server's end of an exec connection, for a command. It reads from when it is made; `gone` is set when the client is away."""
 
     def __init__(self, receive: Any, send: Any, protocol: str) -> None:
+        self.gone = asyncio.Event()
         self._receive = receive
         self._send = send
         self._closes = protocol.startswith("v5")
+        self._input: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._ended = False
+        self._reader = asyncio.ensure_future(self._read_all())
 
     async def read(self) -> bytes | None:
         """The next bytes of input; None at the end."""
-        while not self._ended:
+        if self._ended:
+            return None
+        found = await self._input.get()
+        self._ended = found is None
+        return found
+
+    async def _read_all(self) -> None:
+        while True:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
-                self._ended = True
-                return None
+                self._input.put_nowait(None)
+                self.gone.set()
+                return
             data = message.get("bytes") or (message.get("text") or "").encode()
             if not data:
                 continue
             channel, content = data[0], data[1:]
-            if channel == STDIN:
-                return bytes(content)
-            if channel == CLOSE and self._closes and content[:1] == b"\x00":
-                self._ended = True
-        return None
+            if channel == STDIN and content:
+                self._input.put_nowait(bytes(content))
+            elif channel == CLOSE and self._closes and content[:1] == b"\x00":
+                self._input.put_nowait(None)
 
     async def write(self, data: bytes, *, error: bool = False) -> None:
         """Bytes of output."""
@@ -273,6 +283,7 @@ class Channel:
 
     async def finish(self, status: Object) -> None:
         """Say how the command ended."""
+        self._reader.cancel()
         content = json.dumps(status, separators=(",", ":")).encode()
         with contextlib.suppress(RuntimeError):
             await self._send({"type": "websocket.send", "bytes": bytes([ERROR]) + content})
