@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import psutil
 import urllib3
 import yaml
 
@@ -72,6 +73,7 @@ class Supervisor:
         self.error: dict[str, str] = {}
         self.ports: dict[str, int] = {}
         self.planted = False
+        self.times: dict[str, float] = {}  # seconds from the start to each step
         self._waiting: dict[str, Spec] = {}
         self._closing: list[Callable[[], None]] = []
         self._health = urllib3.PoolManager(retries=False, timeout=2)
@@ -87,6 +89,7 @@ class Supervisor:
             "error": self.error,
             "supervisor": processes.identity(os.getpid()),
             "ports": self.ports,
+            "times": self.times,
             "addresses": {part: self._address(part) for part in self.parts} if self.ports else {},
             "servers": {
                 name: {**child.known, "part": child.spec.part, "health": child.spec.health, "ready": child.ready, "log": str(child.log)}
@@ -109,8 +112,8 @@ class Supervisor:
                 try:
                     self.write_state()
                     self._start(held)
-                    self.phase, self.step = "ready", ""
-                    self.write_state()
+                    self.phase = "ready"
+                    self._tell("")
                 except Exception as error:  # whatever it is, the one who started the lab must read it
                     if self.stop.is_set():
                         return 0
@@ -128,13 +131,17 @@ class Supervisor:
     def _start(self, held: socket.socket) -> None:
         first = [part for part in _NEEDING_NOTHING if part in self.parts]
         setup = Setup(folder=self.folder, parts=self.parts, ports=self.ports)
+        self._note("begin")
         for part in first:  # they start while the others are prepared
             self._begin(self.servers.specs(setup, part))
         self.stage = self._stage()
+        self._note("world")
         if "kubernetes" in self.parts:
             setup = replace(setup, pki=self._certificates())
+            self._note("certificates")
             # what was kept has it all; but nodes, whose kubelets are at another port now, are looked after by the kubelet
             self.planted = is_kept(self.folder) or self.servers.plant(setup, self.stage.world, platform=self.options.platform)
+            self._note("platform planted")
         for part in self.parts:
             if part not in first:
                 self._begin(self.servers.specs(setup, part))
@@ -211,8 +218,7 @@ class Supervisor:
             )
         known = processes.identity(process.pid) or {"pid": process.pid, "created": 0}
         self.children[spec.name] = Child(spec, process, known, log=log)
-        self.step = spec.name
-        self.write_state()
+        self._tell(spec.name)
 
     def _check(self, child: Child) -> None:
         status = child.process.poll()
@@ -228,6 +234,7 @@ class Supervisor:
             )
         if not child.ready and self._answers(child.spec.health):
             child.ready = True
+            self._note(f"{child.spec.name} answers")
             self.write_state()
 
     def _answers(self, address: str) -> bool:
@@ -349,7 +356,8 @@ class Supervisor:
             pods = self._play_kubelets(api, setup.pki)
             if not self.planted:
                 self._install(api)
-        self._serve_metrics(api, pods, held)
+        if api is not None:
+            self._serve_metrics(api, held)
         if "elasticsearch" in self.parts and self.options.platform:
             self._write_logs(pods)
 
@@ -377,13 +385,16 @@ class Supervisor:
             self._tell("rollout")
             installation.wait(api, self.stage.world, deadline_seconds=_EXPECTED_SECONDS, stop=self.stop)
 
-    def _serve_metrics(self, api: Api | None, pods: Informer | None, held: socket.socket) -> None:
-        if "prometheus" in self.parts:
-            from opslib.lab import metrics
+    def _serve_metrics(self, api: Api, held: socket.socket) -> None:
+        """Serve the exporter's pages, and what the stage is told to do."""
+        from opslib.lab.exporter import Exporter
+        from opslib.lab.stage import control
 
-            exporter = metrics.Exporter(api, pods)
-            self._closing.append(exporter.close)
-            exporter.start(held)
+        reader = self._address("prometheus") if self.options.engine == "real" and "prometheus" in self.parts else ""
+        routes = control.routes(self.stage)
+        exporter = Exporter(api, self.stage, self.folder, routes=routes, history=self.options.platform, prometheus=reader)
+        self._closing.append(exporter.close)
+        exporter.start(held)
 
     def _write_logs(self, pods: Informer | None) -> None:
         from opslib.lab.shipping import Writer
@@ -394,7 +405,11 @@ class Supervisor:
 
     def _tell(self, step: str) -> None:
         self.step = step
+        self._note(step)
         self.write_state()
+
+    def _note(self, what: str) -> None:
+        self.times[what or "ready"] = round(time.time() - psutil.Process().create_time(), 2)
 
 
 def _make_certificates(pki: Path) -> None:
