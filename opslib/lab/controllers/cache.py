@@ -90,6 +90,10 @@ class Cache:
         with self._lock:
             return [*self._owned.get(uid, {}).values()]
 
+    def orphans(self, namespace: str) -> Objects:
+        """The objects of a namespace that have no controller."""
+        return self.dependents(_nobody(namespace))
+
     # --- writing ---
 
     def note(self, obj: Object) -> None:
@@ -153,7 +157,13 @@ def controller_uid(obj: Object) -> str:
 
 
 def _owners(obj: Object) -> set[str]:
-    return {reference["uid"] for reference in obj["metadata"].get("ownerReferences") or ()}
+    owners = {reference["uid"] for reference in obj["metadata"].get("ownerReferences") or ()}
+    return owners if controller_uid(obj) else owners | {_nobody(obj["metadata"].get("namespace", ""))}
+
+
+def _nobody(namespace: str) -> str:
+    """What stands for the owner of objects that no controller has."""
+    return f"nobody's in {namespace}"
 
 
 def _version(obj: Object) -> int:

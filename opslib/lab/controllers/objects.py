@@ -119,14 +119,12 @@ def claim(cluster: Cluster, owner: Object, resource: str, wanted: Callable[[Obje
     matches = from_object(owner["spec"]["selector"])
     uid, going = uid_of(owner), is_deleted(owner)
     mine = []
-    for obj in cluster[resource].list(namespace_of(owner)):
+    for obj in (*cluster[resource].owned(uid), *cluster[resource].orphans(namespace_of(owner))):
         if not wanted(obj):
             continue
         reference = controller_of(obj)
         fits = matches(labels_of(obj))
         if reference is not None:
-            if reference["uid"] != uid:
-                continue
             if fits:
                 mine.append(obj)
             elif not going:

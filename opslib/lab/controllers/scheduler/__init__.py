@@ -5,6 +5,7 @@ A pod that no node can take waits until something changes that could help: what 
 
 from __future__ import annotations
 
+import heapq
 import threading
 from collections import Counter
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ _QUEUE = "queue"
 _FIRST_WAIT, _LAST_WAIT = 1.0, 10.0  # seconds until a refused pod is tried again, doubled each time
 _ANYWAY = 300.0  # seconds after which a refused pod is tried again, even if nothing changed
 _VOLUMES_SECONDS = 600.0
+_AT_A_TIME = 16  # pods that are taken from the queue together; one of a higher priority waits for so many at most
 
 # what can help a pod, by what refused it: changes of nodes always can
 _HELPS = {
@@ -204,17 +206,19 @@ class Scheduler:
 
     def _reconcile(self, cluster: Cluster, _key: str) -> float | None:
         self._finish_volumes(cluster)
-        while (chosen := self._next(cluster)) is not None:
-            uid, pod = chosen
-            self._schedule(cluster, uid, pod)
+        while chosen := self._next(cluster):
+            for uid in chosen:
+                pod = cluster["pods"].by_uid(uid)
+                if pod is not None and uid in self._pending:
+                    self._schedule(cluster, uid, pod)
         return self._pause(cluster)
 
-    def _next(self, cluster: Cluster) -> tuple[str, Object] | None:
-        """Of the pods that may be tried now, the one of the highest priority, then the oldest."""
+    def _next(self, cluster: Cluster) -> list[str]:
+        """Of the pods that may be tried now, the first few: those of the highest priority, then the oldest."""
         now = cluster.now()
         with self._lock:
             if not self._nodes and not cluster["nodes"].synced:
-                return None
+                return []
             ready = []
             for uid, one in list(self._pending.items()):
                 if (one.until is not None and one.until > now) or (one.not_before is not None and one.not_before > now):
@@ -223,11 +227,8 @@ class Scheduler:
                 if pod is None or pod["spec"].get("nodeName"):
                     del self._pending[uid]
                     continue
-                ready.append((-int(pod["spec"].get("priority") or 0), created(pod), one.key, uid, pod))
-            if not ready:
-                return None
-            *_order, uid, pod = min(ready, key=lambda one: one[:4])
-            return uid, pod
+                ready.append((-int(pod["spec"].get("priority") or 0), created(pod), one.key, uid))
+            return [uid for *_order, uid in heapq.nsmallest(_AT_A_TIME, ready)]
 
     def _pause(self, cluster: Cluster) -> float | None:
         now = cluster.now()

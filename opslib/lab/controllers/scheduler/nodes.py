@@ -156,7 +156,8 @@ class NodeInfo:
         info = self.pods.pop(uid, None)
         if info is not None:
             self._count(info, -1)
-            self.ports = {port for other in self.pods.values() for port in other.ports}
+            if info.ports:
+                self.ports = {port for other in self.pods.values() for port in other.ports}
             self.anti.pop(uid, None)
         return info
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from opslib.lab.api import Object
 from opslib.lab.controllers.objects import controller_of, from_object, is_deleted, labels_of, namespace_of
 from opslib.lab.controllers.scheduler.filters import Question, Spread, counts_node, term_matches, tolerates
 from opslib.lab.controllers.scheduler.nodes import NodeInfo, in_namespaces
@@ -122,20 +121,22 @@ def _defaults(question: Question) -> list[Spread]:
     def matches(found: Mapping[str, str]) -> bool:
         return all(selector(found) for selector in selectors)
 
+    place = namespace_of(pod)
+    numbers = {
+        info.name: sum(
+            namespace_of(other.pod) == place and not is_deleted(other.pod) and matches(labels_of(other.pod)) for other in info.pods.values()
+        )
+        for info in question.nodes
+    }
     made = []
     for key, skew in (("kubernetes.io/hostname", 3), ("topology.kubernetes.io/zone", 5)):
         one = Spread(key, skew, False, 1, matches, True, False, True)
         for info in question.nodes:
-            place = info.labels.get(key)
-            if place is not None and counts_node(question, one, info):
-                number = sum(_counts(other.pod, pod, one) for other in info.pods.values())
-                one.places[place] = one.places.get(place, 0) + number
+            where = info.labels.get(key)
+            if where is not None and counts_node(question, one, info):
+                one.places[where] = one.places.get(where, 0) + numbers[info.name]
         made.append(one)
     return made
-
-
-def _counts(other: Object, pod: Object, constraint: Spread) -> bool:
-    return namespace_of(other) == namespace_of(pod) and not is_deleted(other) and constraint.matches(labels_of(other))
 
 
 def _pod_affinity(question: Question, nodes: list[NodeInfo]) -> _Scores:
