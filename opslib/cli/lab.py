@@ -156,7 +156,7 @@ def _clock(seconds: float) -> str:
 
 
 def _up() -> click.Command:
-    from opslib.lab.engines import DEFAULT_ENGINE, ENGINES
+    from opslib.lab.engines import DEFAULT_ENGINE, DEFAULT_SEED, ENGINES
 
     return click.Command(
         "up",
@@ -174,14 +174,32 @@ def _up() -> click.Command:
                 help=str(_("Start these parts alone, with commas between: kubernetes, prometheus, alertmanager, elasticsearch.")),
             ),
             click.Option(["--bare"], is_flag=True, help=str(_("Without the background platform: nodes and nothing on them."))),
+            click.Option(["--seed"], type=int, default=DEFAULT_SEED, show_default=True, help=str(_("Another seed gives another past."))),
+            click.Option(
+                ["--pods"],
+                type=click.IntRange(0, 20_000),
+                default=0,
+                metavar="COUNT",
+                help=str(_("About how many pods the platform shall have; without it about a hundred.")),
+            ),
             _state_dir(),
         ],
-        help=str(_("Start the lab; returns when all of it answers. Its addresses are what `--env lab` uses.")),
-        epilog=examples("opslib lab up", "opslib lab up --engine real", "opslib lab up --only kubernetes --bare --state-dir /tmp/second"),
+        help=str(
+            _(
+                "Start the lab; returns when all of it answers. Its addresses are what `--env lab` uses. After `opslib lab down --keep` "
+                "the same lab goes on, whatever the other options say."
+            )
+        ),
+        epilog=examples(
+            "opslib lab up",
+            "opslib lab up --engine real",
+            "opslib lab up --seed 12 --pods 5000",
+            "opslib lab up --only kubernetes --bare --state-dir /tmp/second",
+        ),
     )
 
 
-def _run_up(engine: str, parts: str | None, bare: bool, folder: Path | None) -> None:
+def _run_up(engine: str, parts: str | None, bare: bool, seed: int, pods: int, folder: Path | None) -> None:
     from opslib.lab import engines
 
     line = _Line()
@@ -198,7 +216,7 @@ def _run_up(engine: str, parts: str | None, bare: bool, folder: Path | None) -> 
 
     chosen = tuple(part.strip() for part in parts.split(",")) if parts else engines.PARTS
     try:
-        lab = engines.up(folder, engine=engine, parts=chosen, platform=not bare, report=report)
+        lab = engines.up(folder, engine=engine, parts=chosen, platform=not bare, seed=seed, pods=pods, report=report)
     finally:
         line.end()
     if lab.already:
@@ -214,16 +232,20 @@ def _down() -> click.Command:
     return click.Command(
         "down",
         callback=_run_down,
-        params=[_state_dir()],
+        params=[
+            click.Option(["--keep"], is_flag=True, help=str(_("Keep its data: the next `opslib lab up` goes on with it."))),
+            _state_dir(),
+        ],
         help=str(_("Stop the lab and throw its data away. The logs of its servers stay in its folder.")),
-        epilog=examples("opslib lab down"),
+        epilog=examples("opslib lab down", "opslib lab down --keep"),
     )
 
 
-def _run_down(folder: Path | None) -> None:
+def _run_down(keep: bool, folder: Path | None) -> None:
     from opslib.lab import engines
 
-    click.echo(str(_("The lab is down") if engines.down(folder) else _("No lab was running")))
+    running = engines.down(folder, keep=keep)
+    click.echo(str(_("No lab was running") if not running else _("The lab is down, its data is kept") if keep else _("The lab is down")))
 
 
 def _status() -> click.Command:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from opslib.lab.engines.lifecycle import Lab, ServerStatus, down, running, state_folder, status, up
-from opslib.lab.engines.servers import DEFAULT_ENGINE, ENGINES, PARTS
+from opslib.lab.engines.servers import DEFAULT_ENGINE, DEFAULT_SEED, ENGINES, PARTS
 
-__all__ = ["DEFAULT_ENGINE", "ENGINES", "PARTS", "Lab", "ServerStatus", "down", "running", "state_folder", "status", "up"]
+__all__ = ["DEFAULT_ENGINE", "DEFAULT_SEED", "ENGINES", "PARTS", "Lab", "ServerStatus", "down", "running", "state_folder", "status", "up"]
