@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass, field
@@ -293,20 +294,35 @@ def fill(obj: Any, node: Node, *, root: bool = True) -> None:
         for one in obj:
             fill(one, node.item, root=False)
     elif node.kind == "struct" and isinstance(obj, dict):
-        for name, field_node in node.fields.items():
-            if name in obj:
-                if field_node.kind in ("struct", "list") and name != "metadata":
-                    fill(obj[name], field_node, root=False)
-            elif field_node.kind == "struct" and field_node.keep_zero:
-                obj[name] = {}
-                fill(obj[name], field_node, root=False)
-            elif field_node.kind in ("time", "microtime"):
-                if field_node.keep_zero:
-                    obj[name] = None
-            elif name == "currentMetrics" and node.model == "HorizontalPodAutoscalerStatus":
-                obj[name] = None
-            elif field_node.filled and field_node.kind in ("integer", "boolean", "string"):
-                obj[name] = {"integer": 0, "boolean": False, "string": ""}[field_node.kind]
+        fields = node.fields
+        for name, value in obj.items():
+            below = fields.get(name)
+            if below is not None and below.kind in ("struct", "list") and name != "metadata":
+                fill(value, below, root=False)
+        for name, below, zero in _zeros(node):
+            if name not in obj:
+                obj[name] = zero
+                if below is not None:
+                    obj[name] = {}
+                    fill(obj[name], below, root=False)
+
+
+@functools.cache
+def _zeros(node: Node) -> tuple[tuple[str, Node | None, Any], ...]:
+    """What a struct has where nothing is said: the names, and what stands there (a struct, or a value)."""
+    found: list[tuple[str, Node | None, Any]] = []
+    for name, below in node.fields.items():
+        if below.kind == "struct":
+            if below.keep_zero:
+                found.append((name, below, None))
+        elif below.kind in ("time", "microtime"):
+            if below.keep_zero:
+                found.append((name, None, None))
+        elif name == "currentMetrics" and node.model == "HorizontalPodAutoscalerStatus":
+            found.append((name, None, None))
+        elif below.filled and below.kind in ("integer", "boolean", "string"):
+            found.append((name, None, {"integer": 0, "boolean": False, "string": ""}[below.kind]))
+    return tuple(found)
 
 
 def internal_error(error: Exception) -> Refused:

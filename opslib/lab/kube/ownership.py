@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from opslib.lab.kube import schema
 from opslib.lab.kube.errors import Object, Refused
 from opslib.lab.kube.schema import ANY, Node
@@ -199,14 +201,28 @@ def updated(
     _write(obj, kept)
 
 
-def begun(obj: Object, node: Node, *, manager: str, reporter: str, api_version: str, time: str) -> None:
-    """Note in `obj`, which is there from the beginning, that `manager` has made it, and that its status is `reporter`'s."""
-    nothing = paths_of(schema.empty(node), node)
-    paths = {path for path, value in paths_of(obj, node).items() if path not in nothing or (not _holds(value) and nothing[path] != value)}
-    paths.discard(("f:spec", "f:nodeName"))  # a binding's, which notes nothing
-    status = {path for path in paths if path[0] == "f:status"}
-    entries = [_entry(manager, "Update", api_version, "", paths - status, time)]
-    _write(obj, [*entries, _entry(reporter, "Update", api_version, "status", status, time)] if status else entries)
+def begun(obj: Object, node: Node, *, manager: str, reporter: str, api_version: str, time: str, known: dict[bytes, Object]) -> None:
+    """Note in `obj`, which is there from the beginning, that `manager` has made it, and that its status is `reporter`'s.
+
+    Parameters
+    ----------
+    known
+        The fields of objects that are alike but for their names, such as the pods of one replica set; filled here.
+    """
+    metadata = {name: value for name, value in obj["metadata"].items() if name not in ("name", "uid", "creationTimestamp")}
+    spec = {name: value for name, value in (obj.get("spec") or {}).items() if name != "nodeName"}  # a binding's, which notes nothing
+    rest = {name: value for name, value in obj.items() if name != "status"} | {"metadata": metadata} | ({"spec": spec} if spec else {})
+    key = msgspec.json.encode((api_version, manager, rest))
+    fields = known.get(key)
+    if fields is None:
+        nothing = paths_of(schema.empty(node), node)
+        found = paths_of(rest, node)
+        paths = {path for path, value in found.items() if path not in nothing or (not _holds(value) and nothing[path] != value)}
+        fields = known[key] = to_fields(paths)
+    entries = [{**_entry(manager, "Update", api_version, "", set(), time), "fieldsV1": fields}]
+    if obj.get("status"):
+        entries.append(_entry(reporter, "Update", api_version, "status", {*paths_of({"status": obj["status"]}, node)}, time))
+    _write(obj, entries)
 
 
 def applied(

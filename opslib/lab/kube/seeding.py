@@ -34,16 +34,24 @@ def plant(objects: Iterable[Object], store: Store, registry: Registry, world: ad
     """
     found = [*objects]
     uids = {_place(one["kind"], one["metadata"]): _uid(one["kind"], one["metadata"]) for one in found}
+    known: dict[bytes, Object] = {}
     for obj in [one for kind in _FIRST for one in found if one["kind"] == kind]:
-        _plant(obj, store, registry, world, uids)
+        _plant(obj, store, registry, world, uids, known)
         if "acceptedNames" in obj.get("status", {}):
             keeper.serve(obj)
     keeper.begin()
     for obj in [one for one in found if "kind" in one]:
-        _plant(obj, store, registry, world, uids)
+        _plant(obj, store, registry, world, uids, known)
 
 
-def _plant(obj: Object, store: Store, registry: Registry, world: admission.World, uids: dict[tuple[str, str, str], str]) -> None:
+def _plant(
+    obj: Object,
+    store: Store,
+    registry: Registry,
+    world: admission.World,
+    uids: dict[tuple[str, str, str], str],
+    known: dict[bytes, Object],
+) -> None:
     api_version, kind = obj.pop("apiVersion"), obj.pop("kind")
     resource = registry.by_kind(api_version, kind)
     if resource is None:
@@ -65,9 +73,8 @@ def _plant(obj: Object, store: Store, registry: Registry, world: admission.World
     if "managedFields" not in metadata:
         manager = "kubelet" if kind == "Node" else "kube-controller-manager" if kind in _BY_CONTROLLERS else "kubectl-create"
         reporter = "kubelet" if kind in _NODE_PARTS else "kube-controller-manager"
-        ownership.begun(
-            obj, resource.node(), manager=manager, reporter=reporter, api_version=api_version, time=metadata["creationTimestamp"]
-        )
+        time = metadata["creationTimestamp"]
+        ownership.begun(obj, resource.node(), manager=manager, reporter=reporter, api_version=api_version, time=time, known=known)
     _admit(resource, obj, world)
     if resource.custom is None:
         fill(obj, resource.node())

@@ -1,0 +1,301 @@
+"""The embedded lab against the real servers: lists of many pods, and what a lab costs in time and memory.
+
+    python benchmarks/lab.py lists --pods 5000      # the two API servers with the same pods, alternating
+    python benchmarks/lab.py up --pods 5000         # time to up, memory by process, how soon a break is seen
+
+The pods are those of a lab (`opslib lab up --pods`). Each prints a table (median, smallest and largest), and last one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import http.client
+import json
+import os
+import shutil
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pods as other
+
+TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
+METADATA = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
+PODS = "/api/v1/pods"
+# name: path, Accept, whether compressed as most clients want it
+LISTS = {
+    "JSON": (PODS, "application/json", False),
+    "JSON, gzip": (PODS, "application/json", True),
+    "JSON, from the cache (resourceVersion=0)": (f"{PODS}?resourceVersion=0", "application/json", False),
+    "Table, gzip (kubectl get pods -A)": (f"{PODS}?limit=500", TABLE, True),
+    "Table without objects": (f"{PODS}?includeObject=None&resourceVersion=0", TABLE, False),
+    "metadata": (PODS, METADATA, False),
+    "label selector": (f"{PODS}?labelSelector=app%3D{{app}}", "application/json", False),
+    "field selector: not running": (f"{PODS}?fieldSelector=status.phase%21%3DRunning", TABLE, True),
+    "field selector: one node": (f"{PODS}?fieldSelector=spec.nodeName%3D{{node}}", "application/json", False),
+    "one page of 500": (f"{PODS}?limit=500", "application/json", False),
+    "all by pages of 500": (f"{PODS}?limit=500&all", "application/json", False),
+}
+WATCHERS = 20
+
+
+@dataclass(frozen=True)
+class Server:
+    """An API server that runs."""
+
+    name: str
+    kubeconfig: Path
+    process: int
+
+    def connection(self) -> tuple[http.client.HTTPSConnection, dict[str, str]]:
+        """A connection, and the headers that say who asks."""
+        import yaml
+
+        config = yaml.safe_load(self.kubeconfig.read_text("utf-8"))
+        host = config["clusters"][0]["cluster"]["server"].removeprefix("https://")
+        user = config["users"][0]["user"]
+        context = ssl._create_unverified_context()
+        return http.client.HTTPSConnection(host, context=context, timeout=120), {"Authorization": f"Bearer {user['token']}"}
+
+    def get(self, path: str, accept: str = "application/json", *, packed: bool = False) -> bytes:
+        """The body of an answer, unpacked."""
+        connection, headers = self.connection()
+        with contextlib.closing(connection):
+            connection.request("GET", path, headers={**headers, "Accept": accept, "Accept-Encoding": "gzip" if packed else "identity"})
+            answer = connection.getresponse()
+            body = answer.read()
+            if answer.status != 200:
+                raise SystemExit(f"{self.name}: {path}: {answer.status} {body[:300]!r}")
+            return gzip.decompress(body) if answer.getheader("content-encoding") == "gzip" else body
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("lists", "up"))
+    parser.add_argument("--pods", type=int, default=5000, help="how many (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default: %(default)s)")
+    parser.add_argument("--state", type=Path, help="lists: a state file of the embedded API server, in the place of a lab's own")
+    parser.add_argument("--scenario", default="bad-release", help="up: what is broken (default: %(default)s)")
+    chosen = parser.parse_args()
+    if chosen.what == "lists":
+        lists(chosen.pods, chosen.rounds, chosen.state)
+    else:
+        up(chosen.pods, chosen.rounds, chosen.scenario)
+
+
+# --- lists ---
+
+
+def lists(count: int, rounds: int, state: Path | None) -> None:
+    """Both API servers with the same pods."""
+    with tempfile.TemporaryDirectory(prefix="opslib-bench-") as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        (folder / "embedded").mkdir()
+        if state is None:
+            state = _state_of_a_lab(count, folder / "lab")
+        shutil.copyfile(state, folder / "embedded" / "state.db")
+        embedded = stack.enter_context(_embedded(folder / "embedded"))
+        found = json.loads(embedded.get(PODS))["items"]
+        kubeconfig, _kubectl = stack.enter_context(other.cluster())
+        real = Server("real", kubeconfig, _listener(kubeconfig))
+        _copy(kubeconfig, found)
+        app = next(iter(found[len(found) // 2]["metadata"]["labels"].values()))
+        label = next(iter(found[len(found) // 2]["metadata"]["labels"]))
+        node = found[0]["spec"]["nodeName"]
+        _compare((embedded, real), len(found), rounds, f"{label}%3D{app}", node)
+
+
+def _compare(servers: tuple[Server, Server], count: int, rounds: int, label: str, node: str) -> None:
+    seconds: dict[str, dict[str, list[float]]] = {name: {server.name: [] for server in servers} for name in (*LISTS, "watch")}
+    for number in range(rounds + 1):
+        for name, (path, accept, packed) in LISTS.items():
+            wanted = path.replace("app%3D{app}", label).replace("{node}", node)
+            sizes = set()
+            for server in servers if number % 2 else servers[::-1]:
+                begun = time.perf_counter()
+                items = _read(server, wanted, accept, packed)
+                if number:  # the first round warms
+                    seconds[name][server.name].append(time.perf_counter() - begun)
+                sizes.add(items)
+            if len(sizes) != 1:
+                raise SystemExit(f"the answers differ: {name}: {sizes}")
+        for server in servers if number % 2 else servers[::-1]:
+            spent = _fan_out(server)
+            if number:
+                seconds["watch"][server.name].append(spent)
+        print(f"  round {number} of {rounds}", file=sys.stderr)
+    print(f"{count} pods; {rounds} rounds, alternating; milliseconds: median (smallest - largest)")
+    print(f"{'':44}{'embedded':>26}{'real':>26}{'real/embedded':>15}")
+    ratios = {}
+    for name, values in seconds.items():
+        shown = f"100 changes seen by {WATCHERS} watchers" if name == "watch" else name
+        ratios[name] = statistics.median(values["real"]) / statistics.median(values["embedded"])
+        cells = [other.spread([one * 1000 for one in values[server.name]], 0) for server in servers]
+        print(f"{shown:44}{cells[0]:>26}{cells[1]:>26}{ratios[name]:>15.2f}")
+    memory = {server.name: _megabytes(server.process) for server in servers}
+    print(f"{'memory of the process, MB':44}{memory['embedded']:>26.0f}{memory['real']:>26.0f}")
+    print(
+        json.dumps(
+            {
+                "benchmark": "lab lists",
+                "pods": count,
+                "real_to_embedded": {name: round(ratio, 2) for name, ratio in ratios.items()},
+                "embedded_megabytes": round(memory["embedded"]),
+                "real_megabytes": round(memory["real"]),
+            }
+        )
+    )
+
+
+def _read(server: Server, path: str, accept: str, packed: bool) -> int:
+    """Read a list, as a client does that counts what is in it; how many there are."""
+    pages = path.endswith("&all")
+    path = path.removesuffix("&all")
+    if not pages:
+        return server.get(path, accept, packed=packed).count(b'"cells":' if "Table" in accept else b'"creationTimestamp":')
+    total, token = 0, ""
+    while True:
+        body = server.get(f"{path}&continue={token}" if token else path, accept, packed=packed)
+        total += body.count(b'"creationTimestamp":')
+        token = json.loads(body)["metadata"].get("continue", "")
+        if not token:
+            return total
+
+
+def _fan_out(server: Server) -> float:
+    """Seconds until many watchers have seen changes of one pod."""
+    pod = json.loads(server.get(f"{PODS}?limit=1"))
+    path = f"/api/v1/namespaces/{pod['items'][0]['metadata']['namespace']}/pods/{pod['items'][0]['metadata']['name']}"
+    version = json.loads(server.get(f"{PODS}?limit=1"))["metadata"]["resourceVersion"]
+    changes = 100
+    connections = []
+    for _number in range(WATCHERS):
+        connection, headers = server.connection()
+        connection.request("GET", f"{PODS}?watch=true&resourceVersion={version}", headers=headers)
+        connections.append((connection, connection.getresponse()))
+
+    def read(answer: http.client.HTTPResponse) -> None:
+        for _number in range(changes):
+            answer.readline()
+
+    readers = [Thread(target=read, args=(answer,)) for _connection, answer in connections]
+    for reader in readers:
+        reader.start()
+    begun = time.perf_counter()
+    connection, headers = server.connection()
+    for number in range(changes):
+        body = json.dumps({"metadata": {"annotations": {"bench": f"{begun} {number}"}}})
+        connection.request("PATCH", path, body, {**headers, "Content-Type": "application/merge-patch+json"})
+        connection.getresponse().read()
+    for reader in readers:
+        reader.join(60)
+        if reader.is_alive():
+            raise SystemExit(f"{server.name}: a watch has missed changes")
+    spent = time.perf_counter() - begun
+    for one, _answer in connections:
+        one.close()
+    return spent
+
+
+def _state_of_a_lab(count: int, folder: Path) -> Path:
+    """The state of a lab with that many pods, after a start."""
+    command = [sys.executable, "-m", "opslib", "lab"]
+    place = ["--state-dir", str(folder)]
+    subprocess.run([*command, "up", *place, "--only", "kubernetes", "--pods", str(count)], check=True, stdout=sys.stderr)
+    copy = folder.with_suffix(".db")
+    import sqlite3
+
+    from opslib.lab.kube import state
+
+    time.sleep(2)  # what controllers do in a new lab is done, and written
+    with contextlib.closing(sqlite3.connect(state.path(folder))) as database, contextlib.closing(sqlite3.connect(copy)) as target:
+        database.backup(target)
+    subprocess.run([*command, "down", *place], check=True, stdout=sys.stderr)
+    return copy
+
+
+@contextlib.contextmanager
+def _embedded(folder: Path) -> Iterator[Server]:
+    """The embedded API server alone."""
+    port = other.free_port()
+    command = [sys.executable, "-m", "opslib.lab.kube", "--port", str(port), "--state", str(folder)]
+    with (folder / "log").open("wb") as log:
+        begun = time.perf_counter()
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        server = Server("embedded", folder / "kubeconfig", process.pid)
+        while True:
+            with contextlib.suppress(OSError, KeyError):
+                server.get("/readyz")
+                break
+            if process.poll() is not None:
+                raise SystemExit((folder / "log").read_text("utf-8"))
+            time.sleep(0.02)
+        print(f"embedded: ready after {time.perf_counter() - begun:.2f} s", file=sys.stderr)
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _copy(kubeconfig: Path, found: list[dict[str, Any]]) -> None:
+    """Create the pods on the other server, with their statuses."""
+    api = other.Api(kubeconfig)
+    begun = time.monotonic()
+    for namespace in sorted({pod["metadata"]["namespace"] for pod in found} - {"default", "kube-system", "kube-public", "kube-node-lease"}):
+        api.send("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+    names = {pod["spec"].get("priorityClassName") for pod in found} - {None, "system-cluster-critical", "system-node-critical"}
+    for name in sorted(str(name) for name in names):
+        value = next(pod["spec"]["priority"] for pod in found if pod["spec"].get("priorityClassName") == name)
+        api.send("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", {"metadata": {"name": name}, "value": value})
+
+    def one(pod: dict[str, Any]) -> None:
+        metadata = {name: value for name, value in pod["metadata"].items() if name not in ("resourceVersion", "uid", "managedFields")}
+        path = f"/api/v1/namespaces/{metadata['namespace']}/pods"
+        body = {"metadata": metadata, "spec": pod["spec"]}
+        created = json.loads(api.send("POST", f"{path}?fieldManager=kube-controller-manager", body))
+        created["status"] = pod["status"]
+        api.send("PUT", f"{path}/{metadata['name']}/status?fieldManager=kubelet", created)
+
+    with ThreadPoolExecutor(8) as executor:
+        for _done in executor.map(one, found):
+            pass
+    print(f"real: created {len(found)} pods in {time.monotonic() - begun:.0f} s", file=sys.stderr)
+
+
+def _listener(kubeconfig: Path) -> int:
+    """The process of the server that a kubeconfig of `benchmarks.pods` names."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            if f"--cert-dir={kubeconfig.parent}".encode() in words:
+                return int(entry.name)
+    raise SystemExit("the real API server is not found")
+
+
+def _megabytes(process: int) -> float:
+    """The memory that a process has for itself, and its part of what it shares."""
+    text = Path(f"/proc/{process}/smaps_rollup").read_text("ascii")
+    return int(next(line for line in text.split("\n") if line.startswith("Pss:")).split()[1]) / 1024
+
+
+# --- a whole lab ---
+
+
+def up(count: int, rounds: int, scenario: str) -> None:
+    """Time to up, memory by process, and how soon a break is seen."""
+
+
+if __name__ == "__main__":
+    main()
