@@ -101,16 +101,19 @@ class Aggregator:
 
     def _register(self) -> None:
         """Keep an APIService for each group and version that this server has itself."""
+        system = self._store.get("namespaces", ("", "kube-system"))
+        begun = system.object()["metadata"]["creationTimestamp"] if system is not None else now_text()
         own = {(one.group, one.version): _PRIORITIES.get(one.group) for one in self._registry if one.custom is None}
-        wanted = {place: (priority, 15, "onstart") for place, priority in own.items() if priority is not None}
+        wanted = {place: (priority, 15, "onstart", begun) for place, priority in own.items() if priority is not None}
         for record in self._store.records(DEFINITIONS):
-            spec = record.object()["spec"]
-            wanted |= {(spec["group"], one["name"]): (1000, 100, "true") for one in spec["versions"] if one.get("served")}
+            obj = record.object()
+            spec, made = obj["spec"], obj["metadata"]["creationTimestamp"]
+            wanted |= {(spec["group"], one["name"]): (1000, 100, "true", made) for one in spec["versions"] if one.get("served")}
         there = {record.name: record for record in self._store.records(STORAGE)}
-        for (group, version), (minimum, priority, kind) in wanted.items():
+        for (group, version), (minimum, priority, kind, made) in wanted.items():
             name = f"{version}.{group}"
             if name not in there:
-                self._store.create(STORAGE, ("", name), _local(name, group, version, minimum, priority, kind))
+                self._store.create(STORAGE, ("", name), _local(name, group, version, minimum, priority, kind, made))
         names = {f"{version}.{group}" for group, version in wanted}
         for name, record in there.items():
             if record.labels.get(_MANAGED) == "true" and name not in names:
@@ -287,15 +290,14 @@ def _resources(group: str, version: str, listed: Object) -> list[Resource]:
     ]
 
 
-def _local(name: str, group: str, version: str, minimum: int, priority: int, kind: str) -> Object:
+def _local(name: str, group: str, version: str, minimum: int, priority: int, kind: str, made: str) -> Object:
     """The APIService of what the server has itself."""
-    now = now_text()
     spec: Object = {"groupPriorityMinimum": minimum, "version": version, "versionPriority": _VERSIONS.get((group, version), priority)}
     condition = {"type": "Available", "status": "True", "reason": "Local", "message": "Local APIServices are always available"}
     return {
-        "metadata": {"name": name, "uid": str(uuid.uuid4()), "creationTimestamp": now, "labels": {_MANAGED: kind}},
+        "metadata": {"name": name, "uid": str(uuid.uuid4()), "creationTimestamp": made, "labels": {_MANAGED: kind}},
         "spec": {**spec, "group": group} if group else spec,
-        "status": {"conditions": [{**condition, "lastTransitionTime": now}]},
+        "status": {"conditions": [{**condition, "lastTransitionTime": made}]},
     }
 
 
