@@ -35,6 +35,7 @@ from opslib.messages import _
 
 if TYPE_CHECKING:
     from opslib.lab.informer import Informer
+    from opslib.lab.kubelet import Kubelet
     from opslib.lab.stage import Stage
 
 # Below the range from which the system takes ports for outgoing connections; a lab holds the first port of its block all the time.
@@ -353,16 +354,19 @@ class Supervisor:
         api = pods = None
         if "kubernetes" in self.parts:
             api = Api.from_kubeconfig(self.folder / "kubeconfig")
-            pods = self._play_kubelets(api, setup.pki)
+            kubelet = self._play_kubelets(api, setup.pki)
+            pods = kubelet.pods
             if not self.planted:
                 self._install(api)
-        if api is not None:
-            self._serve_metrics(api, held)
+            self._serve_metrics(api, held, kubelet)
+            self.stage.start(api, kubelet, {part: self._address(part) for part in self.parts}, platform=self.options.platform)
+            self._closing.append(self.stage.close)
         if "elasticsearch" in self.parts and self.options.platform:
             self._write_logs(pods)
 
-    def _play_kubelets(self, api: Api, pki: Mapping[str, Path]) -> Informer:
-        """Play the kubelets of all nodes; the pods that are on them."""
+    def _play_kubelets(self, api: Api, pki: Mapping[str, Path]) -> Kubelet:
+        """Play the kubelets of all nodes."""
+        from opslib.lab import usage
         from opslib.lab.kubelet import Kubelet
 
         self._tell("nodes")
@@ -371,7 +375,8 @@ class Supervisor:
         kubelet.containers.world = lambda: self.stage.world
         self._closing.append(kubelet.close)
         kubelet.start()
-        return kubelet.pods
+        usage.register(api, self.ports["kubelet"])
+        return kubelet
 
     def _install(self, api: Api) -> None:
         """Set the platform up through the API."""
@@ -385,7 +390,7 @@ class Supervisor:
             self._tell("rollout")
             installation.wait(api, self.stage.world, deadline_seconds=_EXPECTED_SECONDS, stop=self.stop)
 
-    def _serve_metrics(self, api: Api, held: socket.socket) -> None:
+    def _serve_metrics(self, api: Api, held: socket.socket, kubelet: Kubelet) -> None:
         """Serve the exporter's pages, and what the stage is told to do."""
         from opslib.lab.exporter import Exporter
         from opslib.lab.stage import control
@@ -395,6 +400,7 @@ class Supervisor:
         exporter = Exporter(api, self.stage, self.folder, routes=routes, history=self.options.platform, prometheus=reader)
         self._closing.append(exporter.close)
         exporter.start(held)
+        kubelet.containers.usage.of_pods, kubelet.containers.usage.of_nodes = exporter.usage, exporter.node_usage
 
     def _write_logs(self, pods: Informer | None) -> None:
         from opslib.lab.shipping import Writer
