@@ -15,12 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib.lab.engines.servers import SERVICE_RANGE
+from opslib.lab.engines.servers import SELF_SCRAPED, SERVICE_RANGE
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from opslib.lab.prometheus import Rules, Store
+
 # two that empty a namespace would disturb each other: the slower one may meet the next namespace of the same name
+_LOOK_SECONDS = 0.2
+_REMEMBERED_SECONDS, _REMEMBERED_STEP = 3 * 3600.0, 15.0  # so far back it is computed what rules would have given
+
 _DONE_BY_THE_API_SERVER = frozenset({"namespace", "serviceaccount"})
 
 
@@ -143,8 +148,30 @@ def prometheus(port: int, config: Path) -> None:
             run(rules, time.time, posters, stop)
 
     threading.Thread(target=evaluate, name="rules", daemon=True).start()
+    threading.Thread(target=_follow_past, args=(config.parent / "past.json", store, rules, stop), name="past", daemon=True).start()
     _serve(application, port)
     stop.set()
+
+
+def _follow_past(file: Path, store: Store, rules: Rules, stop: threading.Event) -> None:
+    """Keep a store's past as the lab's supervisor says that it was. When it says otherwise, what was recorded of that time is forgotten."""
+    from opslib.lab.world import past
+
+    shown, seen = past.Shown(store), 0
+    while not stop.wait(_LOOK_SECONDS):
+        try:
+            changed = file.stat().st_mtime_ns
+        except FileNotFoundError:
+            continue
+        if changed == seen:
+            continue
+        seen = changed
+        layers = past.read(file)
+        handover = max(layer["end"] for layer in layers)
+        with store.lock:
+            since = shown.show(layers)
+            store.erase(int(since * 1000), int(handover * 1000), keep=lambda labels: dict(labels).get("job") in SELF_SCRAPED)
+        rules.remember(max(since, handover - _REMEMBERED_SECONDS), handover, _REMEMBERED_STEP)
 
 
 def _poster(url: str, counts: list[int]) -> Callable[[Sequence[Mapping[str, Any]]], None]:

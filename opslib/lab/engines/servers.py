@@ -170,7 +170,7 @@ def _jobs(setup: Setup) -> list[dict[str, Any]]:
         job("kube-state-metrics", "/kube-state", {"instance": TARGET["instance"]}),
         job("kubelet", "/cadvisor", *each(metrics_path="/metrics/cadvisor")),
         job("node-exporter", "/node", *each()),
-        job("pods", "/services", *each()),
+        job("pods", "/services", *({"__param_node": name, "instance": name} for name in names)),
         job("platform", "/platform", {"instance": "platform"}),
     ]
 

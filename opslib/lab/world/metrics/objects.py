@@ -10,21 +10,25 @@ import numpy.typing as npt
 
 from opslib.lab.world import volumes
 from opslib.lab.world.faults import NodeDown
+from opslib.lab.world.manifests import node_status
 from opslib.lab.world.metrics.applications import address_of
 from opslib.lab.world.metrics.containers import kills
 from opslib.lab.world.metrics.families import Family, Labels, Values, constant, lives_of
 from opslib.lab.world.noise import Floats, Integers
-from opslib.lab.world.platform import Service
+from opslib.lab.world.platform import KERNEL, KUBELET_VERSION, OS_IMAGE, RUNTIME, Service
 from opslib.lab.world.pods import answers
+from opslib.lab.world.present import amount
 
 if TYPE_CHECKING:
     from opslib.lab.world.model import World
 
-_JOB = {"job": "kube-state-metrics"}
+TARGET = {"job": "kube-state-metrics", "instance": "kube-state-metrics.monitoring.svc:8080"}
+"""Labels that Prometheus gives to what kube-state-metrics exports."""
+
 _PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
 _CONDITIONS = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable")
 _GRACE_SECONDS = 40.0  # the node monitor's: so long a node that is silent is still called ready
-_CLUSTER_VERSION = "v1.34.2-eks-5c4d3b1"
+_RESOURCES = {"cpu": "core", "memory": "byte", "pods": "integer", "ephemeral-storage": "byte"}
 
 
 def families(world: World, pods: Integers) -> Iterator[Family]:
@@ -40,7 +44,7 @@ def _gauge(name: str, labels: list[Labels], values: Values, lives: Floats | None
 
 
 def _named(service: Service, kind: str) -> Labels:
-    return {**_JOB, "namespace": service.namespace, kind: service.name}
+    return {**TARGET, "namespace": service.namespace, kind: service.name}
 
 
 def _pods(world: World, pods: Integers) -> Iterator[Family]:
@@ -54,7 +58,7 @@ def _pods(world: World, pods: Integers) -> Iterator[Family]:
         service, node = world.services[one.service], world.nodes[one.node]
         kind = "ReplicaSet" if one.revision else service.kind
         owner = f"{service.name}-{one.revision}" if one.revision else service.name
-        labels = {**_JOB, "namespace": service.namespace, "pod": one.name}
+        labels = {**TARGET, "namespace": service.namespace, "pod": one.name}
         plain.append(labels)
         inside.append({**labels, "container": service.name})
         owners.append({**labels, "owner_kind": kind, "owner_name": owner, "owner_is_controller": "true"})
@@ -216,13 +220,13 @@ def _scalers(world: World) -> Iterator[Family]:
 
 
 def _nodes(world: World) -> Iterator[Family]:
-    plain = [{**_JOB, "node": node.name} for node in world.nodes]
+    plain = [{**TARGET, "node": node.name} for node in world.nodes]
     ones = np.ones(len(world.nodes))
     info = {
-        "kubelet_version": _CLUSTER_VERSION,
-        "container_runtime_version": "containerd://2.1.5",
-        "os_image": "Amazon Linux 2023",
-        "kernel_version": "6.12.55-74.119.amzn2023.x86_64",
+        "kubelet_version": KUBELET_VERSION,
+        "container_runtime_version": RUNTIME,
+        "os_image": OS_IMAGE,
+        "kernel_version": KERNEL,
     }
     yield _gauge(
         "kube_node_info",
@@ -232,16 +236,11 @@ def _nodes(world: World) -> Iterator[Family]:
     zones = [{**one, "label_topology_kubernetes_io_zone": node.zone} for one, node in zip(plain, world.nodes, strict=True)]
     yield _gauge("kube_node_labels", zones, constant(ones))
     yield _gauge("kube_node_spec_unschedulable", plain, constant(0 * ones))
-    for resource, unit, sizes in (
-        ("cpu", "core", [float(node.cores) for node in world.nodes]),
-        ("memory", "byte", [node.memory_bytes for node in world.nodes]),
-        ("pods", "integer", [58.0 for _node in world.nodes]),
-        ("ephemeral_storage", "byte", [node.disk_bytes for node in world.nodes]),
-    ):
-        labels = [{**one, "resource": resource, "unit": unit} for one in plain]
-        yield _gauge("kube_node_status_capacity", labels, constant(sizes))
-        part = {"cpu": 0.98875, "memory": 0.955, "pods": 1.0, "ephemeral_storage": 0.9}[resource]
-        yield _gauge("kube_node_status_allocatable", labels, constant(np.array(sizes) * part))
+    statuses = [node_status(node) for node in world.nodes]
+    for resource, unit in _RESOURCES.items():
+        labels = [{**one, "resource": resource.replace("-", "_"), "unit": unit} for one in plain]
+        for kind in ("capacity", "allocatable"):
+            yield _gauge(f"kube_node_status_{kind}", labels, constant([amount(status[kind][resource]) for status in statuses]))
     spans = [
         [
             (timed.start + _GRACE_SECONDS, timed.end)
@@ -275,7 +274,7 @@ def _claims(world: World) -> Iterator[Family]:
     labels, sizes = [], []
     for place, replica in volumes.volumes(world):
         service = world.services[place]
-        labels.append({**_JOB, "namespace": service.namespace, "persistentvolumeclaim": f"data-{service.name}-{replica}"})
+        labels.append({**TARGET, "namespace": service.namespace, "persistentvolumeclaim": f"data-{service.name}-{replica}"})
         sizes.append(service.volume_bytes)
     yield _gauge("kube_persistentvolumeclaim_info", [{**one, "storageclass": "gp3"} for one in labels], constant(np.ones(len(labels))))
     yield _gauge("kube_persistentvolumeclaim_resource_requests_storage_bytes", labels, constant(sizes))

@@ -1,0 +1,335 @@
+"""What the lab's Prometheus scrapes: the world's metrics of this moment, for the pods that the cluster has.
+
+Names, labels and values are those of `opslib.lab.world.metrics`, of which the past is made too: gauges as they are now, counters grown by
+what they count between two scrapes, from where the past ended. So a change of the world never makes a jump. What kube-state-metrics says
+comes from the objects in the API alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import threading
+import time
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+import numpy as np
+
+from opslib.lab import state_metrics, strangers
+from opslib.lab.api import Api, Object
+from opslib.lab.engines.servers import SELF_SCRAPED
+from opslib.lab.holds import Holds
+from opslib.lab.informer import Informer
+from opslib.lab.prometheus import Store
+from opslib.lab.serving import Served
+from opslib.lab.world import pages, past
+from opslib.lab.world.metrics import applications, containers, families, machines
+from opslib.lab.world.metrics.families import Family
+from opslib.lab.world.model import World
+from opslib.lab.world.present import Observed, Seen, observe, on_node, seen
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute
+
+    from opslib.lab.stage import Stage
+    from opslib.lab.world.history import History
+    from opslib.lab.world.pods import Pod
+
+_HOLD = "lab.opslib/hold"
+_PODS, _NODES = "/api/v1/pods", "/api/v1/nodes"
+
+
+@dataclass
+class _Now:
+    """The world of now, whole and by node, and the pods that are not the world's."""
+
+    world: Observed
+    nodes: dict[str, Observed]
+    others: list[Object]
+
+    @cached_property
+    def machines(self) -> list[Family]:
+        return list(machines.families(self.world))
+
+
+class Exporter:
+    """Serves the metrics.
+
+    Parameters
+    ----------
+    folder
+        The lab's folder, which gets ``data/past.json``.
+    routes
+        What else to serve.
+    history
+        Whether the platform has a past.
+    prometheus
+        The address of a Prometheus that reads the past from here, at ``/past``; empty where it reads the file.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        stage: Stage,
+        folder: Path,
+        *,
+        routes: Sequence[BaseRoute] = (),
+        history: bool = True,
+        prometheus: str = "",
+    ) -> None:
+        self._stage, self._folder, self._routes, self._with_past = stage, folder, routes, history
+        self._holds = Holds(folder)
+        self._informers = {path: Informer(api, path, self._note if path == _PODS else _nobody) for path in state_metrics.KINDS}
+        self._said: dict[str, tuple[str, str]] = {}  # by an object's uid: its version, and what kube-state-metrics says of it
+        self._heads: dict[str, None] = dict.fromkeys(state_metrics.GAUGES)
+        self._lock = threading.RLock()
+        self._stale = threading.Event()
+        self._traffic: list[History] = []
+        self._now: _Now | None = None
+        self._pages: dict[tuple[str, str], tuple[World, pages.Page]] = {}
+        self._before: dict[str, tuple[float, float]] = {}
+        self._layers: tuple[past.Layer, ...] = ()
+        self._kept: tuple[World | None, dict[str, tuple[Seen, Pod]]] = (None, {})
+        self._prometheus = prometheus
+        self._store = Store(retention_seconds=math.inf)
+        self._shown = past.Shown(self._store)
+        self._served: Served | None = None
+
+    def start(self, held: socket.socket) -> None:
+        """Take over from the past, and serve on `held`, a socket that listens."""
+        for informer in self._informers.values():
+            informer.start()
+        for informer in self._informers.values():
+            informer.synced.wait(10)
+        self._stale.set()
+        self._stage.become(self._stage.world, handover=time.time())
+        self._stage.subscribe(self._on_stage)
+        # what the counters have come to takes a moment to compute, for which scrapes wait and nobody else has to
+        threading.Thread(target=self._take_over, name="past", daemon=True).start()
+        self._served = Served(self._application(), held=held)
+
+    def close(self) -> None:
+        """Stop serving."""
+        for informer in self._informers.values():
+            informer.close()
+        if self._served is not None:
+            self._served.close()
+
+    def usage(self) -> dict[tuple[str, str], dict[str, tuple[float, float]]]:
+        """Cores and bytes in use now, by namespace and pod, then by container."""
+        with self._lock:
+            now, moment = self._look(), time.time()
+            world, pods = now.world, now.world.pods
+            each = np.arange(len(pods))
+            rates = world.history.rate("cores", pods.service, np.array([moment]))[:, 0] * pods.share
+            bytes_ = pods.working_set(each, np.array([moment]))[:, 0]
+            there = pods.seen(each, np.array([moment]))[:, 0]
+            found: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
+            for number in np.flatnonzero(there).tolist():
+                service = world.services[pods.listed[number].service]
+                found[service.namespace, pods.listed[number].name] = {service.name: (float(rates[number]), float(bytes_[number]))}
+            for pod, name, cores, memory, _started in strangers.running(now.others):
+                place = (pod["metadata"]["namespace"], pod["metadata"]["name"])
+                found.setdefault(place, {})[name] = (cores, memory)
+        return found
+
+    def node_usage(self) -> dict[str, tuple[float, float]]:
+        """Cores and bytes in use now, by node."""
+        with self._lock:
+            now, moment = self._look(), np.array([time.time()])
+            rows = np.arange(len(now.world.nodes))
+            cores = now.world.history.rate("node_cores", rows, moment)[:, 0] + machines.SYSTEM_CORES
+            free = next(family for family in now.machines if family.name == "node_memory_MemAvailable_bytes").values(rows, moment)[:, 0]
+            return {
+                node.name: (float(cores[row]), float(node.memory_bytes - free[row]))
+                for row, node in enumerate(now.world.nodes)
+                if not self._lost(node.name)
+            }
+
+    # --- the world of now ---
+
+    def _note(self, event: str, obj: Object) -> None:
+        self._stale.set()
+
+    def _on_stage(self, world: World) -> None:
+        self._stale.set()
+        if self._layers and self._stage.handover > self._layers[-1].end:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Make the past from the world on stage, up to now, and let the pages go on from there."""
+        with self._lock:
+            if not self._with_past:
+                return
+            at, world = time.time(), self._stage.world
+            found, _others = seen(world, self._informers[_PODS].objects())
+            adopted = past.adopt(world, found, at)
+            before = self._layers[-1].world if self._layers else None
+            since = world.start if before is None else past.differs_since(before, adopted)
+            if since >= at:
+                return
+            self._layers = past.lay(self._layers, adopted, since, at)
+            past.write(self._folder, self._layers)
+            if self._prometheus:
+                self._shown.show([layer.document() for layer in self._layers])
+            if before is not None:
+                adopted.history.resume(before.history, since)
+            self._before = pages.counters(families(adopted, since=at, until=at), at)
+            adopted.history.forget()
+            self._kept = (None, {})
+            self._pages.clear()
+            self._stale.set()
+        if self._prometheus:
+            self._forget(since, at)
+
+    def _forget(self, since: float, until: float) -> None:
+        """Let Prometheus forget what it scraped of a time whose past is another one now."""
+        import urllib3
+
+        own = "|".join(SELF_SCRAPED)
+        form = {"match[]": f'{{__name__!="", job!~"{own}"}}', "start": f"{since:.3f}", "end": f"{until:.3f}"}
+        with contextlib.suppress(urllib3.exceptions.HTTPError):  # the two overlap then, which is not worth a failed lesson
+            urllib3.request("POST", f"{self._prometheus}/api/v1/admin/tsdb/delete_series?{urlencode(form)}", timeout=5)
+
+    def _look(self) -> _Now:
+        """The world of now, made anew where the cluster's pods or the stage's world are others than at the last look."""
+        world = self._stage.world
+        if self._now is not None and not self._stale.is_set():
+            return self._now
+        self._stale.clear()
+        found, others = seen(world, self._informers[_PODS].objects())
+        whole = observe(world, found, self._known(world), self._traffic)
+        known = self._now.nodes if self._now is not None else {}
+        nodes = {node.name: on_node(whole, number, known.get(node.name)) for number, node in enumerate(world.nodes)}
+        self._now = _Now(whole, nodes, others)
+        return self._now
+
+    def _known(self, world: World) -> dict[str, tuple[Seen, Pod]]:
+        """The pods of the past at its end, by name."""
+        if self._layers and self._kept[0] is not world:
+            last = self._layers[-1].world
+            adopted = past.adopt(world, last.adopted, last.at)
+            self._kept = (world, {one.name: (one, pod) for pod, one in adopted.pairs(adopted.pods.listed) if one is not None})
+        return self._kept[1]
+
+    # --- the pages ---
+
+    def _application(self) -> Starlette:
+        from starlette.applications import Starlette
+        from starlette.routing import Route
+
+        own = [
+            Route("/kube-state", self._kube_state),
+            Route("/cadvisor", self._cadvisor),
+            Route("/node", self._node),
+            Route("/services", self._services),
+            Route("/platform", self._platform),
+            Route("/past", self._read, methods=["POST"]),
+        ]
+        return Starlette(routes=[*own, *self._routes])
+
+    async def _read(self, request: Request) -> Response:
+        from starlette.concurrency import run_in_threadpool
+        from starlette.responses import PlainTextResponse
+        from starlette.responses import Response as Answer
+
+        from opslib.lab import remote_read
+
+        try:
+            content = await run_in_threadpool(remote_read.answer, self._store, await request.body())
+        except ValueError as error:
+            return PlainTextResponse(f"{error}\n", 400)
+        return Answer(content, media_type=remote_read.CONTENT_TYPE, headers={"Content-Encoding": "snappy"})
+
+    def _page(self, kind: str, node: str, world: Observed, made: Callable[[], Iterable[Family]]) -> str:
+        known = self._pages.get((kind, node))
+        if known is None or known[0] is not world:
+            before = self._before if known is None else ChainMap(known[1].counters(), self._before)
+            known = self._pages[kind, node] = (world, pages.Page(made(), node, before=before))
+        return known[1].text(time.time())
+
+    def _services(self, request: Request) -> Response:
+        def text(node: str, now: _Now) -> str:
+            world = now.nodes[node]
+            return self._page("services", node, world, lambda: applications.families(world, np.arange(len(world.pods))))
+
+        return self._of_node(request, text)
+
+    def _cadvisor(self, request: Request) -> Response:
+        def text(node: str, now: _Now) -> str:
+            world = now.nodes[node]
+            page = self._page("containers", node, world, lambda: containers.families(world, np.arange(len(world.pods))))
+            others = [pod for pod in now.others if pod["spec"].get("nodeName") == node]
+            lines = [f"{pages.written(name, labels)} {value!r}\n" for name, labels, value in strangers.samples(others, node, time.time())]
+            return page + "".join(lines)
+
+        return self._of_node(request, text)
+
+    def _node(self, request: Request) -> Response:
+        return self._of_node(request, lambda node, now: self._page("machines", node, now.world, lambda: now.machines))
+
+    def _of_node(self, request: Request, text: Callable[[str, _Now], str]) -> Response:
+        from starlette.responses import PlainTextResponse
+
+        node = request.query_params.get("node", "")
+        with self._lock:
+            now = self._look()
+            if node not in now.nodes or self._lost(node):
+                return PlainTextResponse("the node does not answer\n", 503)
+            return _answer(text(node, now))
+
+    def _lost(self, name: str) -> bool:
+        """Whether a node is held, or not there: it answers nothing."""
+        if self._holds.node(name):
+            return True
+        found = self._informers[_NODES].get("", name)
+        return found is None or found["metadata"].get("annotations", {}).get(_HOLD) == "true"
+
+    def _platform(self, request: Request) -> Response:
+        with self._lock:
+            world = self._look().world
+
+            def made() -> Iterable[Family]:
+                yield from applications.between(world, np.arange(len(world.pods)))
+                yield from machines.platform(world)
+
+            return _answer(self._page("platform", "", world, made))
+
+    def _kube_state(self, request: Request) -> Response:
+        with self._lock:
+            said: dict[str, tuple[str, str]] = {}
+            for path, informer in self._informers.items():
+                for obj in informer.objects():
+                    uid, version = obj["metadata"]["uid"], obj["metadata"]["resourceVersion"]
+                    known = self._said.get(uid)
+                    said[uid] = known if known is not None and known[0] == version else (version, self._say(path, obj))
+            self._said = said
+            heads = [f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}\n" for name in self._heads]
+            return _answer("".join([*heads, *(text for _version, text in said.values())]))
+
+    def _say(self, path: str, obj: Object) -> str:
+        lines = []
+        for name, labels, value in state_metrics.KINDS[path](obj):
+            self._heads.setdefault(name)
+            lines.append(f"{pages.written(name, labels)} {value!r}\n")
+        return "".join(lines)
+
+
+def _answer(text: str) -> Response:
+    from starlette.responses import PlainTextResponse
+
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+def _nobody(event: str, obj: Object) -> None:
+    """Nobody wants to know."""
