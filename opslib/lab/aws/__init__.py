@@ -12,6 +12,7 @@ account a process.
 from opslib.lab.aws.account import Account as Account
 from opslib.lab.aws.account import Durations as Durations
 from opslib.lab.aws.account import Event as Event
+from opslib.lab.aws.contents import follow as follow
 from opslib.lab.aws.contents import seed as seed
 from opslib.lab.aws.server import OPERATIONS as OPERATIONS
 from opslib.lab.aws.server import Server as Server

@@ -6,10 +6,15 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from opslib.lab.world.account import ACCOUNT, REGION
+
+if TYPE_CHECKING:
+    from opslib.lab.world import World
 
 
 def wall_time() -> datetime:
@@ -113,18 +118,18 @@ class Account:
         How long updates take by that clock.
     on_update
         Called, from the thread of a request or of `settle`, with every update that has ended: the world moves its nodes here.
-    more_events
-        Further events from one time up to another, asked at every lookup: what a simulated world knows (`Event.of` makes them).
+    world
+        The world that the account belongs to: what happens there stands in the event history.
     ticks
         Seconds for throttling, which goes by the wall's time however fast the account's clock runs.
     """
 
-    region: str = "ap-northeast-1"
-    account_id: str = "123456789012"
+    region: str = REGION
+    account_id: str = ACCOUNT
     now: Callable[[], datetime] = wall_time
     durations: Durations = Durations()
     on_update: Callable[[Update], None] = lambda update: None
-    more_events: Callable[[datetime, datetime], Iterable[Event]] = lambda start, end: ()
+    world: World | None = None
     ticks: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from opslib.lab.aws import past
 from opslib.lab.aws.account import Account, Event
 from opslib.lab.aws.protocol import Answer, Call, Refusal, question_mark
 
@@ -34,7 +35,10 @@ def lookup_events(account: Account, call: Call) -> Answer:
     start = max(start, now - timedelta(days=KEPT_DAYS))
     before = _place(asked)
     found = []
-    for event in (*list(account.events), *account.more_events(start, end)):
+    known = list(account.events)
+    if account.world is not None:
+        known += past.of_world(account.world, start, min(end + timedelta(seconds=1), now))
+    for event in known:
         if event.region == call.region and start <= event.time <= end and all(_has(event, one) for one in attributes):
             place = (event.time, event.id)
             if before is None or place < before:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import socket
@@ -20,6 +21,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from opslib.lab import aws
+from opslib.lab.world.account import access_key, instance_id, provider_id
+from opslib.lab.world.faults import BadDeploy, LeakedKey
+from opslib.lab.world.platform import NODES
 
 pytestmark = pytest.mark.xdist_group("aws")  # one process: the account is filled once
 REGION = "ap-northeast-1"
@@ -380,26 +384,68 @@ def test_pages_of_the_event_history_stay_whole_while_new_events_come(lab: Lab) -
     assert whole[1:] == both
 
 
-def test_the_event_history_holds_what_a_world_knows(lab: Lab) -> None:
-    record = {
-        "eventTime": "2026-11-20T03:04:05Z",
-        "eventName": "PutImage",
-        "eventSource": "ecr.amazonaws.com",
-        "awsRegion": REGION,
-        "eventID": "6a0c2f6e-0000-4000-8000-000000000001",
-        "readOnly": False,
-        "userIdentity": {"type": "AssumedRole", "arn": "arn:aws:sts::123456789012:assumed-role/ci-deployer/build-7"},
-        "resources": [{"type": "AWS::ECR::Repository", "ARN": "arn:aws:ecr:ap-northeast-1:123456789012:repository/shop/web"}],
+def test_the_event_history_follows_the_world(lab: Lab) -> None:
+    before = lab.account.world
+    assert before is not None
+    key, now = access_key("ci-deploy"), lab.clock.now().timestamp()
+    wanted = [{"AttributeKey": "AccessKeyId", "AttributeValue": key}]
+    iam, (bucket, group) = lab.client("iam"), ("lab-audit-logs", "/aws/eks/lab/cluster")
+
+    def records() -> list[dict[str, Any]]:
+        s3 = lab.client("s3")
+        found: list[dict[str, Any]] = []
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            for one in page["Contents"]:
+                found += json.loads(gzip.decompress(s3.get_object(Bucket=bucket, Key=one["Key"])["Body"].read()))["Records"]
+        return found
+
+    def leaked() -> list[dict[str, Any]]:
+        return [one for one in records() if one["userIdentity"].get("accessKeyId") == key]
+
+    assert not leaked()
+    broken = before.breaks(LeakedKey(user="ci-deploy", access_key=key), now - 3 * 3600)
+    broken = broken.breaks(BadDeploy(service="payment-api", release="5.9.9"), now - 7200)
+    aws.follow(lab.server, broken)
+    here = [json.loads(one["CloudTrailEvent"]) for one in lab.client("cloudtrail").lookup_events(LookupAttributes=wanted)["Events"]]
+    everywhere = lab.client("cloudtrail", "us-east-1").lookup_events(LookupAttributes=wanted)["Events"]
+    assert everywhere[-1]["EventName"] == "GetCallerIdentity" and everywhere[-1]["Username"] == "ci-deploy"
+    assert {one["sourceIPAddress"] for one in here} == {"198.51.100.173"}
+    assert "AccessDenied" in {one.get("errorCode") for one in here} and None in {one.get("errorCode") for one in here}
+    assert {one["eventID"] for one in leaked()} <= {one["eventID"] for one in here} | {one["EventId"] for one in everywhere}
+    assert len(leaked()) > 5
+    tags = [one["imageTag"] for one in lab.client("ecr").list_images(repositoryName="payments/payment-api")["imageIds"]]
+    assert "5.9.9" in tags
+    audit = lab.client("logs").filter_log_events(logGroupName=group, filterPattern='"payment-api"')["events"]
+    assert any(json.loads(one["message"])["verb"] == "patch" for one in audit)
+    # the key is taken out of the wrong hands, and all of it is taken back later
+    iam.update_access_key(UserName="ci-deploy", AccessKeyId=key, Status="Inactive")
+    aws.follow(lab.server, broken.ended(0, now))
+    assert "Inactive" in {one["Status"] for one in iam.list_access_keys(UserName="ci-deploy")["AccessKeyMetadata"]}
+    iam.delete_access_key(UserName="ci-deploy", AccessKeyId=key)
+    aws.follow(lab.server, before)
+    kept = {one["AccessKeyId"]: one["Status"] for one in iam.list_access_keys(UserName="ci-deploy")["AccessKeyMetadata"]}
+    assert kept[key] == "Active" and len(kept) == 2
+    assert lab.client("cloudtrail").lookup_events(LookupAttributes=wanted)["Events"] == []
+    assert not leaked()
+
+
+def test_nodes_are_instances_of_their_node_group(lab: Lab) -> None:
+    group = lab.client("eks").describe_nodegroup(clusterName="lab", nodegroupName="main")["nodegroup"]
+    name = group["resources"]["autoScalingGroups"][0]["name"]
+    (scaling,) = lab.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"]
+    assert (scaling["MinSize"], scaling["DesiredCapacity"]) == (len(NODES), len(NODES)) == (group["scalingConfig"]["desiredSize"],) * 2
+    ids = [one["InstanceId"] for one in scaling["Instances"]]
+    assert sorted(ids) == sorted(instance_id(node) for node in NODES)
+    found = {
+        one["PrivateDnsName"]: one
+        for reservation in lab.client("ec2").describe_instances(InstanceIds=ids)["Reservations"]
+        for one in reservation["Instances"]
     }
-    lab.account.more_events, kept = lambda start, end: [aws.Event.of(record)], lab.account.more_events
-    try:
-        wanted = [{"AttributeKey": "EventId", "AttributeValue": record["eventID"]}]
-        (found,) = lab.client("cloudtrail").lookup_events(LookupAttributes=wanted)["Events"]
-        assert (found["Username"], found["EventTime"]) == ("build-7", datetime(2026, 11, 20, 3, 4, 5, tzinfo=UTC))
-        assert json.loads(found["CloudTrailEvent"])["userIdentity"] == record["userIdentity"]
-        assert lab.client("cloudtrail", "us-east-1").lookup_events(LookupAttributes=wanted)["Events"] == []
-    finally:
-        lab.account.more_events = kept
+    for node in NODES:
+        instance = found[node.name]
+        assert provider_id(node) == f"aws:///{instance['Placement']['AvailabilityZone']}/{instance['InstanceId']}"
+        assert {"Key": "eks:nodegroup-name", "Value": "main"} in instance["Tags"]
+        assert instance["State"]["Name"] == "running"
 
 
 def test_the_account_runs_by_itself_and_tells_when_it_is_filled() -> None:
@@ -481,10 +527,7 @@ def test_images_have_the_findings_that_were_given(lab: Lab) -> None:
     by_digest = ecr.describe_image_scan_findings(repositoryName="shop/search", imageId={"imageDigest": by_tag["imageId"]["imageDigest"]})
     assert by_tag["imageScanFindings"]["findings"] == by_digest["imageScanFindings"]["findings"]
     assert by_tag["imageScanFindings"]["findingSeverityCounts"] == {"CRITICAL": 1}
-    assert (
-        refused(ecr.describe_image_scan_findings, repositoryName="shop/session-store", imageId={"imageTag": "7.4.2"})
-        == "ScanNotFoundException"
-    )
+    assert refused(ecr.describe_image_scan_findings, repositoryName="shop/mail", imageId={"imageTag": "0.8.1"}) == "ScanNotFoundException"
     assert refused(ecr.describe_image_scan_findings, repositoryName="shop/search", imageId={"imageTag": "0"}) == "ImageNotFoundException"
     assert refused(ecr.describe_image_scan_findings, repositoryName="shop/none", imageId={"imageTag": "0"}) == "RepositoryNotFoundException"
 
