@@ -50,7 +50,7 @@ class RealLab:
 
 @pytest.fixture(scope="session")
 def real_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
-    """A real API server with controllers, scheduler and four ready nodes, and nothing that runs on them."""
+    """A real API server with controllers, scheduler and six ready nodes, and nothing that runs on them."""
     yield from _lab("real", tmp_path_factory.mktemp("cluster"), parts=("kubernetes",), platform=False)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from opslib.lab import kubelet
 from opslib.lab.api import ApiError
+from opslib.lab.world.platform import NODES
 
 if TYPE_CHECKING:
     from tests.conftest import RealLab
@@ -54,7 +55,7 @@ def status(lab: RealLab, space: str, name: str) -> dict[str, Any]:
 def test_nodes_stand_in_three_zones_and_are_ready(any_cluster: RealLab) -> None:
     nodes = any_cluster.api.list("/api/v1/nodes")
     assert len({node["metadata"]["labels"]["topology.kubernetes.io/zone"] for node in nodes}) == 3
-    assert any_cluster.kubectl("get", "nodes", "--no-headers").count(" Ready ") == len(nodes) == 4
+    assert any_cluster.kubectl("get", "nodes", "--no-headers").count(" Ready ") == len(nodes) == 6
     assert all(not node["spec"].get("taints") for node in nodes)
 
 
@@ -169,7 +170,7 @@ def test_kubectl_logs(any_cluster: RealLab, space: str) -> None:
 
 
 def test_a_held_node_is_lost_and_comes_back(any_cluster: RealLab) -> None:
-    path = f"/api/v1/nodes/{kubelet.NODES[-1][0]}"
+    path = f"/api/v1/nodes/{NODES[-1].name}"
 
     def ready() -> str:
         return next(str(one["status"]) for one in any_cluster.api.get(path)["status"]["conditions"] if one["type"] == "Ready")

@@ -105,7 +105,36 @@ def test_a_killed_supervisor_takes_its_servers_with_it_and_the_next_lab_starts(e
     again = engines.up(folder, engine=engine, parts=PARTS, platform=False)
     assert not again.already
     assert state(folder)["supervisor"]["pid"] != before["supervisor"]["pid"]
-    assert len(Api.from_kubeconfig(again.kubeconfig).list("/api/v1/nodes")) == 4
+    assert len(Api.from_kubeconfig(again.kubeconfig).list("/api/v1/nodes")) == 6
+
+
+def test_what_is_kept_goes_on_and_what_is_not_is_gone(engine: str, folder: Path) -> None:
+    def note() -> dict[str, Any]:
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "note", "namespace": "default"}, "data": {"a": "b"}}
+
+    lab = engines.up(folder, engine=engine, parts=PARTS, platform=False, seed=11)
+    api = Api.from_kubeconfig(lab.kubeconfig)
+    made, cluster = api.create(note()), api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
+    viewer = yaml.safe_load(lab.kubeconfig.read_text())["users"]
+    assert engines.down(folder, keep=True)
+    assert of_lab(folder) == []
+    with pytest.raises(InputError, match=f"keeps a lab of the engine {engine}"):
+        engines.up(folder, engine="real" if engine == "embedded" else "embedded")
+    lab = engines.up(folder, engine=engine)
+    api = Api.from_kubeconfig(lab.kubeconfig)
+    there = api.get(api.path_of(made))
+    assert [there["metadata"][key] for key in ("uid", "creationTimestamp", "resourceVersion")] == [
+        made["metadata"][key] for key in ("uid", "creationTimestamp", "resourceVersion")
+    ]
+    assert api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"] == cluster
+    assert yaml.safe_load(lab.kubeconfig.read_text())["users"] == viewer
+    assert (state(folder)["parts"], state(folder)["seed"]) == (list(PARTS), 11)
+    kubelet = {node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"] for node in api.list("/api/v1/nodes")}
+    assert kubelet == {state(folder)["ports"]["kubelet"]}
+    engines.down(folder)
+    lab = engines.up(folder, engine=engine, parts=PARTS, platform=False)
+    api = Api.from_kubeconfig(lab.kubeconfig)
+    assert "note" not in {one["metadata"]["name"] for one in api.list("/api/v1/namespaces/default/configmaps")}
 
 
 def test_two_labs_run_side_by_side(engine: str, folder: Path, tmp_path: Path) -> None:

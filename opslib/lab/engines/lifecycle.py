@@ -300,7 +300,7 @@ def _kept(place: Path, asked: Options) -> Options:
 def _clear(place: Path, *, keep_logs: bool = False, keep_data: bool = False) -> None:
     _reap(place)
     kept, log = (() if keep_data else (KEPT,)), (() if keep_logs else ("supervisor.log",))
-    for name in ("kubeconfig", "environment.yaml", "state.json", *kept, *log):
+    for name in ("kubeconfig", "environment.yaml", "state.json", "control-token", *kept, *log):
         (place / name).unlink(missing_ok=True)
     data, logs = (() if keep_data else ("data", "pki")), (() if keep_logs or keep_data else ("servers", "logs"))
     for name in (*data, *logs):

@@ -228,9 +228,12 @@ _LARGE = Node("", "", "", cores=32, memory_bytes=128 * GIBI, disk_bytes=160 * GI
 def sized(pods: int) -> tuple[tuple[Service, ...], tuple[Node, ...]]:
     """A platform with about so many pods, on larger nodes: the Deployments have more replicas, all else is as it is."""
     scaled = [service for service in SERVICES if service.kind == "Deployment"]
-    others = sum(service.replicas for service in SERVICES if service.kind == "StatefulSet")
     agents = sum(service.kind == "DaemonSet" for service in SERVICES)
-    factor = max(1.0, (pods - others - agents * len(NODES)) / sum(service.replicas for service in scaled))
+    others = sum(service.replicas for service in SERVICES if service.kind == "StatefulSet")
+    room = 0.6 * _LARGE.cores  # for requests, on each node
+    # with each round of replicas come nodes, and agents on them
+    each = sum(service.replicas * (1 + agents * service.cores / room) for service in scaled)
+    factor = max(1.0, (pods - others) / each)
 
     def larger(service: Service) -> Service:
         replicas = round(service.replicas * factor)
@@ -238,7 +241,7 @@ def sized(pods: int) -> tuple[tuple[Service, ...], tuple[Node, ...]]:
 
     services = tuple(larger(service) if service.kind == "Deployment" else service for service in SERVICES)
     cores = sum(service.cores * service.replicas for service in services)
-    count = max(len(NODES), math.ceil(cores / (0.6 * _LARGE.cores)))
+    count = max(len(NODES), math.ceil(cores / room))
     nodes = []
     for number in range(count):
         zone, place = number % 3, number // 3
