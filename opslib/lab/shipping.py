@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import urllib3
@@ -129,7 +130,8 @@ class Writer:
     def _write(self, world: World, begin: float, end: float) -> None:
         from opslib.lab.world import logs
 
-        self._bulk(logs.bulk(world, begin, end))
+        # a copy: what it keeps of those days goes with it
+        self._bulk(logs.bulk(replace(world), begin, end))
 
     def _bulk(self, pairs: Iterable[str]) -> None:
         for batch in _batches(pairs):

@@ -89,7 +89,10 @@ class Usage:
 
     def _pod_metrics(self, namespace: str, name: str) -> Iterator[Object]:
         measured, world, now = self._all_pods(), self._world(), time.time()
-        for pod in self._pods.objects():
+        pods = self._pods.objects()
+        for gone in self._told.keys() - {_key(pod) for pod in pods}:
+            del self._told[gone]
+        for pod in pods:
             metadata = pod["metadata"]
             if (namespace and metadata["namespace"] != namespace) or (name and metadata["name"] != name):
                 continue
