@@ -74,9 +74,9 @@ def test_no_two_faults_use_the_same_object() -> None:
 
 
 def test_no_fault_uses_the_name_of_a_workload_of_the_platform() -> None:
-    from opslib.lab.platform import WORKLOADS
+    from opslib.lab.world.platform import SERVICES
 
-    taken = {workload.name for workload in WORKLOADS}
+    taken = {service.name for service in SERVICES}
     for name in names():
         own = {
             obj["metadata"]["name"] for obj in load(name).objects if obj["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Service")

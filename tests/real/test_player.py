@@ -74,11 +74,11 @@ def any_ready(node: dict[str, Any]) -> bool:
 
 def test_what_is_there_already_is_not_touched(cluster: RealLab) -> None:
     own = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "own"}}
-    mine = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shipping-settings", "namespace": "own"}, "data": {"MINE": "1"}}
+    mine = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "parcels-settings", "namespace": "own"}, "data": {"MINE": "1"}}
     cluster.api.create(own)
     try:
         cluster.api.create(mine)
-        with pytest.raises(OpsError, match="ConfigMap/shipping-settings is there already"):
+        with pytest.raises(OpsError, match="ConfigMap/parcels-settings is there already"):
             player.apply_fault(cluster.api, "config-key-missing", namespace="own")
         player.reset(cluster.api)
         assert cluster.api.get(cluster.api.path_of(mine))["data"] == {"MINE": "1"}
