@@ -29,6 +29,7 @@ class Chapter:
 
 CHAPTERS = (
     Chapter("3.1", "monitoring", _("Monitoring check")),
+    Chapter("3.2", "backup", _("Backup and restore")),
     Chapter("4.1", "pods", _("Pod failures")),
 )
 

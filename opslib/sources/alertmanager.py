@@ -11,7 +11,7 @@ from opslib.messages import Text, _
 from opslib.sources.answers import decode, send
 from opslib.sources.monitored import AlertmanagerStatus, Cluster, Notified, Silence
 from opslib.sources.objects import Base
-from opslib.sources.transport import Request, Transport, http
+from opslib.sources.transport import Request, Transport, Wrap, http, unwrapped
 
 if TYPE_CHECKING:
     from opslib.environments import Environment
@@ -43,7 +43,7 @@ class Alertmanager:
         self._transport = transport
 
     @classmethod
-    def connect(cls, environment: Environment) -> Alertmanager:
+    def connect(cls, environment: Environment, wrap: Wrap = unwrapped) -> Alertmanager:
         """The Alertmanager of an environment, which must name one. No request is sent yet."""
         if environment.alertmanager is None:
             raise SourceError(
@@ -51,7 +51,7 @@ class Alertmanager:
                 _("The environment {name} has no Alertmanager", name=environment.name),
                 _("Add the field {field}", field="alertmanager.url"),
             )
-        return cls(http(SYSTEM, environment.alertmanager))
+        return cls(wrap(http(SYSTEM, environment.alertmanager)))
 
     def status(self) -> AlertmanagerStatus:
         """Its cluster, and which receivers its configuration has.

@@ -6,6 +6,7 @@ Plain REST that Elasticsearch 7 and 8 and OpenSearch 1 and 2 answer alike; no cl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from opslib.errors import SourceError
 from opslib.messages import Message, Text, _, one_line
 from opslib.sources.answers import decode, refusal
 from opslib.sources.monitored import SearchResult
-from opslib.sources.transport import Request, Response, Transport, http
+from opslib.sources.transport import Request, Response, Transport, Wrap, http, unwrapped
 
 if TYPE_CHECKING:
     from opslib.environments import Environment, Logs
@@ -62,6 +63,51 @@ class Health(msgspec.Struct, kw_only=True):
     active_shards_percent_as_number: float = 100
 
 
+class Repository(msgspec.Struct, kw_only=True):
+    """A place for snapshots: `type` is "fs", "s3", ..."""
+
+    type: str = ""
+    settings: dict[str, Any] = {}
+
+
+class ShardFailure(msgspec.Struct, kw_only=True):
+    index: str = ""
+    shard_id: int = 0
+    reason: str = ""
+
+
+class Snapshot(msgspec.Struct, kw_only=True):
+    """A snapshot. `state` is IN_PROGRESS, SUCCESS, PARTIAL, FAILED or INCOMPATIBLE; times are milliseconds since 1970."""
+
+    snapshot: str = ""
+    repository: str = ""
+    state: str = ""
+    indices: list[str] = []
+    start_time_in_millis: int = 0
+    end_time_in_millis: int = 0
+    failures: list[ShardFailure] = []
+    shards: _Shards = msgspec.field(default_factory=_Shards)
+    reason: str = ""
+
+    @property
+    def taken(self) -> datetime | None:
+        """As of when it holds the indices: its start."""
+        return datetime.fromtimestamp(self.start_time_in_millis / 1000, UTC) if self.start_time_in_millis else None
+
+
+class _Snapshots(msgspec.Struct, kw_only=True):
+    snapshots: list[Snapshot] = []
+
+
+class Index(msgspec.Struct, kw_only=True):
+    """An index with its size in bytes and its number of documents, as _cat/indices tells."""
+
+    index: str = ""
+    health: str | None = None
+    documents: str | None = msgspec.field(default=None, name="docs.count")
+    size: str | None = msgspec.field(default=None, name="store.size")
+
+
 class Elasticsearch:
     """One Elasticsearch or OpenSearch.
 
@@ -78,7 +124,7 @@ class Elasticsearch:
         self.settings = settings
 
     @classmethod
-    def connect(cls, environment: Environment) -> Elasticsearch:
+    def connect(cls, environment: Environment, wrap: Wrap = unwrapped) -> Elasticsearch:
         """The Elasticsearch of an environment, which must name one. No request is sent yet."""
         if environment.elasticsearch is None:
             raise SourceError(
@@ -86,7 +132,7 @@ class Elasticsearch:
                 _("The environment {name} has no Elasticsearch", name=environment.name),
                 _("Add the field {field}", field="elasticsearch.url"),
             )
-        return cls(http(SYSTEM, environment.elasticsearch), environment.elasticsearch)
+        return cls(wrap(http(SYSTEM, environment.elasticsearch)), environment.elasticsearch)
 
     def search(self, body: Mapping[str, Any], *, index: str = "", what: Text = "") -> SearchResult:
         """The answer to a search in the query language, of the configured indices where none are named.
@@ -144,6 +190,42 @@ class Elasticsearch:
     def health(self) -> Health:
         """The cluster's health."""
         return decode(SYSTEM, self._send(Request(path="/_cluster/health", what=_("the cluster's health"))), Health)
+
+    # --- snapshots ---
+
+    def repositories(self) -> dict[str, Repository]:
+        """The repositories for snapshots, by name."""
+        return decode(SYSTEM, self._send(Request(path="/_snapshot", what=_("snapshot repositories"))), dict[str, Repository])
+
+    def verify_repository(self, name: str) -> None:
+        """Let every node write to a repository and read from it; it leaves nothing behind.
+
+        Raises
+        ------
+        SourceError
+            It is not there, or a node cannot: in the server's words.
+        """
+        self._send(
+            Request(method="POST", path=f"/_snapshot/{quote(name, safe='')}/_verify", what=_("repository {name}", name=name), safe=True)
+        )
+
+    def snapshots(self, repository: str) -> list[Snapshot]:
+        """All snapshots of a repository, oldest first."""
+        path = f"/_snapshot/{quote(repository, safe='')}/_all"
+        answer = decode(
+            SYSTEM,
+            self._send(Request(path=path, query=(("ignore_unavailable", "true"),), what=_("snapshots in {name}", name=repository))),
+            _Snapshots,
+        )
+        for one in answer.snapshots:
+            one.repository = one.repository or repository
+        return sorted(answer.snapshots, key=lambda one: one.start_time_in_millis)
+
+    def indices(self, pattern: str = "*") -> list[Index]:
+        """The indices with their sizes; hidden and system ones only where the pattern names them."""
+        query = (("format", "json"), ("bytes", "b"), ("h", "index,health,docs.count,store.size"))
+        path = f"/_cat/indices/{quote(pattern, safe='*,-_.')}"
+        return decode(SYSTEM, self._send(Request(path=path, query=query, what=_("indices"))), list[Index])
 
     def _post(self, path: str, query: Mapping[str, str], body: Mapping[str, Any], what: Text) -> bytes:
         headers = {"content-type": "application/json"}

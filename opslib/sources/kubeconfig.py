@@ -5,9 +5,14 @@ Kubeconfig files with exec plugins, client certificates, tokens, proxies and CA 
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import difflib
+import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +143,52 @@ def _user_of(merged: dict[str, Any], context: str, path: str) -> dict[str, Any]:
     users = {entry.get("name"): entry.get("user") or {} for entry in merged["users"]}
     user = users.get(contexts[context].get("user"), {})
     return user if isinstance(user, dict) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the kubeconfig authenticates with, without the secrets.
+
+    Parameters
+    ----------
+    certificate
+        The client certificate (PEM); empty where there is none.
+    token_ends
+        When the token ends, where it says so; None else.
+    renewed
+        Whether a plug-in or the cluster makes new ones when they end.
+    """
+
+    certificate: bytes = b""
+    token_ends: datetime | None = None
+    renewed: bool = False
+
+
+def credentials_of(configuration: Configuration, kubeconfig: Path | None, context: str) -> Credentials:
+    """What is known of a configuration's credentials without asking anybody."""
+    setting = configuration.auth_settings().get("BearerToken")
+    token = str(setting["value"] or "").removeprefix("Bearer ") if setting else ""
+    certificate = b""
+    if configuration.cert_file:
+        with contextlib.suppress(OSError):
+            certificate = Path(configuration.cert_file).read_bytes()
+    if not context:
+        return Credentials(certificate, end_of_token(token), True)  # in a pod the kubelet renews the file
+    existing = [path for path in ([kubeconfig] if kubeconfig else _usual_paths()) if path.exists()]
+    user = _user_of(_merged(existing), context, _joined(existing))
+    return Credentials(certificate, end_of_token(token), not {"exec", "auth-provider", "tokenFile"}.isdisjoint(user))
+
+
+def end_of_token(token: str) -> datetime | None:
+    """When a JSON Web Token ends (RFC 7519, 4.1.4); None where it is none, or never ends. Nobody's signature is checked."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        return datetime.fromtimestamp(float(claims["exp"]), UTC)
+    except (ValueError, KeyError, TypeError, OverflowError, OSError):
+        return None
 
 
 def authorization_of(configuration: Configuration) -> Callable[[], Mapping[str, str]]:

@@ -16,14 +16,14 @@ from urllib.parse import quote
 
 import msgspec
 
-from opslib.errors import Conflict, Expired, Forbidden, InputError, NotFound, Refused, SourceError, Unauthenticated, Unreachable
+from opslib.errors import Conflict, Expired, Forbidden, NotFound, Refused, SourceError, Unauthenticated, Unreachable, WrongTarget
 from opslib.findings import command
 from opslib.messages import Text, _, one_line
 from opslib.sources import objects
 from opslib.sources.decoding import decoder
-from opslib.sources.kubeconfig import SYSTEM, authorization_of, configuration_of
+from opslib.sources.kubeconfig import SYSTEM, Credentials, authorization_of, configuration_of, credentials_of
 from opslib.sources.objects import Base, Object
-from opslib.sources.transport import HttpTransport, Request, Response, Transport
+from opslib.sources.transport import HttpTransport, Request, Response, Transport, Wrap, unwrapped
 
 if TYPE_CHECKING:
     from opslib.environments import Environment
@@ -100,6 +100,38 @@ class Identity:
     groups: tuple[str, ...]
 
 
+class Rule(Base):
+    """What may be done with which resources, as a role's rule says it."""
+
+    verbs: list[str] = []
+    api_groups: list[str] = []
+    resources: list[str] = []
+    resource_names: list[str] = []
+
+    def allows(self, verb: str, resource: str) -> bool:
+        """Whether it allows `verb` on every object of a resource ("pods", "pods/log", "deployments.apps")."""
+        whole, _slash, subresource = resource.partition("/")
+        name, _dot, group = whole.partition(".")
+        named = {f"{name}/{subresource}", f"*/{subresource}", "*"} if subresource else {name, "*"}
+        return (
+            not self.resource_names
+            and not {verb, "*"}.isdisjoint(self.verbs)
+            and not {group, "*"}.isdisjoint(self.api_groups)
+            and not named.isdisjoint(self.resources)
+        )
+
+
+class Rules(Base):
+    """Our rules in a namespace. `incomplete`: there may be more that the server cannot name."""
+
+    resource_rules: list[Rule] = []
+    incomplete: bool = False
+
+    def allow(self, verb: str, resource: str) -> bool:
+        """Whether one of them allows `verb` on a resource."""
+        return any(rule.allows(verb, resource) for rule in self.resource_rules)
+
+
 class Kubernetes:
     """One cluster, read.
 
@@ -111,22 +143,27 @@ class Kubernetes:
         Context's name in the kubeconfig, for the commands that are shown; empty where there is none.
     address
         The API server's address, for the reader.
+    credentials
+        What is known of the credentials without asking; None where that is nothing.
     """
 
-    def __init__(self, transport: Transport, context: str = "", address: str = "") -> None:
+    def __init__(self, transport: Transport, context: str = "", address: str = "", credentials: Credentials | None = None) -> None:
         self._transport = transport
         self.context = context
         self.address = address
+        self.credentials = credentials
         self._versions = dict(VERSIONS)
 
     @classmethod
-    def connect(cls, environment: Environment) -> Kubernetes:
+    def connect(cls, environment: Environment, wrap: Wrap = unwrapped) -> Kubernetes:
         """The cluster of an environment. No request is sent yet, except what an exec plugin does to get a token.
 
         Raises
         ------
         InputError
-            The kubeconfig is missing or not valid, the context is not in it, or it has another address than the environment expects.
+            The kubeconfig is missing or not valid, or the context is not in it.
+        WrongTarget
+            The context has another address than the environment expects.
         Unauthenticated
             The kubeconfig's exec plugin gave no credentials.
         """
@@ -134,7 +171,7 @@ class Kubernetes:
         configuration, context = configuration_of(settings.kubeconfig, settings.context)
         expected = settings.expected_server
         if expected and configuration.host.rstrip("/") != expected.rstrip("/"):
-            raise InputError(
+            raise WrongTarget(
                 _(
                     "The context {context} leads to {address}, but the environment {environment} is at {expected}",
                     context=context or "-",
@@ -148,11 +185,8 @@ class Kubernetes:
 
         configuration.connection_pool_maxsize = PARALLEL * 2
         pool = RESTClientObject(configuration).pool_manager
-        return cls(
-            HttpTransport(SYSTEM, configuration.host, pool, authorization_of(configuration), settings.deadline_seconds),
-            context,
-            configuration.host,
-        )
+        transport = HttpTransport(SYSTEM, configuration.host, pool, authorization_of(configuration), settings.deadline_seconds)
+        return cls(wrap(transport), context, configuration.host, credentials_of(configuration, settings.kubeconfig, context))
 
     # --- one object, many objects ---
 
@@ -274,6 +308,14 @@ class Kubernetes:
         answer = self._send(Request(path="/version", what=_("the version")), "get", "/version", "")
         return str(json.loads(answer.body).get("gitVersion", ""))
 
+    def knows(self, group: str) -> bool:
+        """Whether the cluster has kinds of an API group, such as "velero.io"."""
+        try:
+            self._preferred_version(group)
+        except NotFound:
+            return False
+        return True
+
     def cluster_uid(self) -> str:
         """What identifies the cluster: the UID of its kube-system namespace."""
         return self.metadata("namespaces", "kube-system").metadata.uid
@@ -283,6 +325,12 @@ class Kubernetes:
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
         info = self._review("selfsubjectreviews.authentication.k8s.io", body)["status"]["userInfo"]
         return Identity(str(info.get("username", "")), tuple(info.get("groups", ())))
+
+    def rules(self, namespace: str) -> Rules:
+        """What we may do in a namespace, and in the whole cluster as far as it holds there too (SelfSubjectRulesReview)."""
+        body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview", "spec": {"namespace": namespace}}
+        status = self._review("selfsubjectrulesreviews.authorization.k8s.io", body)["status"]
+        return msgspec.convert(status, Rules)
 
     def may(self, verb: str, resource: str, namespace: str = "") -> bool:
         """Whether we may (SelfSubjectAccessReview). `resource` as elsewhere, with a subresource after a slash: "pods/log"."""

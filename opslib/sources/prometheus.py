@@ -16,7 +16,7 @@ from opslib.messages import Message, Text, _, one_line
 from opslib.sources.answers import decode, refusal
 from opslib.sources.decoding import decoder
 from opslib.sources.monitored import Alert, Build, Matcher, RuleGroup, Runtime, Target
-from opslib.sources.transport import Request, Response, Transport, http
+from opslib.sources.transport import Request, Response, Transport, Wrap, http, unwrapped
 
 if TYPE_CHECKING:
     import pandas
@@ -133,7 +133,7 @@ class Prometheus:
         self.settings = settings
 
     @classmethod
-    def connect(cls, environment: Environment) -> Prometheus:
+    def connect(cls, environment: Environment, wrap: Wrap = unwrapped) -> Prometheus:
         """The Prometheus of an environment, which must name one. No request is sent yet."""
         if environment.prometheus is None:
             raise SourceError(
@@ -141,7 +141,7 @@ class Prometheus:
                 _("The environment {name} has no Prometheus", name=environment.name),
                 _("Add the field {field}", field="prometheus.url"),
             )
-        return cls(http(SYSTEM, environment.prometheus), environment.prometheus)
+        return cls(wrap(http(SYSTEM, environment.prometheus)), environment.prometheus)
 
     # --- queries ---
 

@@ -79,12 +79,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """The answer, whole and decompressed."""
+    """The answer, whole and decompressed. `certificate` is the server's (DER), empty where the connection has none."""
 
     status: int
     headers: Mapping[str, str]  # names in lower case
     body: bytes
     truncated: bool = False
+    certificate: bytes = b""
 
 
 class Transport(Protocol):
@@ -97,6 +98,47 @@ class Transport(Protocol):
 
     def stream(self, request: Request) -> Iterator[bytes]:
         """The answer's lines as they come, for logs and watches; the same errors."""
+
+
+Wrap = Callable[[Transport], Transport]
+"""What a source may be given to put between itself and its transport."""
+
+
+def unwrapped(transport: Transport) -> Transport:
+    """The transport as it is."""
+    return transport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """A question with its answer: when it was sent, and how long the answer took, connecting and repeating included."""
+
+    system: str
+    request: Request
+    response: Response
+    started: datetime
+    seconds: float
+
+
+class Watched:
+    """A transport whose questions are seen with their answers. Questions without an answer, and streams, are not."""
+
+    def __init__(self, transport: Transport, see: Callable[[Exchange], None]) -> None:
+        self.system = transport.system
+        self._transport = transport
+        self._see = see
+
+    def send(self, request: Request) -> Response:
+        """See `Transport.send`."""
+        started, began = datetime.now(UTC), time.monotonic()
+        response = self._transport.send(request)
+        seconds = time.monotonic() - began
+        self._see(Exchange(system=self.system, request=request, response=response, started=started, seconds=seconds))
+        return response
+
+    def stream(self, request: Request) -> Iterator[bytes]:
+        """See `Transport.stream`."""
+        return self._transport.stream(request)
 
 
 class HttpTransport:
@@ -216,6 +258,7 @@ class HttpTransport:
         """The whole answer, as far as it may be kept."""
         body = bytearray()
         truncated = False
+        certificate = _peer_certificate(answer)
         try:
             while chunk := self._next(answer, request, deadline):
                 body += chunk
@@ -240,7 +283,7 @@ class HttpTransport:
             answer.close()
         answer.release_conn()
         headers = {name.lower(): value for name, value in answer.headers.items()}
-        return Response(status=answer.status, headers=headers, body=bytes(body), truncated=truncated)
+        return Response(status=answer.status, headers=headers, body=bytes(body), truncated=truncated, certificate=certificate)
 
     def _unreachable(self, error: Exception, request: Request) -> Unreachable:
         return Unreachable(
@@ -326,6 +369,12 @@ def _is_busy(answer: object, request: Request) -> bool:
     """Whether the server asks to come back."""
     status = getattr(answer, "status", 0)
     return status == 429 or (request.repeatable and status in (502, 503, 504))
+
+
+def _peer_certificate(answer: urllib3.BaseHTTPResponse) -> bytes:
+    """The server's certificate (DER) of the connection that an answer comes over; empty without TLS."""
+    ask = getattr(getattr(answer.connection, "sock", None), "getpeercert", None)
+    return (ask(binary_form=True) if ask else None) or b""
 
 
 def _etag_key(request: Request) -> str:

@@ -1,0 +1,153 @@
+"""Velero's objects, as far as opslib reads them: they are read from the cluster like any others (``backups.velero.io``).
+
+Phases and fields: https://velero.io/docs/main/api-types/ and pkg/apis/velero in its source.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from opslib.sources.objects import Base, Metadata
+
+GOOD = "Completed"
+"""The only phase of a backup that can be relied on: PartiallyFailed is not a backup."""
+
+BAD = frozenset({"PartiallyFailed", "Failed", "FailedValidation", "WaitingForPluginOperationsPartiallyFailed", "FinalizingPartiallyFailed"})
+UNDER_WAY = frozenset({"", "New", "Queued", "ReadyToStart", "InProgress", "WaitingForPluginOperations", "Finalizing", "Deleting"})
+
+
+class ObjectStorage(Base):
+    bucket: str = ""
+    prefix: str = ""
+
+
+class LocationSpec(Base):
+    provider: str = ""
+    default: bool = False
+    access_mode: str = ""
+    object_storage: ObjectStorage = msgspec.field(default_factory=ObjectStorage)
+
+
+class LocationStatus(Base):
+    phase: str = ""
+    message: str = ""
+    last_validation_time: datetime | None = None
+
+
+class BackupStorageLocation(Base):
+    """Where backups are kept. `phase` is "Available" or "Unavailable"."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    spec: LocationSpec = msgspec.field(default_factory=LocationSpec)
+    status: LocationStatus = msgspec.field(default_factory=LocationStatus)
+
+
+class BackupSpec(Base):
+    included_namespaces: list[str] = []
+    excluded_namespaces: list[str] = []
+    storage_location: str = ""
+    ttl: str = ""
+
+
+class Progress(Base):
+    total_items: int = 0
+    items_backed_up: int = 0
+    items_restored: int = 0
+
+
+class BackupStatus(Base):
+    phase: str = ""
+    start_timestamp: datetime | None = None
+    completion_timestamp: datetime | None = None
+    expiration: datetime | None = None
+    errors: int = 0
+    warnings: int = 0
+    failure_reason: str = ""
+    validation_errors: list[str] = []
+    progress: Progress = msgspec.field(default_factory=Progress)
+    backup_item_operations_failed: int = 0
+
+
+class Backup(Base):
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    spec: BackupSpec = msgspec.field(default_factory=BackupSpec)
+    status: BackupStatus = msgspec.field(default_factory=BackupStatus)
+
+    @property
+    def schedule(self) -> str:
+        """The Schedule that made it; empty where somebody did by hand."""
+        return self.metadata.labels.get("velero.io/schedule-name", "")
+
+    @property
+    def taken(self) -> datetime | None:
+        """As of when it holds the cluster: its start."""
+        return self.status.start_timestamp or self.metadata.creation_timestamp
+
+
+class ScheduleSpec(Base):
+    schedule: str = ""
+    paused: bool = False
+    template: BackupSpec = msgspec.field(default_factory=BackupSpec)
+
+
+class ScheduleStatus(Base):
+    phase: str = ""
+    last_backup: datetime | None = None
+    validation_errors: list[str] = []
+
+
+class Schedule(Base):
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    spec: ScheduleSpec = msgspec.field(default_factory=ScheduleSpec)
+    status: ScheduleStatus = msgspec.field(default_factory=ScheduleStatus)
+
+
+class RestoreSpec(Base):
+    backup_name: str = ""
+    schedule_name: str = ""
+    included_namespaces: list[str] = []
+    namespace_mapping: dict[str, str] = {}
+
+
+class RestoreStatus(Base):
+    phase: str = ""
+    start_timestamp: datetime | None = None
+    completion_timestamp: datetime | None = None
+    errors: int = 0
+    warnings: int = 0
+    failure_reason: str = ""
+    progress: Progress = msgspec.field(default_factory=Progress)
+
+
+class Restore(Base):
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    spec: RestoreSpec = msgspec.field(default_factory=RestoreSpec)
+    status: RestoreStatus = msgspec.field(default_factory=RestoreStatus)
+
+
+class VolumeCopySpec(Base):
+    """Of a PodVolumeBackup (`volume` of `pod`) and of a DataUpload (`sourcePVC` in `sourceNamespace`)."""
+
+    volume: str = ""
+    source_namespace: str = ""
+    source_pvc: str = msgspec.field(default="", name="sourcePVC")
+
+
+class VolumeCopyStatus(Base):
+    phase: str = ""
+    message: str = ""
+
+
+class VolumeCopy(Base):
+    """The copy of one volume's data: a PodVolumeBackup or a DataUpload."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    spec: VolumeCopySpec = msgspec.field(default_factory=VolumeCopySpec)
+    status: VolumeCopyStatus = msgspec.field(default_factory=VolumeCopyStatus)
+
+    @property
+    def backup(self) -> str:
+        """Name of the backup that it belongs to."""
+        return self.metadata.labels.get("velero.io/backup-name", "")
