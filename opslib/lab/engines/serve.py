@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # two that empty a namespace would disturb each other: the slower one may meet the next namespace of the same name
 _LOOK_SECONDS = 0.2
-_REMEMBERED_SECONDS, _REMEMBERED_STEP = 3 * 3600.0, 15.0  # so far back it is computed what rules would have given
+_REMEMBERED_SECONDS, _REMEMBERED_STEP = 3 * 3600.0, 30.0  # so far back it is computed what rules would have given
 
 _DONE_BY_THE_API_SERVER = frozenset({"namespace", "serviceaccount"})
 
