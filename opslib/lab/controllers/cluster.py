@@ -22,7 +22,7 @@ _GROUPS = {
     "policy/v1": "poddisruptionbudgets",
     "rbac.authorization.k8s.io/v1": "clusterroles",
     "scheduling.k8s.io/v1": "priorityclasses",
-    "storage.k8s.io/v1": "csinodes storageclasses",
+    "storage.k8s.io/v1": "csinodes storageclasses volumeattachments",
 }
 PATHS = {
     (f"{resource}.{version.partition('/')[0]}" if "/" in version else resource): (
@@ -54,6 +54,7 @@ KINDS = {
     "Service": "services",
     "ServiceAccount": "serviceaccounts",
     "StatefulSet": "statefulsets.apps",
+    "VolumeAttachment": "volumeattachments.storage.k8s.io",
 }
 
 Propagation = Literal["Background", "Foreground", "Orphan"]

@@ -32,7 +32,7 @@ BOUND_BY = "pv.kubernetes.io/bound-by-controller"
 BIND_COMPLETED = "pv.kubernetes.io/bind-completed"
 SELECTED = "volume.kubernetes.io/selected-node"
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
-_PROVISIONERS = ("volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner")
+PROVISIONERS = ("volume.beta.kubernetes.io/storage-provisioner", "volume.kubernetes.io/storage-provisioner")
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 _AGAIN_SECONDS = 15.0  # the real one goes through all claims so often, and tells again what is wrong
 
@@ -62,7 +62,8 @@ def _mode(spec: Object) -> str:
     return str(spec.get("volumeMode") or "Filesystem")
 
 
-def _size(amounts: Object | None) -> Decimal:
+def size_of(amounts: Object | None) -> Decimal:
+    """The storage in a list of resources, in bytes; 0 where it says nothing of it."""
     return parse(str((amounts or {}).get("storage", "0")))
 
 
@@ -75,12 +76,12 @@ def best_match(claim: Object, volumes: Iterable[Object], *, only_kept: bool = Fa
         Take none that is free for everybody: the claim waits for its pod's node.
     """
     spec = claim["spec"]
-    wanted, modes = _size(spec.get("resources", {}).get("requests")), set(spec.get("accessModes") or ())
+    wanted, modes = size_of(spec.get("resources", {}).get("requests")), set(spec.get("accessModes") or ())
     matches = from_object(spec["selector"]) if spec.get("selector") is not None else None
     found: tuple[Decimal, str, Object] | None = None
     for volume in volumes:
         has = volume["spec"]
-        size = _size(has.get("capacity"))
+        size = size_of(has.get("capacity"))
         if _mode(has) != _mode(spec) or is_deleted(volume):
             continue
         if is_for(volume, claim):
@@ -184,7 +185,7 @@ def _sync_named(cluster: Cluster, claim: Object, name: str) -> float | None:
 
 def _mismatch(volume: Object, claim: Object) -> str:
     has, wants = volume["spec"], claim["spec"]
-    if _size(has.get("capacity")) < _size(wants.get("resources", {}).get("requests")):
+    if size_of(has.get("capacity")) < size_of(wants.get("resources", {}).get("requests")):
         return "requested PV is too small"
     if (has.get("storageClassName") or "") != class_of(claim):
         return "storageClassName does not match"
@@ -223,8 +224,8 @@ def _provision(cluster: Cluster, claim: Object, found: Object | None) -> None:
         cluster.event(SOURCE, claim, "Warning", "ProvisioningFailed", f"no volume plugin matched name: {provisioner}")
         _set_pending(cluster, claim)
         return
-    if any(annotations_of(claim).get(name) != provisioner for name in _PROVISIONERS):
-        claim = cluster.patch(claim, {"metadata": {"annotations": dict.fromkeys(_PROVISIONERS, provisioner)}}, "merge")
+    if any(annotations_of(claim).get(name) != provisioner for name in PROVISIONERS):
+        claim = cluster.patch(claim, {"metadata": {"annotations": dict.fromkeys(PROVISIONERS, provisioner)}}, "merge")
     message = (
         f"Waiting for a volume to be created either by the external provisioner '{provisioner}' or manually by the system administrator. "
         "If volume creation is delayed, please verify that the provisioner is running and correctly registered."
@@ -359,6 +360,32 @@ VOLUMES = Controller(
     reconcile=_sync_volume,
     watches={"persistentvolumes": itself, "persistentvolumeclaims": _volume_of_claim},
 )
+
+
+# --- growth -----------------------------------------------------------------------------------------------------------------------------
+
+
+class _Expander:
+    """Says of a claim that is to grow that somebody else must see to it: no driver of a volume is part of the cluster."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, Decimal] = {}  # the size that was asked for last, by the claim's uid
+
+    def reconcile(self, cluster: Cluster, key: str) -> None:
+        claim = cluster["persistentvolumeclaims"].get(*split(key))
+        if claim is None or claim.get("status", {}).get("phase") != "Bound":
+            return
+        wanted = size_of(claim["spec"]["resources"].get("requests"))
+        if wanted <= size_of(claim["status"].get("capacity")):
+            self._said.pop(uid_of(claim), None)
+        elif self._said.get(uid_of(claim), Decimal(0)) < wanted:
+            self._said[uid_of(claim)] = wanted
+            cluster.event("volume_expand", claim, "Normal", "ExternalExpanding", "waiting for an external controller to expand this PVC")
+
+
+def expander() -> Controller:
+    """The controller of growing claims, new."""
+    return Controller(name="persistentvolume-expander", reconcile=_Expander().reconcile, watches={"persistentvolumeclaims": itself})
 
 
 # --- protection -------------------------------------------------------------------------------------------------------------------------

@@ -376,7 +376,18 @@ class Supervisor:
         self._closing.append(kubelet.close)
         kubelet.start()
         usage.register(api, self.ports["kubelet"])
+        if self.options.engine == "real":
+            self._play_storage(api)
         return kubelet
+
+    def _play_storage(self, api: Api) -> None:
+        """Play the driver of volumes, which real servers do not bring along; it is one of the embedded engine's controllers."""
+        from opslib.lab.controllers import run
+        from opslib.lab.controllers.storage import drivers
+
+        stop = threading.Event()
+        self._closing.append(stop.set)
+        threading.Thread(target=run, args=(api, stop), kwargs={"chosen": drivers()}, name="storage", daemon=True).start()
 
     def _install(self, api: Api) -> None:
         """Set the platform up through the API."""

@@ -170,6 +170,21 @@ class World:
         """The same for a change."""
         if resource.storage == "services" and not subresource:
             self.allocate(obj, live, dry_run=options.dry_run)
+        if resource.storage == "persistentvolumeclaims" and not subresource:
+            self._check_growth(live, obj)
+
+    def _check_growth(self, live: Object, obj: Object) -> None:
+        """A claim may grow where its class allows it (``PersistentVolumeClaimResize``)."""
+        before, wanted = (quantities.parse(str(one["spec"]["resources"]["requests"]["storage"])) for one in (live, obj))
+        if wanted <= before:
+            return
+        why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize"
+        found = self._store.get("storageclasses.storage.k8s.io", ("", live["spec"].get("storageClassName") or ""))
+        if (live.get("status") or {}).get("phase") != "Bound":
+            why = "Only bound persistent volume claims can be expanded"
+        elif found is not None and found.object().get("allowVolumeExpansion"):
+            return
+        raise forbidden("", "persistentvolumeclaims", obj["metadata"]["name"], why)
 
     def admit_delete(self, resource: Resource, live: Object) -> None:
         """The same for a deletion."""
