@@ -143,6 +143,7 @@ def _of_world(box: Box, labels: Mapping[str, str], port: int, path: str, *, secu
     """As the world has it: errors and time as often and as long as the service's requests of now."""
     import numpy as np
 
+    from opslib.lab.world.changes import version_at
     from opslib.lab.world.faults import CertificateExpiry, DependencyDown
 
     world = box.world
@@ -167,15 +168,11 @@ def _of_world(box: Box, labels: Mapping[str, str], port: int, path: str, *, secu
     if seconds > timeout:
         return Reply(why="timeout", seconds=timeout)
     if path.rstrip("/") in ("/live", "/healthz", "/health") or random.random() >= errors:  # noqa: S311
-        body = {"service": service.name, "version": _version(box, labels), "status": "ok"}
+        body = {"service": service.name, "version": version_at(world, service, box.now), "status": "ok"}
         return Reply(200, json.dumps(body) + "\n", seconds=seconds)
     return Reply(
         503 if path.rstrip("/") == "/ready" else 500, json.dumps({"service": service.name, "status": "error"}) + "\n", seconds=seconds
     )
-
-
-def _version(box: Box, labels: Mapping[str, str]) -> str:
-    return labels.get("app.kubernetes.io/version") or (box.service.version if box.service is not None else "")
 
 
 def _of_api(path: str, headers: Mapping[str, str]) -> Reply:

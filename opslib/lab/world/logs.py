@@ -393,5 +393,6 @@ def _notices(world: World, pods: list[Pod], slot: float) -> list[Line]:
                 message = f"{service.name} {pod.version} started, listening on :{service.port}"
                 key = noise.key(world.seed, "start", pod.name, round(began))
                 logger, node = service.name.replace("-", "_"), world.nodes[pod.node].name
-                found.append(Line(began, service, pod, node, "info", logger, message, f"{key:032x}", number=f"{key:016x}"))
+                trace = f"{noise.key(key, 1):016x}{noise.key(key, 2):016x}"
+                found.append(Line(began, service, pod, node, "info", logger, message, trace, number=f"{key:016x}"))
     return found
