@@ -91,6 +91,8 @@ def _apply(api: Api, obj: Object) -> None:
                 raise
             time.sleep(0.2)
         else:
+            if "status" in obj:  # of an operator, which no lab has
+                api.patch(api.path_of(obj), {"status": obj["status"]}, subresource="status")
             if obj["kind"] == "PersistentVolumeClaim" and applied.get("status", {}).get("phase") != "Bound":
                 _poll(bound, deadline)
             return
