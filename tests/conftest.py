@@ -18,7 +18,10 @@ import pytest
 
 from opslib.lab import build, engines
 from opslib.lab.api import Api
-from opslib.lab.engines import real
+from opslib.lab.engines import background, real
+
+# those in the background cost seconds and are asked by few tests, which start them for themselves
+PARTS = tuple(part for part in engines.PARTS if part not in background.PARTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ def real_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
 @pytest.fixture(scope="session")
 def real_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
     """All the real servers, with the background platform."""
-    yield from _lab("real", tmp_path_factory.mktemp("lab"), parts=engines.PARTS, platform=True)
+    yield from _lab("real", tmp_path_factory.mktemp("lab"), parts=PARTS, platform=True)
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +72,7 @@ def embedded_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealL
 @pytest.fixture(scope="session")
 def embedded_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
     """As `real_lab`, on the embedded engine."""
-    yield from _lab("embedded", tmp_path_factory.mktemp("embedded-lab"), parts=engines.PARTS, platform=True)
+    yield from _lab("embedded", tmp_path_factory.mktemp("embedded-lab"), parts=PARTS, platform=True)
 
 
 @pytest.fixture(scope="session", params=["embedded", pytest.param("real", marks=pytest.mark.real)])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from opslib.lab.world import World
 
 _KEY_AGES: dict[str, tuple[tuple[int, int | None], ...]] = {  # of each access key: days since it was made, days since it was used
+    "operator": ((20, 0),),
     "aoi.tanaka": ((41, 0),),
     "kenji.sato": ((12, 3),),
     "ci-deploy": ((412, 1), (398, None)),
@@ -152,6 +153,7 @@ def _roles_and_users(server: Server, iam: Any) -> None:
     provider = f"arn:aws:iam::{account.account_id}:oidc-provider/ci.example.com"
     role(names.DEPLOYER, {"Federated": provider}, allow("ecr:*", "eks:DescribeCluster"))
     users = (  # name, console, MFA, policy, days since made
+        (names.OPERATOR, False, False, allow("*"), 200),
         ("aoi.tanaka", True, True, allow("eks:*", "ec2:Describe*", "logs:*"), 700),
         ("kenji.sato", True, False, allow("eks:Describe*", "ec2:*"), 400),
         ("mei.suzuki", True, True, allow("iam:Get*", "iam:List*", "cloudtrail:*"), 520),
@@ -215,7 +217,7 @@ def _networks_and_cluster(server: Server, connect: Callable[[str], Any], world: 
     releases = known[cluster_version].node_releases
     current = names.NODE_RELEASE if names.NODE_RELEASE in releases else releases[max(len(releases) - 2, 0)]
     for name, version, release, size, kind in (
-        (names.NODE_GROUP, cluster_version, current, len(world.nodes), names.INSTANCE_TYPE),
+        (names.NODE_GROUP, cluster_version, current, len(world.nodes), world.nodes[0].instance_type),
         (names.SPARE_NODE_GROUP, before, known[before].node_releases[0], 0, "c7i.2xlarge"),
     ):
         eks.create_nodegroup(
@@ -259,14 +261,14 @@ def _nodes(server: Server, connect: Callable[[str], Any], world: World, subnets:
     node_group = connect("eks").describe_nodegroup(clusterName=names.CLUSTER, nodegroupName=names.NODE_GROUP)["nodegroup"]
     name = node_group["resources"]["autoScalingGroups"][0]["name"]
     image = f"ami-0{names.NODE_RELEASE.encode().hex()[:16]}"
-    ec2.create_launch_template(LaunchTemplateName=name, LaunchTemplateData={"ImageId": image, "InstanceType": names.INSTANCE_TYPE})
+    ec2.create_launch_template(LaunchTemplateName=name, LaunchTemplateData={"ImageId": image, "InstanceType": world.nodes[0].instance_type})
     held = ec2_backends[server.account.account_id][server.account.region]
     for node in world.nodes:
         subnet = subnets[node.zone]
         own = {"PrivateIpAddress": node.address} if ip_address(node.address) in ip_network(subnet["CidrBlock"]) else {}
         made = ec2.run_instances(
             ImageId=image,
-            InstanceType=names.INSTANCE_TYPE,
+            InstanceType=node.instance_type,
             MinCount=1,
             MaxCount=1,
             SubnetId=subnet["SubnetId"],

@@ -8,13 +8,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from opslib.lab.engines import background
 from opslib.lab.engines.servers import Setup, Spec, alertmanager_file, prometheus_file
 
 if TYPE_CHECKING:
     from opslib.lab.world import World
 
-PORTS = ("kube-apiserver", "controllers", "prometheus", "alertmanager", "elasticsearch")
-SERVERS = {"kubernetes": "kube-apiserver", "prometheus": "prometheus", "alertmanager": "alertmanager", "elasticsearch": "elasticsearch"}
+PORTS = ("kube-apiserver", "controllers", "prometheus", "alertmanager", "elasticsearch", *background.PARTS)
+SERVERS = {
+    "kubernetes": "kube-apiserver",
+    "prometheus": "prometheus",
+    "alertmanager": "alertmanager",
+    "elasticsearch": "elasticsearch",
+    **background.SERVERS,
+}
 
 
 def check(parts: Sequence[str]) -> None:
@@ -47,6 +54,8 @@ def specs(setup: Setup, part: str) -> Iterator[Spec]:
         yield _spec(setup, part, part, alertmanager_file(setup), health=f"http://127.0.0.1:{ports[part]}/-/ready")
     elif part == "elasticsearch":
         yield _spec(setup, part, part, setup.data("snapshots"), health=f"http://127.0.0.1:{ports[part]}/_cluster/health")
+    else:
+        yield from background.specs(setup, part)
 
 
 def _spec(setup: Setup, name: str, part: str, path: Path, *, health: str) -> Spec:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from opslib.errors import InputError
 from opslib.lab import build
+from opslib.lab.engines import background
 from opslib.lab.engines.servers import SERVICE_RANGE, Setup, Spec, alertmanager_file, prometheus_file
 from opslib.messages import _
 
@@ -30,13 +31,20 @@ PORTS = (
     "alertmanager",
     "opensearch",
     "opensearch-transport",
+    *background.PARTS,
 )
-SERVERS = {"kubernetes": "kube-apiserver", "prometheus": "prometheus", "alertmanager": "alertmanager", "elasticsearch": "opensearch"}
+SERVERS = {
+    "kubernetes": "kube-apiserver",
+    "prometheus": "prometheus",
+    "alertmanager": "alertmanager",
+    "elasticsearch": "opensearch",
+    **background.SERVERS,
+}
 
 
 def check(parts: Sequence[str]) -> None:
     """Raise InputError where a server of these parts has not been built."""
-    missing = [name for part in parts for name in NEEDS[part] if not build.is_built(build.find(name))]
+    missing = [name for part in parts for name in NEEDS.get(part, ()) if not build.is_built(build.find(name))]
     if missing:
         raise InputError(_("{names} must be built first", names=missing), _("Build the servers, once"), "opslib lab build")
 
@@ -56,6 +64,8 @@ def specs(setup: Setup, part: str) -> Iterator[Spec]:
         yield _alertmanager(setup)
     elif part == "elasticsearch":
         yield _opensearch(setup)
+    else:
+        yield from background.specs(setup, part)
 
 
 def _kubernetes(setup: Setup) -> Iterator[Spec]:

@@ -18,7 +18,7 @@ import yaml
 if TYPE_CHECKING:
     from opslib.lab.world import World
 
-PARTS = ("kubernetes", "prometheus", "alertmanager", "elasticsearch")
+PARTS = ("kubernetes", "prometheus", "alertmanager", "elasticsearch", "aws", "velero")
 ENGINES = ("embedded", "real")
 DEFAULT_ENGINE = "embedded"
 DEFAULT_SEED = 7

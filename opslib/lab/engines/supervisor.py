@@ -30,6 +30,7 @@ import yaml
 from opslib.errors import OpsError
 from opslib.lab import certificates, processes
 from opslib.lab.api import Api, ApiError
+from opslib.lab.engines import background
 from opslib.lab.engines.servers import Options, Setup, Spec, is_kept, load
 from opslib.messages import _
 
@@ -147,7 +148,7 @@ class Supervisor:
             if part not in first:
                 self._begin(self.servers.specs(setup, part))
         self._wait()
-        self._write_addresses()
+        self._write_addresses(setup)
         self._play(setup, held)
 
     def _stage(self) -> Stage:
@@ -330,7 +331,7 @@ class Supervisor:
 
     # --- what the lab itself plays ---
 
-    def _write_addresses(self) -> None:
+    def _write_addresses(self, setup: Setup) -> None:
         """FOLDER/environment.yaml: the addresses, under the keys of an environment."""
         content: dict[str, Any] = {}
         if "kubernetes" in self.parts:
@@ -344,6 +345,7 @@ class Supervisor:
         for part in ("prometheus", "alertmanager", "elasticsearch"):
             if part in self.parts:
                 content[part] = {"url": self._address(part)}
+        content |= background.environment(setup)
         text = "# Written by the lab that runs; gone when it is down.\n" + yaml.safe_dump(content, sort_keys=False)
         temporary = self.folder / "environment.yaml.new"
         temporary.write_text(text, "utf-8")

@@ -1,10 +1,15 @@
-"""``python -m opslib.lab.velero KUBECONFIG FOLDER``: Velero for a cluster, with a folder as its object store. It ends with SIGTERM."""
+"""``python -m opslib.lab.velero KUBECONFIG FOLDER``: Velero for a cluster, with a folder as its object store. It ends with SIGTERM.
+
+With ``--port`` it is the lab's: it begins with the backups of the last days, and says at ``/healthz`` when they are there. With
+``--elasticsearch`` snapshots of that are taken too, as far as the last days are not there yet.
+"""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from opslib.lab.api import Api
@@ -17,15 +22,39 @@ def main() -> None:
     parser.add_argument("kubeconfig", type=Path)
     parser.add_argument("folder", type=Path, help="the object store: a folder a bucket")
     parser.add_argument("--namespace", default="velero")
+    parser.add_argument("--port", type=int, help="where it says that it is well")
+    parser.add_argument("--elasticsearch", metavar="URL", help="take snapshots of this Elasticsearch")
+    parser.add_argument("--snapshots", type=Path, help="the folder below which its repositories are")
     chosen = parser.parse_args()
     stop = threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda number, frame: stop.set())
     velero = Velero(Api.from_kubeconfig(chosen.kubeconfig), chosen.folder, namespace=chosen.namespace)
+    if chosen.port:
+        _tell_health(chosen.port, velero.ready)
     velero.install()
+    if chosen.port:
+        velero.remember()
     velero.start()
+    if chosen.elasticsearch:
+        from opslib.lab.velero import snapshots
+
+        snapshots.take(chosen.elasticsearch, chosen.snapshots, stop)
     stop.wait()
     velero.close()
+
+
+def _tell_health(port: int, ready: threading.Event) -> None:
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if ready.is_set() else 503)
+            self.end_headers()
+            self.wfile.write(b"ok" if ready.is_set() else b"not yet")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    threading.Thread(target=HTTPServer(("127.0.0.1", port), Health).serve_forever, name="health", daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ import yaml
 
 from opslib.lab.api import Api, ApiError, Object, Objects
 from opslib.lab.informer import Informer
-from opslib.lab.velero import backups, restores, selection, times
+from opslib.lab.velero import backups, history, restores, selection, times
 from opslib.lab.velero.downloads import Downloads
 from opslib.lab.velero.storage import Storage
+from opslib.lab.world.account import BACKUP_BUCKET as BUCKET
 
 GROUP = "velero.io/v1"
 SERVER_VERSION = "v1.18.3"
-BUCKET = "lab-velero-backups"
 
 _WATCHED = (
     "backupstoragelocations",
@@ -86,45 +86,49 @@ class Velero:
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._informers = {plural: Informer(api, self._path(plural), lambda event, obj: self._wake.set()) for plural in _WATCHED}
+        self.ready = threading.Event()  # set when all that was there has been looked at once
         self._downloads = Downloads()
         self._thread = threading.Thread(target=self._run, name="velero", daemon=True)
 
-    def install(self, *, bucket: str = BUCKET) -> None:
-        """Velero's kinds, its namespace, and the location "default" with its bucket. May be done again.
+    def install(self) -> None:
+        """Velero's kinds, its namespace, the location "default" with its bucket, and the schedules, as far as they are not there.
 
         Raises
         ------
         ApiError
             The API server refused.
         """
-        kinds = list(yaml.safe_load_all(files("opslib.lab.velero").joinpath("definitions.yaml").read_text("utf-8")))
-        for definition in kinds:
-            self._api.apply(definition)
-        self._api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": {"component": "velero"}}})
-        (self.folder / bucket).mkdir(parents=True, exist_ok=True)
-        location = {
-            "apiVersion": GROUP,
-            "kind": "BackupStorageLocation",
-            "metadata": {"name": "default", "namespace": self.namespace, "labels": {"component": "velero"}},
-            "spec": {"provider": "aws", "default": True, "objectStorage": {"bucket": bucket}, "config": {"region": "ap-northeast-1"}},
-        }
-        snapshots = {
-            "apiVersion": GROUP,
-            "kind": "VolumeSnapshotLocation",
-            "metadata": {"name": "default", "namespace": self.namespace, "labels": {"component": "velero"}},
-            "spec": {"provider": "aws", "config": {"region": "ap-northeast-1"}},
-        }
         deadline = time.monotonic() + 30
-        while True:
-            try:
-                self._api.apply(location)
-                self._api.apply(snapshots)
-            except ApiError as error:  # a kind that was made just now is served a moment later
-                if error.status != 404 or time.monotonic() > deadline:
-                    raise
-                self._stop.wait(0.1)
-            else:
-                return
+        manifests = files("opslib.lab") / "manifests"
+        for name in ("21_velero.yaml", "22_backups.yaml"):
+            for obj in yaml.safe_load_all(manifests.joinpath(name).read_text("utf-8")):
+                if obj["kind"] == "Namespace":
+                    obj["metadata"]["name"] = self.namespace
+                elif obj["apiVersion"] == GROUP:
+                    obj["metadata"]["namespace"] = self.namespace
+                while not self._made(obj, last=time.monotonic() > deadline):
+                    self._stop.wait(0.1)
+        (self.folder / BUCKET).mkdir(parents=True, exist_ok=True)
+
+    def _made(self, obj: Object, *, last: bool) -> bool:
+        """Make an object that is not there; False: a kind that was made just now is served a moment later."""
+        try:
+            self._api.create(obj)
+        except ApiError as error:
+            if error.status == 404 and not last:
+                return False
+            if error.reason != "AlreadyExists":
+                raise
+        return True
+
+    def remember(self) -> None:
+        """Have made the backups of the last days; before `start`."""
+        location = self._api.get(self._path("backupstoragelocations", "default"))
+        storage = self._storage(location)
+        if storage.missing():
+            return
+        for name, time_ in history.write(self._api, storage, list(self._list("schedules")), self._now()).items():
+            self._api.patch(self._path("schedules", name), {"status": {"phase": "Enabled", "lastBackup": time_}})
 
     def start(self) -> None:
         """Begin. Backups and restores that were under way when the last server ended are marked as failed, as Velero does."""
@@ -166,6 +170,7 @@ class Velero:
             self._each("restores", self._restore)
             self._each("downloadrequests", self._download)
             self._each("serverstatusrequests", self._tell_status)
+            self.ready.set()
             self._wake.wait(self._tick_seconds)
 
     def _each(self, plural: str, action: Callable[[Object], None]) -> None:

@@ -11,6 +11,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from opslib.lab.world import noise
+from opslib.lab.world.vulnerabilities import OLD_IMAGE
 
 if TYPE_CHECKING:
     from opslib.lab.world.model import World
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 ACCOUNT, REGION = "123456789012", "ap-northeast-1"
 CLUSTER = "lab"
 NODE_GROUP, SPARE_NODE_GROUP = "main", "batch"
-"""All nodes of the world are of the first; the second has none."""
-INSTANCE_TYPE = "m6i.2xlarge"
+"""The nodes are of the first (`Node.group`); the second has none."""
 NODE_RELEASE = "1.36.2-20260813"
 """Release of the nodes' image: their kubelets are of its Kubernetes version."""
 
@@ -32,7 +32,9 @@ PEOPLE = ("aoi.tanaka", "kenji.sato", "mei.suzuki", "ren.takahashi")
 """Users of IAM that are people; the cluster knows them as ``NAME@example.com``."""
 DEPLOYER = "ci-deployer"
 """Role of the pipeline that pushes images, and the service account with which it rolls them out."""
-KEYS = {"aoi.tanaka": 1, "kenji.sato": 1, "ci-deploy": 2, "velero": 1, "old-contractor": 1}
+OPERATOR = "operator"
+"""The user whose credentials the lab gives to who asks."""
+KEYS = {"operator": 1, "aoi.tanaka": 1, "kenji.sato": 1, "ci-deploy": 2, "velero": 1, "old-contractor": 1}
 """How many access keys a user has."""
 OFFICE = ("203.0.113.10", "203.0.113.11")
 """Addresses of the office; of the ranges for documents, as all addresses from outside here."""
@@ -77,6 +79,8 @@ def images(world: World) -> dict[tuple[str, str], float]:
         if service.namespace in ("shop", "payments"):
             age = 20 + 60 * noise.one(world.seed, "built", service.name)
             found[repository(service), service.version] = float(int(world.start - 86400 * age))
+            if service.name == OLD_IMAGE[0]:
+                found[repository(service), OLD_IMAGE[1]] = float(int(world.start - 86400 * 1400))
     for change in world.changes:
         if change.kind == "release":
             found.setdefault((f"{change.namespace}/{change.service}", change.after), change.time - 180)

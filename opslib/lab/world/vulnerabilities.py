@@ -80,6 +80,8 @@ KNOWN = (
         'express: "qs" prototype poisoning causes the hang of the node process', "2022-11-26T22:15:10Z", "node",
     ),
 )  # fmt: skip
+OLD_IMAGE = ("search", "0.30.9")
+"""Service and tag of an image that should not run any more."""
 _SHARE = {"CRITICAL": 0.12, "HIGH": 0.4, "MEDIUM": 0.5, "LOW": 0.6}
 UNSCANNED = frozenset({"shop/mail"})
 """Repositories that nobody has set up for scanning."""
@@ -88,11 +90,9 @@ UNSCANNED = frozenset({"shop/mail"})
 def of_image(service: Service, tag: str) -> tuple[Vulnerability, ...]:
     """What a scanner finds in a service's image. Releases of a later tag than the first are built on a newer base image.
 
-    The image of `search` that runs at first has the worst of all, LOG4J; any other tag of it has not.
+    The worst of all, LOG4J, is in OLD_IMAGE alone.
     """
-    if service.name == "search":
-        return (LOG4J,) if tag == service.version else ()
-    found = []
+    found = [LOG4J] if (service.name, tag) == OLD_IMAGE else []
     for one in KNOWN:
         there = noise.one(0, "vulnerable", service.name, one.name) < _SHARE[one.severity]
         if there and (one.language == service.language or (not one.language and tag == service.version)):

@@ -523,7 +523,7 @@ def test_the_bucket_for_backups_is_versioned_and_closed(lab: Lab) -> None:
 
 def test_images_have_the_findings_that_were_given(lab: Lab) -> None:
     ecr = lab.client("ecr")
-    by_tag = ecr.describe_image_scan_findings(repositoryName="shop/search", imageId={"imageTag": "0.31.2"})
+    by_tag = ecr.describe_image_scan_findings(repositoryName="shop/search", imageId={"imageTag": "0.30.9"})
     by_digest = ecr.describe_image_scan_findings(repositoryName="shop/search", imageId={"imageDigest": by_tag["imageId"]["imageDigest"]})
     assert by_tag["imageScanFindings"]["findings"] == by_digest["imageScanFindings"]["findings"]
     assert by_tag["imageScanFindings"]["findingSeverityCounts"] == {"CRITICAL": 1}
