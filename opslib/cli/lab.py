@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from opslib.cli import examples
-from opslib.errors import OpsError
+from opslib.errors import InputError, OpsError
 from opslib.messages import Message, _, _n
 
 if TYPE_CHECKING:
@@ -282,36 +282,55 @@ def _break() -> click.Command:
         callback=_run_break,
         params=[
             click.Argument(["name"]),
-            click.Option(["-n", "--namespace"], help=str(_("Where; without it the fault's own namespace."))),
+            click.Option(["--ago"], metavar="TIME", help=str(_("How long ago a scenario began, like 90m; without it as its file says."))),
+            click.Option(["-n", "--namespace"], help=str(_("Where a fault is; without it the fault's own namespace."))),
             click.Option(["--wait"], is_flag=True, help=str(_("Return when the first alert about it fires, at most three minutes later."))),
             _state_dir(),
         ],
-        help=str(_("Break the cluster with a fault; `opslib lab list` names them.")),
-        epilog=examples("opslib lab break crash-loop", "opslib lab break incident", "opslib lab break image-not-found -n payments"),
+        help=str(_("Break the lab with a scenario or a fault; `opslib lab list` names them. It says what whoever is on call is told.")),
+        epilog=examples(
+            "opslib lab break memory-leak", "opslib lab break bad-deploy --ago 2h", "opslib lab break image-not-found -n payments"
+        ),
     )
 
 
 ALERT_SECONDS = 180
 
 
-def _run_break(name: str, namespace: str | None, wait: bool, folder: Path | None) -> None:
-    from opslib.lab import engines, player
-    from opslib.lab.api import Api
+def _run_break(name: str, ago: str | None, namespace: str | None, wait: bool, folder: Path | None) -> None:
+    from opslib.lab import catalogue, engines
 
+    found = catalogue.find(name)
+    if found.kind == "fault" and ago is not None:
+        raise InputError(_("{name} is a fault, which begins now", name=name), _("Leave --ago out"))
+    if found.kind == "scenario" and namespace is not None:
+        raise InputError(_("{name} is a scenario, which has its places", name=name), _("Leave --namespace out"))
+    seconds = None if ago is None else catalogue.seconds(ago)
     lab = engines.running(folder)
     before = _firing(lab) if wait else set()
-    fault = player.apply_fault(Api.from_kubeconfig(lab.kubeconfig), name, namespace, logs=lab.folder / "logs")
-    click.echo(
-        str(
-            _(
-                "Broken: {title}. Look: {command}",
-                title=str(fault.title),
-                command=f"opslib run 4.1 --env lab -p namespace={namespace or fault.namespace}",
-            )
-        )
-    )
+    began = _ask(lab, "break", {"kind": found.kind, "name": name, "ago": seconds, "namespace": namespace})["began"]
+    if found.kind == "scenario":
+        click.echo(str(found.title))
+        click.echo(str(found.story))
+        click.echo(str(_("It was first seen at {time}. Look: {command}", time=_hour(began), command=found.look)))
+    else:
+        command = f"opslib run 4.1 --env lab -p namespace={namespace or found.namespace}"
+        click.echo(str(_("Broken: {title}. Look: {command}", title=str(found.title), command=command)))
     if wait:
         _wait_for_alert(lab, before)
+
+
+def _ask(lab: Lab, what: str, content: dict[str, object] | None = None) -> Any:
+    from opslib.lab.stage import control
+
+    return control.ask(lab.folder, what, content)
+
+
+def _hour(time: float) -> str:
+    """A time in the reader's zone."""
+    from datetime import datetime
+
+    return f"{datetime.fromtimestamp(time).astimezone():%H:%M}"
 
 
 def _wait_for_alert(lab: Lab, before: set[str]) -> None:
@@ -343,18 +362,30 @@ def _list() -> click.Command:
     return click.Command(
         "list",
         callback=_run_list,
-        help=str(_("The faults with which the lab can be broken.")),
-        epilog=examples("opslib lab list"),
+        params=[
+            click.Option(["--kind"], type=click.Choice(["scenario", "fault"]), help=str(_("Only these."))),
+        ],
+        help=str(_("The scenarios and the faults with which the lab can be broken.")),
+        epilog=examples("opslib lab list", "opslib lab list --kind scenario"),
     )
 
 
-def _run_list() -> None:
-    from opslib.lab import player
+def _run_list(kind: str | None) -> None:
+    from opslib.lab import catalogue
 
-    names = player.names()
-    width = max(len(name) for name in names)
-    for name in names:
-        click.echo(f"{name:{width}}  {Message(player.load(name).title)}")
+    found = catalogue.everything()
+    width = max(len(one.name) for one in found)
+    heads = {
+        "scenario": _("SCENARIOS: stories with a cause to find and an end; from easy (1) to hard (3)"),
+        "fault": _("FAULTS: one way each in which pods, nodes and services break"),
+    }
+    for each, head in heads.items():
+        if kind not in (None, each):
+            continue
+        click.echo(str(head))
+        for one in found:
+            if one.kind == each:
+                click.echo(f"  {one.name:{width}}  {one.level or '':1}  {one.title}")
 
 
 def _reset() -> click.Command:
@@ -362,19 +393,14 @@ def _reset() -> click.Command:
         "reset",
         callback=_run_reset,
         params=[_state_dir()],
-        help=str(_("Take back all faults; returns when the platform is well again.")),
+        help=str(_("Take back all that was broken, its traces in the past too; returns when the platform is well again.")),
         epilog=examples("opslib lab reset"),
     )
 
 
 def _run_reset(folder: Path | None) -> None:
-    from opslib.lab import engines, platform, player
-    from opslib.lab.api import Api
+    from opslib.lab import engines
 
     lab = engines.running(folder)
-    api = Api.from_kubeconfig(lab.kubeconfig)
-    count = player.reset(api, logs=lab.folder / "logs")
-    if lab.platform:  # a fault may have taken a workload of the platform as its own
-        platform.apply(api)
-        platform.wait(api)
+    count = _ask(lab, "reset", {})["count"]
     click.echo(str(_n("{count} object taken back", "{count} objects taken back", count)))

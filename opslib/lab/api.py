@@ -187,7 +187,7 @@ class Api:
             objects += [kind | item for item in page["items"]]
             token = page["metadata"].get("continue")
             if not token:
-                return objects, page["metadata"]["resourceVersion"]
+                return objects, page["metadata"].get("resourceVersion", "")  # a metrics server has none
             query["continue"] = token
 
     def watch(self, path: str, version: str, *, labels: str = "", fields: str = "", seconds: int = 300) -> Iterator[tuple[str, Object]]:

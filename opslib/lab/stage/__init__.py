@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -228,8 +229,10 @@ class Stage:
         OpsError
             The API server refused, or pods or nodes did not get well in time.
         """
-        from opslib.lab import installation, player
+        from opslib.lab import player
         from opslib.lab.stage import resetting
+        from opslib.lab.velero import trouble
+        from opslib.lab.world import scenarios
 
         with self._acting:
             cluster, before = self._cluster, self.world
@@ -244,7 +247,9 @@ class Stage:
             count = player.reset(cluster.api, logs=self.folder / "logs")
             count += resetting.leftovers(cluster, before)
             if self._platform:
-                installation.apply(cluster.api, well)
+                count += resetting.platform(cluster, well)
+            if any(step.backups for one in self._broken if one.kind == "scenario" for step in scenarios.load(one.name).timeline):
+                trouble.repair(cluster.api, self.folder)
             if self._kubelet is not None:
                 self._kubelet.look_again()
             with self._lock:
@@ -331,6 +336,7 @@ class Stage:
     def _step(self, one: Broken, scenario: Scenario, world: World, now: float) -> float:
         """Take the steps of a scenario that are due; when the next one is. `world` is the one in which it happens."""
         from opslib.lab import player
+        from opslib.lab.faults import holds_of
         from opslib.lab.stage import acts
 
         for number in list(one.due):
@@ -341,12 +347,20 @@ class Stage:
                 timed = world.faults[one.faults[number]]
                 if now < timed.end:
                     acts.begin(self._cluster, world, timed, now)
-            elif step.play is not None:
-                player.apply_fault(self._cluster.api, step.played("lesson"), logs=self.folder / "logs")
-            elif step.patch:
-                self._cluster.patch(step.patch.object, step.patch.merge, by=step.patch.by, version=step.patch.api)
             elif step.silence:
                 one.silences.append(self._silence(step.silence, one.began + step.after))
+            if step.backups:
+                from opslib.lab.velero import trouble
+
+                trouble.break_location(self._cluster.api)
+                since = datetime.fromtimestamp(one.began + step.after, UTC)
+                trouble.fail_backups(self._cluster.api, self.folder, since, step.backups.phase, step.backups.message)
+            if step.play is not None:  # its pods are held before they can come
+                self._cluster.holds.add(*holds_of(step.played("lesson"), step.played("lesson").namespace))
+            for patch in step.patches:
+                self._cluster.patch(patch.object, patch.merge, by=patch.by, version=patch.api)
+            if step.play is not None:
+                player.apply_fault(self._cluster.api, step.played("lesson"), logs=self.folder / "logs")
             for obj in step.apply:
                 self._cluster.apply(obj, by="kubectl-client-side-apply")
             one.due.remove(number)
@@ -357,7 +371,7 @@ class Stage:
 
         timed = self.world.faults[place]
         self.become(self.world.ended(place, now))
-        acts.ended(self._cluster, self.world, timed)
+        acts.ended(self._cluster, timed)
         if self._kubelet is not None:
             self._kubelet.look_again()
 

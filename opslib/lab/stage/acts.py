@@ -27,7 +27,6 @@ from opslib.lab.world.faults import (
     MemoryLeak,
     NodeDown,
     Timed,
-    VolumeFill,
 )
 from opslib.lab.world.model import World
 from opslib.lab.world.platform import Service
@@ -144,15 +143,13 @@ def _ordinal(pod: Pod) -> int:
     return pod.ordinal
 
 
-def ended(cluster: Cluster, world: World, timed: Timed) -> None:
+def ended(cluster: Cluster, timed: Timed) -> None:
     """What is set free when a fault has ended."""
     fault = timed.fault
     if isinstance(fault, NodeDown):
         cluster.holds.drop(BY, node=fault.node)
     elif timed.service:
         cluster.holds.drop(BY, service=timed.service)
-    if isinstance(fault, VolumeFill):
-        _resize(cluster, _service(world, timed), fault.replica)
 
 
 # --- single acts ------------------------------------------------------------------------------------------------------------------------
@@ -307,18 +304,6 @@ def tls_secret(service: Service, end: float) -> Object:
         "metadata": {"name": f"{service.name}-tls", "namespace": service.namespace, "labels": {"app": service.name}},
         "stringData": {"tls.crt": pair.certificate, "tls.key": pair.key},
     }
-
-
-def _resize(cluster: Cluster, service: Service, replica: int) -> None:
-    """A claim that asks for more gets it: the volume's part of the storage driver."""
-    claim = cluster.get(cluster.path(f"PersistentVolumeClaim/{service.namespace}/data-{service.name}-{replica}"))
-    if claim is None:
-        return
-    size = claim["spec"]["resources"]["requests"]["storage"]
-    volume = claim["spec"].get("volumeName", "")
-    if volume:
-        cluster.api.patch(f"/api/v1/persistentvolumes/{volume}", {"spec": {"capacity": {"storage": size}}})
-    cluster.api.patch(cluster.api.path_of(claim), {"status": {"capacity": {"storage": size}}}, subresource="status")
 
 
 # --- small things -----------------------------------------------------------------------------------------------------------------------

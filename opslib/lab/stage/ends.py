@@ -32,7 +32,7 @@ def by_nature(cluster: Cluster, world: World, timed: Timed, acted: float) -> boo
     if isinstance(fault, CpuLimit):
         limit = f"== {fault.cores}"
         return _nowhere(cluster, service, lambda container: holds(limit, container.get("resources", {}).get("limits", {}).get("cpu")))
-    if isinstance(fault, DependencyDown | Slow):
+    if isinstance(fault, Slow) or (isinstance(fault, DependencyDown) and fault.error_ratio >= 1):
         ready = [pod for pod in cluster.pods(service) if _is_ready(pod)]
         return bool(ready) and all(_seconds(pod["metadata"]["creationTimestamp"]) > acted for pod in ready)
     if isinstance(fault, CertificateExpiry):

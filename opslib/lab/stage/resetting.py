@@ -1,14 +1,18 @@
-"""What a reset puts back beyond what the player and the notes know: nodes that were deleted, claims that grew, pods that were killed."""
+"""What a reset puts back beyond what the player and the notes know: what was deleted, changed by hand, grew, or was killed."""
 
 from __future__ import annotations
 
+import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from opslib.lab.world.faults import MemoryLeak, NodeDown
+from opslib.lab import installation
+from opslib.lab.world.faults import MemoryLeak, NodeDown, VolumeFill
 from opslib.lab.world.manifests import nodes as manifests_of_nodes
+from opslib.lab.world.scenarios import holds
 
 if TYPE_CHECKING:
+    from opslib.lab.api import Object
     from opslib.lab.stage.acts import Cluster
     from opslib.lab.world.model import World
 
@@ -24,40 +28,57 @@ def nodes(cluster: Cluster, world: World) -> None:
 
 
 def leftovers(cluster: Cluster, world: World) -> int:
-    """Pods whose restarts stay in their status are made anew, and claims are as large as they were; how many objects that were."""
+    """Pods whose restarts stay in their status are made anew, and claims that grew, with their volumes; how many objects that were."""
     count = 0
     for timed in world.faults:
         if isinstance(timed.fault, MemoryLeak) and not timed.fault.release:
             for pod in cluster.pods(world.services[world.places[timed.service]]):
                 cluster.api.delete(cluster.api.path_of(pod), grace_seconds=0)
                 count += 1
-        if timed.fault.kind == "volume_fill":
+        if isinstance(timed.fault, VolumeFill):
             service = world.services[world.places[timed.service]]
             count += _shrink(cluster, service.namespace, f"{service.name}-{timed.fault.replica}", service.volume_bytes)
     return count
 
 
 def _shrink(cluster: Cluster, namespace: str, pod: str, size: float) -> int:
-    """A claim that grew is made anew, with its volume, while its pod is away: a claim never shrinks."""
+    """A claim never shrinks: it goes while its pod is away, and its StatefulSet makes another one."""
     path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/data-{pod}"
     claim = cluster.get(path)
-    wanted = f"{size / 2**30:.0f}Gi"
-    if claim is None or claim["spec"]["resources"]["requests"]["storage"] == wanted:
+    if claim is None or holds(f"== {size:.0f}", claim["spec"]["resources"]["requests"]["storage"]):
         return 0
-    volume = cluster.get(f"/api/v1/persistentvolumes/{claim['spec'].get('volumeName', '')}")
     cluster.api.delete(path)
     deadline = time.monotonic() + SECONDS
-    while cluster.get(path) == claim or (cluster.get(path) or {}).get("metadata", {}).get("uid") == claim["metadata"]["uid"]:
+    while (cluster.get(path) or {}).get("metadata", {}).get("uid") == claim["metadata"]["uid"] and time.monotonic() < deadline:
         cluster.api.delete(f"/api/v1/namespaces/{namespace}/pods/{pod}", grace_seconds=0)  # the claim goes once nothing uses it
-        if time.monotonic() > deadline:
-            return 0
         time.sleep(0.2)
-    if volume is not None:
-        where = f"/api/v1/persistentvolumes/{volume['metadata']['name']}"
-        cluster.api.patch(where, {"metadata": {"finalizers": None}})
-        cluster.api.delete(where)
-        spec = {**volume["spec"], "capacity": {"storage": wanted}}
-        spec["claimRef"] = {key: spec["claimRef"][key] for key in ("apiVersion", "kind", "namespace", "name") if key in spec["claimRef"]}
-        kept = {key: volume["metadata"][key] for key in ("name", "labels", "annotations") if key in volume["metadata"]}
-        cluster.api.apply({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": kept, "spec": spec})
     return 1
+
+
+def platform(cluster: Cluster, world: World) -> int:
+    """What is not as it was applied is applied again; how many objects that were. Certificates stay, since each is another one."""
+    there: dict[str, dict[tuple[str, str], Object]] = {}
+    count = 0
+    for obj in installation.objects(world):
+        kind = f"{obj['apiVersion']} {obj['kind']}"
+        if kind not in there:
+            collection = re.sub(r"/namespaces/[^/]+(?=/)", "", cluster.api.path_of(obj, collection=True))
+            there[kind] = {_key(one): one for one in cluster.api.list(collection)}
+        now = there[kind].get(_key(obj))
+        if now is None or (obj["kind"] != "Secret" and not _within(obj, now)):
+            cluster.api.apply({key: value for key, value in obj.items() if key != "status"})
+            count += 1
+    return count
+
+
+def _key(obj: Object) -> tuple[str, str]:
+    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
+
+
+def _within(wanted: Any, now: Any) -> bool:
+    """Whether all that is wanted is so now. A quantity that is written otherwise counts as another one: it is only applied once more."""
+    if isinstance(wanted, dict):
+        return isinstance(now, dict) and all(key == "status" or _within(value, now.get(key)) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(now, list) and len(wanted) == len(now) and all(_within(*pair) for pair in zip(wanted, now, strict=True))
+    return bool(wanted == now)

@@ -92,8 +92,15 @@ class Silence(_Part):
     hours: float = 24
 
 
+class Backups(_Part):
+    """Velero's daily backups since then ended so, since their storage location is no longer what it was."""
+
+    phase: Literal["Failed", "PartiallyFailed", "FailedValidation"] = "Failed"
+    message: str
+
+
 class Step(_Part):
-    """One thing that breaks: of `fault`, `play`, `apply`, `patch` and `silence` exactly one."""
+    """One thing that breaks: of `fault`, `play`, `apply`, `patch`, `silence` and `backups` exactly one."""
 
     after: Seconds = 0
     until: Seconds | None = None
@@ -102,23 +109,32 @@ class Step(_Part):
     apply: list[dict[str, Any]] = []
     patch: Patch | None = None
     silence: Silence | None = None
+    backups: Backups | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Step:
-        there = [name for name in ("fault", "play", "apply", "patch", "silence") if getattr(self, name)]
+        there = [name for name in ("fault", "play", "apply", "patch", "silence", "backups") if getattr(self, name)]
         if len(there) != 1:
-            raise ValueError(f"it is one of fault, play, apply, patch and silence, not {' and '.join(there) or 'none'}")
+            raise ValueError(f"it is one of fault, play, apply, patch, silence and backups, not {' and '.join(there) or 'none'}")
         if self.until is not None and self.fault is None:
             raise ValueError("only a fault has an end of its own")
-        if self.play is not None:
-            self.played("lesson")
+        if self.play is not None and self.played("lesson").name != "lesson" and self.patches:
+            raise ValueError("a fault of the player's has no patches")
         return self
 
     def played(self, name: str) -> plays.Fault:
         """The fault that the lab's player plays: a file of opslib/lab/faults by its name, or one that is written out here."""
         if isinstance(self.play, str):
             return plays.load(self.play)
-        return plays.Fault.model_validate({"name": name, "title": name, "objects": [], **(self.play or {})})
+        content = {key: value for key, value in (self.play or {}).items() if key != "patches"}
+        return plays.Fault.model_validate({"name": name, "title": name, "objects": [], **content})
+
+    @property
+    def patches(self) -> list[Patch]:
+        """The changes of objects that a play begins with, or the only one."""
+        if self.patch is not None:
+            return [self.patch]
+        return [Patch.model_validate(one) for one in self.play.get("patches", [])] if isinstance(self.play, dict) else []
 
 
 class Misleading(_Part):
@@ -158,7 +174,8 @@ class ObjectState(_Part):
     api: str = ""  # apiVersion of a kind that Kubernetes itself does not have
     path: str = "$.metadata.name"
     is_: Condition = Field(default="!= -", alias="is")
-    gone: bool = False
+    absent: bool = False  # the path must find nothing
+    gone: bool = False  # the object must not be there
 
 
 class Asked(_Part):
@@ -171,7 +188,7 @@ class Asked(_Part):
     parameters: dict[str, Any] = {}
     path: str
     is_: Condition = Field(default="!= -", alias="is")
-    gone: bool = False  # the path must find nothing
+    absent: bool = False  # the path must find nothing
 
 
 class MetricState(_Part):
@@ -355,7 +372,7 @@ def fits(state: ObjectState | Asked, content: Any) -> bool:
     import jsonpath
 
     found = jsonpath.findall(state.path, content)
-    if state.gone and isinstance(state, Asked):
+    if state.absent:
         return not found
     return bool(found) and all(holds(state.is_, value) for value in found)
 
