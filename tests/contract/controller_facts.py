@@ -48,6 +48,7 @@ _DROPPED = {
     "clusterIP",
     "clusterIPs",
     "containerID",
+    "volumeHandle",
     "imageID",
     "topology.kubernetes.io/zone",
     "topology.kubernetes.io/region",
@@ -100,7 +101,7 @@ def random_names(objects: Iterable[Object]) -> dict[str, str]:
 def facts(api: Api, *, labels: str, namespace: str) -> dict[str, Any]:
     """Everything with these labels that controllers made or wrote to, and the events about it.
 
-    Without labels it is everything of the namespace; volumes, which have none, are its own where their names begin with it.
+    Without labels it is everything of the namespace; volumes, which have none, are its own where their names or their claims say so.
     """
     objects = []
     for path in KINDS:
@@ -109,11 +110,16 @@ def facts(api: Api, *, labels: str, namespace: str) -> dict[str, Any]:
             path = f"{collection[0]}/namespaces/{namespace}/{collection[2]}"
         found = api.list(path, labels=labels)
         if collection[2] == "persistentvolumes" and not labels:
-            found = [one for one in found if one["metadata"]["name"].startswith(f"{namespace}-")]
+            found = [one for one in found if _is_of(one, namespace)]
         objects += found
     names = random_names(objects)
     seen = Counter(json.dumps(settled(obj, names), sort_keys=True) for obj in objects)
     return {"objects": seen, "events": events(api, objects, names, namespace)}
+
+
+def _is_of(volume: Object, namespace: str) -> bool:
+    claim = volume["spec"].get("claimRef") or {}
+    return bool(volume["metadata"]["name"].startswith(f"{namespace}-") or claim.get("namespace") == namespace)
 
 
 def events(api: Api, objects: list[Object], names: dict[str, str], namespace: str) -> list[tuple[str, ...]]:

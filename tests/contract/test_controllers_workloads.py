@@ -12,6 +12,7 @@ from controller_engines import Engine, Engines, on_both
 from controller_facts import difference, facts
 
 from opslib.lab.api import ApiError, Object
+from opslib.lab.kube.quantities import parse
 
 pytestmark = [pytest.mark.compare, pytest.mark.timeout(300)]
 
@@ -96,9 +97,10 @@ def compare(engines: Engines, scenario: Scenario) -> None:
 def clear(engine: Engine, namespace: str) -> None:
     """Delete what the scenario made; nobody waits until it is gone."""
     engine.api.delete(f"/api/v1/namespaces/{namespace}")
-    for volume in engine.api.list("/api/v1/persistentvolumes"):
-        if volume["metadata"]["name"].startswith(f"{namespace}-"):
-            engine.api.delete(engine.api.path_of(volume))
+    for resource in ("/api/v1/persistentvolumes", "/apis/storage.k8s.io/v1/storageclasses"):
+        for obj in engine.api.list(resource):
+            if namespace in obj["metadata"]["name"]:
+                engine.api.delete(engine.api.path_of(obj))
 
 
 @pytest.fixture(scope="module")
@@ -358,6 +360,26 @@ def volumes(place: Place) -> None:
     place.until(lambda: len(place.api.list(place.path("persistentvolumeclaims", base="/api/v1"))) == 2, "the one in use stays")
 
 
+def grows(place: Place) -> None:
+    """A volume made for a claim, attached for its pod, and grown with the claim."""
+    metadata = {"name": f"grows-{place.namespace}"}
+    more = {"provisioner": "ebs.csi.aws.com", "volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": True}
+    place.api.apply({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": metadata, **more})
+    size = {"requests": {"storage": "1Gi"}}
+    claim = {"accessModes": ["ReadWriteOnce"], "storageClassName": metadata["name"], "resources": size}
+    place.make("PersistentVolumeClaim", "data", claim, version="v1")
+    volume = [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]
+    place.make("Pod", "user", {"containers": [{"name": "web", "image": "web:1"}], "volumes": volume}, version="v1")
+    place.until(lambda: ready(place) == 1, "the pod runs")
+    place.patch("persistentvolumeclaims", "data", {"spec": {"resources": {"requests": {"storage": "2Gi"}}}}, base="/api/v1")
+
+    def grown() -> bool:
+        found = place.get("persistentvolumeclaims", "data", base="/api/v1")["status"]
+        return bool(found["capacity"]["storage"] == "2Gi" and not found.get("conditions"))
+
+    place.until(grown, "it has grown")
+
+
 def bound(place: Place, name: str) -> bool:
     return bool(place.get("persistentvolumeclaims", name, base="/api/v1").get("status", {}).get("phase") == "Bound")
 
@@ -368,14 +390,17 @@ def bound(place: Place, name: str) -> bool:
 def preempts(place: Place) -> None:
     name = f"high-{place.namespace}"
     place.api.apply({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": 1000})
-    containers = [{"name": "web", "image": "web:1", "resources": {"requests": {"cpu": "3"}}}]
-    place.make("ReplicaSet", "web", workload(4, template=template(containers=containers)))
-    place.until(lambda: sum(bool(pod["spec"].get("nodeName")) for pod in place.pods()) == 4, "the nodes are full")
+    nodes = place.api.list("/api/v1/nodes")
+    cores = parse(nodes[0]["status"]["allocatable"]["cpu"])  # of all alike; two such pods do not fit on one
+    containers = [{"name": "web", "image": "web:1", "resources": {"requests": {"cpu": str(int(cores * 3 / 4))}}}]
+    place.make("ReplicaSet", "web", workload(len(nodes), template=template(containers=containers)))
+    place.until(lambda: all(pod["spec"].get("nodeName") for pod in place.pods()) and len(place.pods()) == len(nodes), "the nodes are full")
     labels = {"labels": {"app": "critical"}}
     place.make("Pod", "critical", {"containers": containers, "priorityClassName": name}, version="v1", metadata=labels)
     place.until(lambda: bool(place.get("pods", "critical", base="/api/v1")["spec"].get("nodeName")), "it got a node")
     place.until(
-        lambda: len(place.pods()) == 5 and not any(pod["metadata"].get("deletionTimestamp") for pod in place.pods()), "victims are gone"
+        lambda: len(place.pods()) == len(nodes) + 1 and not any(pod["metadata"].get("deletionTimestamp") for pod in place.pods()),
+        "victims are gone",
     )
 
 
@@ -398,6 +423,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     foreground,
     background,
     volumes,
+    grows,
 )
 
 

@@ -19,14 +19,14 @@ What is covered
 - **Endpoints, EndpointSlice, PodDisruptionBudget, HorizontalPodAutoscaler** (resource metrics, behaviour), **ResourceQuota** use.
 - **garbage collection** (background, foreground, orphan), **namespace** deletion, service accounts and the root certificate of namespaces.
 - **nodes**: age of leases, conditions, taints, eviction after toleration, pods not ready, pods of nodes that are gone.
-- **volumes**: binding at once or with the pod's node, lost claims, release, protection while in use, ephemeral claims, default class; and
-  the storage driver, which no cluster brings along and which runs on real servers too: `storage`.
+- **volumes**: binding at once or with the pod's node, attachments, lost claims, release, protection while in use, ephemeral claims, default
+  class; and their driver, which no cluster brings along and which runs on real servers too: `storage`.
 - time to live of finished jobs, aggregated cluster roles.
 
 What is not
 -----------
-- No attachment of volumes is asked for (the driver attaches what others ask for). No ReplicationController, no CertificateSigningRequest,
-  no dynamic resource allocation, no node CIDRs, no load balancers, no mirrored slices.
+- No ReplicationController, no CertificateSigningRequest, no dynamic resource allocation, no node CIDRs, no load balancers, no mirrored
+  slices. Volumes are attached, but pods do not wait for it.
 - Jobs: success policies, pod groups. Autoscalers: metrics of pods, objects and external ones (their API is said to be missing).
 - The garbage collector finds dependents among the kinds of `garbage.RESOURCES`; custom resources are not collected.
 - One process runs them; there is no leader election.
@@ -55,6 +55,7 @@ def controllers(root_certificate: str | None = None) -> tuple[Controller, ...]:
         that is somebody else's business.
     """
     from opslib.lab.controllers import cleaners, endpoints, job, namespaces, nodes, storage, volumes
+    from opslib.lab.controllers.attachments import attacher
     from opslib.lab.controllers.autoscaler import Autoscaler
     from opslib.lab.controllers.cronjob import CRON_JOB
     from opslib.lab.controllers.daemonset import DAEMON_SET
@@ -89,6 +90,7 @@ def controllers(root_certificate: str | None = None) -> tuple[Controller, ...]:
         volumes.CLAIMS,
         volumes.VOLUMES,
         volumes.expander(),
+        attacher(),
         volumes.CLAIM_PROTECTION,
         volumes.VOLUME_PROTECTION,
         volumes.EPHEMERAL,
