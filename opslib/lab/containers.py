@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import json
 import math
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,10 +58,10 @@ class Containers:
         metadata = pod["metadata"]
         folder = self._logs / metadata["namespace"] / metadata["name"]
         folder.mkdir(parents=True, exist_ok=True)
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        now = _now()
         for container in pod["spec"]["containers"]:
             path = folder / f"{container['name']}.log"
-            if not path.exists():
+            if not path.exists() and not container.get("stdin"):
                 image = container.get("image", "")
                 lines = ({"level": "info", "msg": f"starting {image}"}, {"level": "info", "msg": "ready"})
                 path.write_text("".join(f"{now} {json.dumps(line)}\n" for line in lines), "utf-8")
@@ -74,7 +75,8 @@ class Containers:
             routes=[
                 Route("/containerLogs/{namespace}/{pod}/{container}", self._container_logs),
                 WebSocketRoute("/exec/{namespace}/{pod}/{container}", self._exec),
-                Route("/exec/{namespace}/{pod}/{container}", self._exec_without_websocket, methods=["GET", "POST"]),
+                WebSocketRoute("/attach/{namespace}/{pod}/{container}", self._attach),
+                Route("/{what}/{namespace}/{pod}/{container}", self._without_websocket, methods=["GET", "POST"]),
                 *self.usage.routes(),
                 Route("/healthz", _healthy),
             ]
@@ -151,23 +153,46 @@ class Containers:
         return pod, spec, life[0]
 
     async def _exec(self, websocket: WebSocket) -> None:
+        words = websocket.query_params.getlist("command")
+        await self._talk(websocket, lambda found, channel, stdin, tty: self._run(*found, words, channel, stdin=stdin, tty=tty))
+
+    async def _attach(self, websocket: WebSocket) -> None:
+        """Only containers that wait for input can be attached to: their command runs as long as somebody is."""
+
+        async def work(found: tuple[Object, Object, float], channel: Channel, stdin: bool, tty: bool) -> Object:
+            pod, spec, started = found
+            words = _command(spec)
+            if not spec.get("stdin") or not words:
+                return errors.internal(f"container {spec['name']} of pod {pod['metadata']['name']} reads no input here").status()
+            status = await self._run(pod, spec, started, words, channel, stdin=stdin, tty=tty)
+            code = next((int(one["message"]) for one in (status.get("details") or {}).get("causes", []) if one["reason"] == "ExitCode"), 0)
+            await asyncio.to_thread(self._ended, pod, spec["name"], code)
+            return streams.exit_status(0)  # how it ended is said in the container's status
+
+        from opslib.lab.kube import errors, streams
+
+        await self._talk(websocket, work)
+
+    async def _talk(
+        self, websocket: WebSocket, command: Callable[[tuple[Object, Object, float], Channel, bool, bool], Awaitable[Object]]
+    ) -> None:
+        """Run a command for a client, until it ends or the client is away."""
         from starlette.responses import PlainTextResponse
 
         from opslib.lab.kube import streams
 
         offered = websocket.scope.get("subprotocols") or []
         protocol = next((one for one in streams.PROTOCOLS if one in offered), "")
-        words = websocket.query_params.getlist("command")
         found = self._running(websocket.path_params)
-        problem = found if isinstance(found, str) else "" if protocol and words else "unable to upgrade: no protocol that is known"
-        if isinstance(found, str) or problem:
+        if isinstance(found, str) or not protocol:
             await websocket.receive()
+            problem = found if isinstance(found, str) else "unable to upgrade: no protocol that is known"
             await websocket.send_denial_response(PlainTextResponse(problem, 500))
             return
         await websocket.accept(subprotocol=protocol)
         channel = streams.Channel(websocket.receive, websocket.send, protocol)
-        asked = {name: websocket.query_params.get(name) in ("true", "1") for name in ("input", "tty")}
-        work = asyncio.ensure_future(self._run(*found, words, channel, stdin=asked["input"], tty=asked["tty"]))
+        stdin, tty = (websocket.query_params.get(name) in ("true", "1") for name in ("input", "tty"))
+        work = asyncio.ensure_future(command(found, channel, stdin, tty))
         gone = asyncio.ensure_future(channel.gone.wait())
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
@@ -198,7 +223,7 @@ class Containers:
             await asyncio.to_thread(self._restart, pod, spec["name"], box.killed)
         return streams.exit_status(code)
 
-    async def _exec_without_websocket(self, request: Request) -> Response:
+    async def _without_websocket(self, request: Request) -> Response:
         from starlette.responses import PlainTextResponse
 
         found = self._running(request.path_params)
@@ -206,27 +231,145 @@ class Containers:
             return PlainTextResponse(found, 404 if found.startswith("pod") else 500)
         return PlainTextResponse("unable to upgrade: this kubelet takes commands over WebSocket only", 400)
 
-    def _restart(self, pod: Object, container: str, status: int) -> None:
-        """A container has ended by itself: the kubelet starts it again."""
+    # --- containers that end, and those that are added ---
+
+    def begin_added(self, pod: Object) -> None:
+        """Start the ephemeral containers of a pod that do not run yet. Those that wait for no input run their command at once."""
         from opslib.lab.api import ApiError
 
-        name, namespace, now = pod["metadata"]["name"], pod["metadata"]["namespace"], datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        path = f"/api/v1/namespaces/{namespace}/pods/{name}"
+        status = pod.get("status", {})
+        there = status.get("ephemeralContainerStatuses") or []
+        fresh = [one for one in pod["spec"].get("ephemeralContainers") or [] if one["name"] not in {each["name"] for each in there}]
+        if not fresh:
+            return
+        states = [*there, *(_added(pod, one, {"running": {"startedAt": _now()}}) for one in fresh)]
         try:
-            fresh = self._api.get(path)
-            states = fresh["status"]["containerStatuses"]
-            for one in states:
-                if one["name"] == container and "running" in one["state"]:
-                    ended = {"exitCode": status, "reason": "Error", "startedAt": one["state"]["running"]["startedAt"], "finishedAt": now}
-                    one["lastState"] = {"terminated": {**ended, "containerID": one.get("containerID", "")}}
-                    one["state"] = {"running": {"startedAt": now}}
-                    one["restartCount"] += 1
-                    one["containerID"] = f"containerd://{hashlib.sha256(f'{name} {container} {now}'.encode()).hexdigest()}"
-            self._api.patch(
-                path, {"metadata": {"uid": pod["metadata"]["uid"]}, "status": {"containerStatuses": states}}, subresource="status"
-            )
-        except (ApiError, KeyError):
+            self._api.patch(_path(pod), {"status": {"ephemeralContainerStatuses": states}}, subresource="status")
+        except ApiError:
+            return  # it is gone, or was changed: another event tells
+        for one in fresh:
+            if not one.get("stdin") and _command(one):
+                threading.Thread(target=self._run_alone, args=(pod, one), name=f"container {one['name']}", daemon=True).start()
+
+    def _run_alone(self, pod: Object, spec: Object) -> None:
+        from opslib.lab.shell import box as boxes
+        from opslib.lab.shell import runner
+
+        metadata, now = pod["metadata"], time.time()
+        path = self._logs / metadata["namespace"] / metadata["name"] / f"{spec['name']}.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        world = self.world() if self.world is not None else None
+        box = boxes.make(self._api, pod, spec, world, {}, started=now, now=now, used=None)
+        try:
+            code = asyncio.run(runner.run(box, _command(spec), _ToFile(path), stdin=False, tty=False))
+        except runner.CannotStart as error:
+            path.write_text(f"{error}\n", "utf-8")
+            code = 128
+        self._ended(pod, spec["name"], code)
+
+    def _ended(self, pod: Object, container: str, code: int) -> None:
+        """A command that was a container's own has ended: so has the container."""
+        self._change(pod, container, lambda one, pod: _terminate(one, code, again=_goes_on(pod, container)))
+
+    def _restart(self, pod: Object, container: str, code: int) -> None:
+        """The first process of a container has ended: the kubelet starts it again."""
+        self._change(pod, container, lambda one, pod: _terminate(one, code, again=True))
+
+    def _change(self, pod: Object, container: str, change: Callable[[Object, Object], None]) -> None:
+        from opslib.lab.api import ApiError
+
+        try:
+            fresh = self._api.get(_path(pod))
+            body: Object = {}
+            for kind in ("containerStatuses", "ephemeralContainerStatuses"):
+                for one in fresh["status"].get(kind) or []:
+                    if one["name"] == container and "running" in one["state"]:
+                        change(one, fresh)
+                        body[kind] = fresh["status"][kind]
+            states = [one["state"] for one in fresh["status"].get("containerStatuses") or []]
+            if states and all("terminated" in state for state in states):
+                body["phase"] = "Failed" if any(state["terminated"]["exitCode"] for state in states) else "Succeeded"
+            self._api.patch(_path(pod), {"metadata": {"uid": pod["metadata"]["uid"]}, "status": body}, subresource="status")
+        except ApiError:
             return  # the pod is gone
+
+
+class _ToFile:
+    """The terminal of a container that nobody is attached to: its log."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def read(self) -> bytes | None:
+        return None
+
+    async def write(self, data: bytes, *, error: bool = False) -> None:
+        with self._path.open("ab") as file:
+            for line in data.splitlines(keepends=True):
+                file.write(f"{_now()} ".encode() + line)
+
+
+def _goes_on(pod: Object, container: str) -> bool:
+    """Whether a container is started again when it has ended."""
+    is_own = any(one["name"] == container for one in pod["spec"]["containers"])
+    return is_own and pod["spec"].get("restartPolicy", "Always") == "Always"
+
+
+def _terminate(one: Object, code: int, *, again: bool) -> None:
+    now = _now()
+    ended = {
+        "exitCode": code, "reason": "Error" if code else "Completed", "startedAt": one["state"]["running"]["startedAt"], "finishedAt": now,
+        "containerID": one.get("containerID", ""),
+    }  # fmt: skip
+    if not again:
+        one["state"] = {"terminated": ended}
+        one["ready"] = False
+        return
+    one["lastState"] = {"terminated": ended}
+    one["state"] = {"running": {"startedAt": now}}
+    one["restartCount"] += 1
+    one["containerID"] = _container_id(one["name"], one.get("containerID", ""), now)
+
+
+def _added(pod: Object, spec: Object, state: Object) -> Object:
+    image = spec.get("image", "")
+    return {
+        "name": spec["name"],
+        "image": image,
+        "imageID": f"{image.partition(':')[0]}@sha256:{hashlib.sha256(image.encode()).hexdigest()}",
+        "containerID": _container_id(pod["metadata"]["uid"], spec["name"]),
+        "ready": False,
+        "restartCount": 0,
+        "state": state,
+    }
+
+
+def _container_id(*parts: str) -> str:
+    return f"containerd://{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
+
+
+def _command(spec: Object) -> list[str]:
+    """What a container runs; images of tools run a shell."""
+    words = [*(spec.get("command") or ()), *(spec.get("args") or ())]
+    tools = spec.get("image", "").partition(":")[0].rpartition("/")[2] in (
+        "busybox",
+        "alpine",
+        "ubuntu",
+        "debian",
+        "netshoot",
+        "bash",
+        "curl",
+    )
+    return words or (["sh"] if tools else [])
+
+
+def _path(pod: Object) -> str:
+    return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _wanted(asked: Callable[[str], str | None]) -> container_logs.Wanted:

@@ -170,8 +170,11 @@ class Kubelet:
     def _pod_changed(self, event: str, pod: Object) -> None:
         if event == "DELETED":
             self._ending.discard(pod["metadata"]["uid"])
-        elif self._is_ours(pod) and not self._stop.is_set():
+            return
+        if self._is_ours(pod) and not self._stop.is_set():
             self._workers.submit(self._sync, pod)
+        if pod["spec"].get("ephemeralContainers") and not self._is_held_node(pod["spec"]["nodeName"]) and not self._stop.is_set():
+            self._workers.submit(self.containers.begin_added, pod)
 
     def _is_ours(self, pod: Object) -> bool:
         node = pod["spec"].get("nodeName", "")

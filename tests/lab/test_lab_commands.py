@@ -170,6 +170,31 @@ def test_a_container_whose_first_process_ends_begins_again(shop: Shop) -> None:
     assert code == 0, error
 
 
+def test_debug_containers_run_and_are_attached_to(shop: Shop) -> None:
+    name = shop.pod("cart")["metadata"]["name"]
+    path = f"/api/v1/namespaces/shop/pods/{name}"
+
+    def state(container: str) -> dict[str, Any]:
+        states = shop.lab.api.get(path)["status"].get("ephemeralContainerStatuses") or []
+        return next((one["state"] for one in states if one["name"] == container), {})
+
+    code, _output, error = shop.run("debug", "-n", "shop", name, "--image=busybox", "-c", "alone", "--", "sh", "-c", "hostname; exit 3")
+    assert code == 0, error
+    until(lambda: state("alone").get("terminated", {}).get("exitCode") == 3)
+    assert shop.run("logs", "-n", "shop", name, "-c", "alone")[1] == f"{name}\n"
+    arguments = ("debug", "-i", "-n", "shop", name, "--image=busybox", "-c", "talks", "--", "sh")
+    code, output, error = shop.run(*arguments, stdin="echo hello $HOSTNAME\nexit 5\n")
+    assert code == 0 and output == f"hello {name}\n", error
+    until(lambda: state("talks").get("terminated", {}).get("exitCode") == 5)
+
+
+def test_a_pod_of_tools_is_run_and_taken_away(shop: Shop) -> None:
+    arguments = ("run", "tools", "-n", "shop", "-i", "--rm", "--restart=Never", "--image=busybox", "--", "sh")
+    code, output, error = shop.run(*arguments, stdin="wget -qO- http://web:8080/live; exit 4\n")
+    assert code == 4 and json.loads(output.splitlines()[0])["service"] == "web", error
+    until(lambda: not shop.lab.api.list("/api/v1/namespaces/shop/pods", fields="metadata.name=tools"))
+
+
 def test_top_says_what_pods_and_nodes_use(shop: Shop) -> None:
     code, output, error = shop.run("top", "pods", "-n", "shop", "--no-headers")
     assert code == 0, error

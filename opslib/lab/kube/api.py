@@ -733,7 +733,7 @@ class Api:
         user = self._user(scope, headers)
         raw = (scope.get("raw_path") or scope["path"].encode()).decode("ascii").partition("?")[0]
         placed = self._place([unquote(part) for part in raw.split("/") if part])
-        if placed is None or placed[3] != "pods" or placed[5] != "exec":
+        if placed is None or placed[3] != "pods" or placed[5] not in ("exec", "attach"):
             raise errors.no_such_resource()
         group, version, namespace, plural, name, subresource = placed
         for verb in ("get", "create"):  # a GET that starts something needs the right to create as well
@@ -743,7 +743,7 @@ class Api:
         query = parse_qs(query_text)
         container = streams.container_of(pod, (query.get("container") or [""])[0])
         words = query.get("command") or []
-        if not words:
+        if not words and subresource == "exec":
             problem = errors.required("command")
             raise errors.invalid_object("", "PodExecOptions", "", [problem])
         if not any((query.get(one) or [""])[0] in ("true", "1") for one in ("stdin", "stdout", "stderr")):
@@ -757,12 +757,12 @@ class Api:
         phase = (pod.get("status") or {}).get("phase")
         if phase in ("Succeeded", "Failed"):
             raise bad_request(f"cannot exec into a container in a completed pod; current phase is {phase}")
-        if self._providers.run is None:
+        if self._providers.run is None or subresource == "attach":
             node = (pod.get("spec") or {}).get("nodeName")
             if not node:
                 raise bad_request(f"pod {name} does not have a host assigned")
             host, port = self._kubelet_of(node)
-            target = f"/exec/{namespace}/{name}/{container}?{_kubelet_query(query)}"
+            target = f"/{subresource}/{namespace}/{name}/{container}?{_kubelet_query(query)}"
             await streams.relay(host, port, target, protocol, receive, send, self._providers.kubelet_certificate)
             return
         await send({"type": "websocket.accept", "subprotocol": protocol})
