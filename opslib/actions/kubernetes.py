@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from opslib.actions.systems import ABSENT, Preview
+from opslib.actions.systems import ABSENT, CREATED, Preview
 from opslib.errors import Conflict, NotFound, Refused
 from opslib.messages import Message, _
 from opslib.sources.kubernetes import Kubernetes
@@ -54,9 +54,11 @@ class KubernetesSystem:
         if request["verb"] != "create" or request.get("subresource"):
             before = self.cluster.whole(request["resource"], request["name"], request.get("namespace", ""))
         after = self._change(request, request.get("body"), dry_run=True)
+        if before is None:
+            return Preview(CREATED, difference(None, after))
         if request["verb"] == "delete" or request.get("subresource") == "eviction":
-            return Preview({"gone": before["metadata"]["uid"] if before else ""}, difference(before, None))
-        if request.get("subresource") == "scale" and before is not None:
+            return Preview({"gone": before["metadata"]["uid"]}, difference(before, None))
+        if request.get("subresource") == "scale":
             after = {**before, "spec": {**before["spec"], "replicas": after["spec"].get("replicas", 0)}}
         return Preview(state_of(after), difference(before, after))
 
@@ -119,9 +121,11 @@ class KubernetesSystem:
 
     # --- conditions ---
 
-    def holds(self, question: dict[str, Any]) -> tuple[bool, Message]:
+    def holds(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
         """``{"rolled_out": R}``: R's pods are all of its newest revision and available; ``{"gone": R, "uid"}``: that object is gone;
-        ``{"empty": node}``: nothing that a drain takes away is on the node any more.
+        ``{"empty": node}``: nothing that a drain takes away is on the node any more; ``{"field": R, "path", "wanted", "never"}``: the value
+        at the path (names) is one of those wanted, and will not be where it is one of those that are never left;
+        ``{"alike": [namespace, namespace], "resources"}``: the second namespace has as many objects of each resource as the first.
 
         R is ``{"resource", "namespace", "name"}``.
         """
@@ -129,7 +133,24 @@ class KubernetesSystem:
             return self._gone(question["gone"], question["uid"])
         if "empty" in question:
             return self._empty(question["empty"])
+        if "field" in question:
+            return self._field(question)
+        if "alike" in question:
+            return self._alike(question["alike"], question["resources"])
         return self._rolled_out(question["rolled_out"])
+
+    def _field(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
+        where = question["field"]
+        value: Any = self.cluster.whole(where["resource"], where["name"], where.get("namespace", ""))
+        for name in question["path"]:
+            value = value.get(name) if isinstance(value, dict) else None
+        why = _("{field} is {value}", field=".".join(question["path"]), value="-" if value is None else str(value))
+        return (True if value in question["wanted"] else None if value in question["never"] else False), why
+
+    def _alike(self, namespaces: list[str], resources: list[str]) -> tuple[bool | None, Message]:
+        counts = {name: [len(self.cluster.metadata_list(name, one)) for one in namespaces] for name in resources}
+        differing = [f"{name}: {one} / {other}" for name, (one, other) in counts.items() if one != other]
+        return not differing, _("objects differ in number: {differing}", differing=differing)
 
     def _gone(self, where: dict[str, str], uid: str) -> tuple[bool, Message]:
         try:

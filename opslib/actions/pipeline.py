@@ -20,7 +20,7 @@ from typing import Any, Literal
 from opslib.actions import plans
 from opslib.actions.audit import Log, Record
 from opslib.actions.plans import Condition, Plan, Step
-from opslib.actions.systems import Preview, System
+from opslib.actions.systems import ABSENT, CREATED, Preview, System
 from opslib.environments import Environment
 from opslib.errors import InputError, OpsError, SourceError
 from opslib.messages import Message, Text, _, one_line
@@ -110,7 +110,7 @@ def approve(desk: Desk, plan: Plan, comment: str = "") -> Approval:
             _("Ask one of {names}", names=rules.approvers),
         )
     records = desk.log.of(plan.id)
-    if _state(records) not in ("planned", "refused"):
+    if _state(records) not in ("planned", "refused", "approved", "begun"):
         raise InputError(_("The plan is {state} already", state=_state(records)), _("Make a new plan"))
     until = datetime.now(UTC) + timedelta(minutes=rules.valid_minutes)
     desk.log.append("approved", plan.id, desk.who, until=until.isoformat(), comment=one_line(comment, 500))
@@ -191,7 +191,7 @@ def execute(desk: Desk, plan: Plan, report: Report = lambda text: None) -> Outco
         records = desk.log.of(plan.id)
         _check_open(plan, records)
         approval = approval_of(desk, plan)
-        if needs_approval(desk, plan) and approval is None and not _is_begun(records):
+        if needs_approval(desk, plan) and approval is None:
             desk.log.append("refused", plan.id, desk.who, reason="no approval")
             raise InputError(
                 _("Plan {id} needs an approval that holds", id=plan.short_id),
@@ -237,6 +237,8 @@ def _is_done(desk: Desk, step: Step, number: int, records: list[Record]) -> bool
 def _is_after(step: Step, now: dict[str, Any]) -> bool:
     if "gone" in step.after:
         return bool(now.get("uid") != step.after["gone"] or now.get("deleting"))
+    if step.after == CREATED:
+        return now != ABSENT and "deleting" not in now
     return now == step.after
 
 
@@ -296,11 +298,14 @@ def _verify(desk: Desk, plan: Plan, report: Report) -> tuple[bool | None, Messag
 def _comes_true(system: System, condition: Condition) -> tuple[bool, Message]:
     deadline = time.monotonic() + condition.deadline_seconds
     since: float | None = None
+    held: bool | None
     while True:
         try:
             held, why = system.holds(condition.question)
         except SourceError as error:  # an API server that is busy with the change is no failure of the change
             held, why = False, _("could not look: {reason}", reason=error.what)
+        if held is None:
+            return False, _("{what}: {why}", what=condition.what, why=why)
         now = time.monotonic()
         since = (since or now) if held else None
         if since is not None and now - since >= condition.steady_seconds:
@@ -352,9 +357,11 @@ def _take_back(desk: Desk, plan: Plan, number: int, records: list[Record], repor
     assert step.inverse is not None
     system = desk.systems[step.system]
     report(_("Taking back: {what}", what=step.what))
-    now = system.observe(step.inverse)
-    begun = number in _steps(records, "undo.begins")
-    if begun and not _is_after(step, now):  # an undo that was cut off had sent it
+    now = system.observe(step.request)
+    target = now if _same_object(step.request, step.inverse) else system.observe(step.inverse)
+    if number in _steps(records, "undo.begins") and (
+        (target != now and target == ABSENT) or "deleting" in target or not _is_after(step, now)
+    ):
         desk.log.append("undo.done", plan.id, desk.who, step=number, how="found done after an undo that was cut off")
         return
     if not _is_after(step, now):
@@ -364,8 +371,13 @@ def _take_back(desk: Desk, plan: Plan, number: int, records: list[Record], repor
             _("See what changed, and make a plan for it"),
         )
     desk.log.append("undo.begins", plan.id, desk.who, step=number)
-    system.send(step.inverse, now)
+    if target != ABSENT:
+        system.send(step.inverse, target)
     desk.log.append("undo.done", plan.id, desk.who, step=number)
+
+
+def _same_object(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return all(one.get(name) == other.get(name) for name in ("resource", "namespace", "name", "path"))
 
 
 # --- what the log says ------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,9 @@ from opslib.messages import Message
 ABSENT: dict[str, Any] = {"absent": True}
 """The state of an object that is not there."""
 
+CREATED: dict[str, Any] = {"created": True}
+"""The state after a step that makes an object: it is there, whatever its controller has written into it since."""
+
 
 @dataclass(frozen=True, slots=True)
 class Preview:
@@ -47,5 +50,5 @@ class System(Protocol):
     def send(self, request: dict[str, Any], before: dict[str, Any]) -> None:
         """Do it, if the object is still like `before`; `opslib.errors.Conflict` where it is not."""
 
-    def holds(self, question: dict[str, Any]) -> tuple[bool, Message]:
-        """Whether a condition is true now, and what it is instead where it is not."""
+    def holds(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
+        """Whether a condition is true now, and what it is instead where it is not; None where it will not become true any more."""

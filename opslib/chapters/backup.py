@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from opslib.chapters import plotting
 from opslib.diagnosis.backup import diagnose
-from opslib.diagnosis.backup.facts import Facts, Parameters, covers, days, good, good_snapshots, wanted_namespaces
+from opslib.diagnosis.backup.facts import Facts, Parameters, days, good, good_snapshots, wanted_namespaces
 from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity
 from opslib.messages import Message, Text, _
 from opslib.sources.velero import BAD, GOOD
@@ -271,7 +271,7 @@ def calendar_figure(facts: Facts, parameters: Parameters) -> Figure:
     places: dict[Severity, list[tuple[int, int]]] = {kind: [] for kind, _label in kinds}
     for row, name in enumerate(names):
         for column, (begin, end) in enumerate(columns):
-            phases = {one.status.phase for one in facts.backups if one.taken and begin <= one.taken < end and covers(one.spec, name)}
+            phases = {one.status.phase for one in facts.backups if one.taken and begin <= one.taken < end and one.spec.covers(name)}
             kind = Severity.OK if GOOD in phases else Severity.CRITICAL if phases & BAD else Severity.UNKNOWN
             places[kind].append((row, column))
     for kind, text in kinds:

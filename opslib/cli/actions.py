@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,10 @@ from opslib.cli import examples
 from opslib.messages import Text, _, _n, printable, text_of
 
 if TYPE_CHECKING:
-    from opslib.actions.kubernetes import KubernetesSystem
     from opslib.actions.pipeline import Desk
     from opslib.actions.plans import Plan
-    from opslib.environments import Environment
+    from opslib.actions.systems import System
+    from opslib.facts.sources import Sources
 
 
 def commands() -> list[click.Command]:
@@ -177,18 +177,71 @@ def _plan() -> click.Command:
             epilog=examples("opslib plan drain ip-10-0-1-17.ap-northeast-1.compute.internal --env prod"),
         )
     )
+    for command in _backups():
+        group.add_command(command)
     return group
 
 
+def _backups() -> list[click.Command]:
+    repository = click.Option(["--repository"], default="backup", show_default=True, help=str(_("Elasticsearch's snapshot repository.")))
+    return [
+        click.Command(
+            "backup",
+            callback=_planner("backup"),
+            params=[
+                click.Option(["-n", "--namespace", "namespaces"], multiple=True, help=str(_("Only this namespace; may be repeated."))),
+                click.Option(
+                    ["--kept", "kept_hours"],
+                    type=click.FloatRange(min=1),
+                    default=720,
+                    show_default=True,
+                    help=str(_("How long, in hours, it is kept.")),
+                ),
+                _environment(),
+                _outputs(),
+            ],
+            help=str(_("Take a Velero backup, named after date and time, and follow it to its end.")),
+            epilog=examples("opslib plan backup --env prod", "opslib plan backup -n shop -n data --kept 168"),
+        ),
+        click.Command(
+            "restore-rehearsal",
+            callback=_planner("restore_rehearsal"),
+            params=[click.Argument(["backup"]), _namespace(), _environment(), _outputs()],
+            help=str(_("Restore a namespace of a backup into one of its own and compare the counts; `opslib undo` removes it again.")),
+            epilog=examples("opslib plan restore-rehearsal eks-backup-20260401-030000 -n shop --env stg"),
+        ),
+        click.Command(
+            "snapshot",
+            callback=_planner("snapshot"),
+            params=[
+                repository,
+                click.Option(["--indices"], default="*", show_default=True, help=str(_("Only these indices, as a pattern."))),
+                _environment(),
+                _outputs(),
+            ],
+            help=str(_("Take a snapshot of Elasticsearch's indices, named after date and time, and follow it to its end.")),
+            epilog=examples("opslib plan snapshot --env prod", "opslib plan snapshot --indices 'logs-2026.04.*'"),
+        ),
+        click.Command(
+            "snapshot-rehearsal",
+            callback=_planner("snapshot_rehearsal"),
+            params=[click.Argument(["snapshot"]), click.Argument(["index"]), repository, _environment(), _outputs()],
+            help=str(_("Restore an index of a snapshot under a name of its own and compare the counts; `opslib undo` removes it again.")),
+            epilog=examples("opslib plan snapshot-rehearsal snapshot-20260401-030000 logs-2026.04.01 --env stg"),
+        ),
+    ]
+
+
 def _planner(name: str) -> Callable[..., None]:
-    """The callback of a planning command: `opslib.actions.workloads` or `nodes` has a function of that name with the same arguments."""
+    """The callback of a planning command: one of `opslib.actions`' modules has a function of that name with the same arguments."""
 
     def run(environment: str, outputs: Path, **values: Any) -> None:
-        from opslib.actions import nodes, pipeline, workloads
+        from opslib.actions import backups, nodes, pipeline, workloads
 
-        desk, system = _desk(environment, outputs)
+        desk = _desk(environment, outputs)
         given = {key: value for key, value in values.items() if value is not None}
-        make = getattr(workloads, name, None) or getattr(nodes, name)
+        make = next(getattr(module, name) for module in (workloads, nodes, backups) if hasattr(module, name))
+        system = desk.systems["elasticsearch" if name.startswith("snapshot") else "kubernetes"]
         plan: Plan = make(system, desk.environment, desk.who, **given)
         path = pipeline.file_plan(desk, plan)
         _show(desk, plan)
@@ -371,23 +424,45 @@ def _run_audit(plan_id: str | None, verify: bool, environment: str, outputs: Pat
 # --- parts ------------------------------------------------------------------------------------------------------------------------------
 
 
-def _desk(environment: str, outputs: Path) -> tuple[Desk, KubernetesSystem]:
+def _desk(environment: str, outputs: Path) -> Desk:
     from opslib.actions import pipeline, plans
-    from opslib.actions.kubernetes import KubernetesSystem
     from opslib.environments import load
     from opslib.facts.sources import Sources
 
-    loaded: Environment = load(environment)
-    cluster = Sources(loaded).kubernetes
-    system = KubernetesSystem(cluster)
-    who = pipeline.identity(loaded, lambda: cluster.identity().username)
-    return pipeline.Desk(loaded, plans.folder(loaded, outputs), {system.name: system}, who), system
+    loaded = load(environment)
+    sources = Sources(loaded)
+    who = pipeline.identity(loaded, lambda: sources.kubernetes.identity().username)
+    return pipeline.Desk(loaded, plans.folder(loaded, outputs), _Systems(sources), who)
+
+
+class _Systems(Mapping[str, Any]):
+    """The systems that can be changed, each connected when it is asked for: a plan for the one needs nothing of the other."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def __getitem__(self, name: str) -> System:
+        from opslib.actions.elasticsearch import ElasticsearchSystem
+        from opslib.actions.kubernetes import KubernetesSystem
+
+        if name == "kubernetes":
+            self._sources.check_cluster()
+            return KubernetesSystem(self._sources.kubernetes)
+        if name == "elasticsearch":
+            return ElasticsearchSystem(self._sources.elasticsearch)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("kubernetes", "elasticsearch"))
+
+    def __len__(self) -> int:
+        return 2
 
 
 def _opened(plan_id: str, environment: str, outputs: Path) -> tuple[Desk, Plan]:
     from opslib.actions import plans
 
-    desk, _system = _desk(environment, outputs)
+    desk = _desk(environment, outputs)
     return desk, plans.read(plan_id, desk.place)
 
 

@@ -6,16 +6,16 @@ Plain REST that Elasticsearch 7 and 8 and OpenSearch 1 and 2 answer alike; no cl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
 
-from opslib.errors import SourceError
+from opslib.errors import SourceError, Unauthenticated, Unreachable
 from opslib.messages import Message, Text, _, one_line
 from opslib.sources.answers import decode, refusal
 from opslib.sources.monitored import SearchResult
+from opslib.sources.snapshots import Index, Repository, Shards, Snapshot
 from opslib.sources.transport import Request, Response, Transport, Wrap, http, unwrapped
 
 if TYPE_CHECKING:
@@ -26,12 +26,6 @@ SYSTEM = "elasticsearch"
 _MISSING = {"ignore_unavailable": "true", "allow_no_indices": "true"}
 
 
-class _Shards(msgspec.Struct, kw_only=True):
-    total: int = 0
-    failed: int = 0
-    failures: list[dict[str, Any]] = []
-
-
 class _Hits(msgspec.Struct, kw_only=True):
     total: Any = None
     hits: list[dict[str, Any]] = []
@@ -39,7 +33,7 @@ class _Hits(msgspec.Struct, kw_only=True):
 
 class _Search(msgspec.Struct, kw_only=True):
     timed_out: bool = False
-    shards: _Shards = msgspec.field(default_factory=_Shards, name="_shards")
+    shards: Shards = msgspec.field(default_factory=Shards, name="_shards")
     hits: _Hits = msgspec.field(default_factory=_Hits)
     aggregations: dict[str, Any] = {}
 
@@ -53,6 +47,20 @@ class _Capabilities(msgspec.Struct, kw_only=True):
     fields: dict[str, dict[str, Any]] = {}
 
 
+class _Version(msgspec.Struct, kw_only=True):
+    number: str = ""
+    distribution: str = ""  # OpenSearch's
+
+
+class _Root(msgspec.Struct, kw_only=True):
+    version: _Version = msgspec.field(default_factory=_Version)
+
+
+class _User(msgspec.Struct, kw_only=True):
+    username: str = ""
+    user_name: str = ""  # OpenSearch's
+
+
 class Health(msgspec.Struct, kw_only=True):
     """`status` is "green", "yellow" (a replica is missing) or "red" (data is missing)."""
 
@@ -63,49 +71,8 @@ class Health(msgspec.Struct, kw_only=True):
     active_shards_percent_as_number: float = 100
 
 
-class Repository(msgspec.Struct, kw_only=True):
-    """A place for snapshots: `type` is "fs", "s3", ..."""
-
-    type: str = ""
-    settings: dict[str, Any] = {}
-
-
-class ShardFailure(msgspec.Struct, kw_only=True):
-    index: str = ""
-    shard_id: int = 0
-    reason: str = ""
-
-
-class Snapshot(msgspec.Struct, kw_only=True):
-    """A snapshot. `state` is IN_PROGRESS, SUCCESS, PARTIAL, FAILED or INCOMPATIBLE; times are milliseconds since 1970."""
-
-    snapshot: str = ""
-    repository: str = ""
-    state: str = ""
-    indices: list[str] = []
-    start_time_in_millis: int = 0
-    end_time_in_millis: int = 0
-    failures: list[ShardFailure] = []
-    shards: _Shards = msgspec.field(default_factory=_Shards)
-    reason: str = ""
-
-    @property
-    def taken(self) -> datetime | None:
-        """As of when it holds the indices: its start."""
-        return datetime.fromtimestamp(self.start_time_in_millis / 1000, UTC) if self.start_time_in_millis else None
-
-
 class _Snapshots(msgspec.Struct, kw_only=True):
     snapshots: list[Snapshot] = []
-
-
-class Index(msgspec.Struct, kw_only=True):
-    """An index with its size in bytes and its number of documents, as _cat/indices tells."""
-
-    index: str = ""
-    health: str | None = None
-    documents: str | None = msgspec.field(default=None, name="docs.count")
-    size: str | None = msgspec.field(default=None, name="store.size")
 
 
 class Elasticsearch:
@@ -190,6 +157,40 @@ class Elasticsearch:
     def health(self) -> Health:
         """The cluster's health."""
         return decode(SYSTEM, self._send(Request(path="/_cluster/health", what=_("the cluster's health"))), Health)
+
+    def version(self) -> str:
+        """Its version, with its name where it is OpenSearch."""
+        version = decode(SYSTEM, self._send(Request(path="/", what=_("the version"))), _Root).version
+        return f"{version.distribution} {version.number}".strip()
+
+    def identity(self) -> str:
+        """As whom it sees us, as its security plug-in says; empty where it has none, or does not say."""
+        for path in ("/_security/_authenticate", "/_plugins/_security/authinfo"):
+            try:
+                answer = decode(SYSTEM, self._send(Request(path=path, what=_("as whom it sees us"))), _User)
+            except (Unauthenticated, Unreachable):
+                raise
+            except SourceError:
+                continue
+            if answer.username or answer.user_name:
+                return answer.username or answer.user_name
+        return ""
+
+    def cluster_uuid(self) -> str:
+        """What identifies the cluster."""
+        return str(decode(SYSTEM, self._send(Request(path="/", what=_("the cluster"))), dict[str, Any]).get("cluster_uuid", ""))
+
+    def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Send one request as it is (`opslib.actions` alone changes something); what the server answers.
+
+        Raises
+        ------
+        NotFound
+            There is nothing at that path.
+        """
+        headers = {"content-type": "application/json"} if body is not None else {}
+        content = None if body is None else msgspec.json.encode(body)
+        return decode(SYSTEM, self._send(Request(method=method, path=path, headers=headers, body=content, what=path)), dict[str, Any])
 
     # --- snapshots ---
 

@@ -5,6 +5,7 @@ Phases and fields: https://velero.io/docs/main/api-types/ and pkg/apis/velero in
 
 from __future__ import annotations
 
+import fnmatch
 from datetime import datetime
 
 import msgspec
@@ -49,6 +50,11 @@ class BackupSpec(Base):
     excluded_namespaces: list[str] = []
     storage_location: str = ""
     ttl: str = ""
+
+    def covers(self, namespace: str) -> bool:
+        """Whether it takes a namespace. No inclusions take all, as ``*`` does."""
+        included = any(fnmatch.fnmatchcase(namespace, one) for one in self.included_namespaces or ["*"])
+        return included and not any(fnmatch.fnmatchcase(namespace, one) for one in self.excluded_namespaces)
 
 
 class Progress(Base):

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opslib.chapters import backup
-from opslib.diagnosis.backup.facts import Facts, Parameters, covers
+from opslib.diagnosis.backup.facts import Facts, Parameters
 from opslib.findings import Finding, Severity
 from opslib.messages import use_language
-from opslib.sources.elasticsearch import Index, Repository, ShardFailure, Snapshot
 from opslib.sources.objects import convert
+from opslib.sources.snapshots import Index, Repository, ShardFailure, Snapshot
 from opslib.sources.velero import Backup, BackupSpec, BackupStorageLocation, Restore, Schedule, VolumeCopy
 
 NOW = datetime(2026, 4, 10, 12, 0, tzinfo=UTC)
@@ -246,4 +246,4 @@ names = st.sampled_from(["shop", "data", "shop-test", "kube-system"])
 @given(included=st.lists(names, max_size=3), excluded=st.lists(names, max_size=3), name=names)
 def test_what_a_backup_covers(included: list[str], excluded: list[str], name: str) -> None:
     spec = BackupSpec(included_namespaces=included, excluded_namespaces=excluded)
-    assert covers(spec, name) == ((not included or name in included) and name not in excluded)
+    assert spec.covers(name) == ((not included or name in included) and name not in excluded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from opslib.diagnosis.backup.facts import Facts, Parameters, covers, days, good, hours, wanted_namespaces
+from opslib.diagnosis.backup.facts import Facts, Parameters, days, good, hours, wanted_namespaces
 from opslib.diagnosis.backup.velero import backup_command
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import _, _n
@@ -61,7 +61,7 @@ def gaps(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
         return
     missed: dict[tuple[str, ...], list[str]] = {}
     for name in wanted_namespaces(facts, parameters):
-        taken = [one.taken for one in facts.backups if one.status.phase == GOOD and one.taken and covers(one.spec, name)]
+        taken = [one.taken for one in facts.backups if one.status.phase == GOOD and one.taken and one.spec.covers(name)]
         if not taken:
             continue
         first = min(taken)
@@ -119,7 +119,7 @@ def rehearsed(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
     )
     if newest is None:
         return
-    name = next((one for one in wanted_namespaces(facts, parameters) if covers(newest.spec, one)), "")
+    name = next((one for one in wanted_namespaces(facts, parameters) if newest.spec.covers(one)), "")
     restore = f"rehearsal-{facts.now.astimezone(facts.zone):%Y%m%d-%H%M}"
     yield Finding(
         check="coverage.not_rehearsed",

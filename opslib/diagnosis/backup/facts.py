@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from opslib.findings import Finding
 from opslib.messages import Message, _
-from opslib.sources.elasticsearch import Index, Repository, Snapshot
-from opslib.sources.velero import GOOD, Backup, BackupSpec, BackupStorageLocation, Restore, Schedule, VolumeCopy
+from opslib.sources.snapshots import Index, Repository, Snapshot
+from opslib.sources.velero import GOOD, Backup, BackupStorageLocation, Restore, Schedule, VolumeCopy
 
 _TEXTS: dict[str, Message] = {
     "namespace": _("Only this namespace; empty: all of them."),
@@ -88,12 +88,6 @@ class Facts:
     gaps: tuple[Finding, ...] = ()
 
 
-def covers(spec: BackupSpec, namespace: str) -> bool:
-    """Whether a backup with this specification takes a namespace. No inclusions take all, as ``*`` does."""
-    included = any(fnmatch.fnmatchcase(namespace, one) for one in spec.included_namespaces or ["*"])
-    return included and not any(fnmatch.fnmatchcase(namespace, one) for one in spec.excluded_namespaces)
-
-
 def good(facts: Facts, namespace: str) -> list[Backup]:
     """The backups of a namespace that can be relied on and are still there, newest first."""
     found = [
@@ -102,7 +96,7 @@ def good(facts: Facts, namespace: str) -> list[Backup]:
         if one.status.phase == GOOD
         and one.taken is not None
         and (one.status.expiration is None or one.status.expiration > facts.now)
-        and covers(one.spec, namespace)
+        and one.spec.covers(namespace)
     ]
     return sorted(found, key=lambda one: one.taken or facts.now, reverse=True)
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from opslib.diagnosis.backup.facts import Facts, Parameters, good_snapshots, hours
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import _, _n, one_line
-from opslib.sources.elasticsearch import Snapshot
+from opslib.sources.snapshots import Snapshot
 
 _MOST = 20
 
