@@ -9,7 +9,7 @@ ENGINE ?= embedded
 CODE := opslib tools tests $(wildcard benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock lint format catalogues notebooks schema check test test-real test-compare demo down clean
+.PHONY: help install lock lint format catalogues notebooks rights schema check test test-real test-compare demo down clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,9 +41,13 @@ catalogues: $(STAMP) ## Collect new texts for translation and build what is load
 notebooks: $(STAMP) ## Write the Japanese notebooks from the English ones and the catalogues
 	$(BIN)/python tools/notebooks.py build
 
+rights: $(STAMP) ## Write the roles in deploy/rbac from what the chapters need
+	$(BIN)/python tools/rights.py build
+
 check: lint ## Everything but the tests
 	$(BIN)/python tools/catalogues.py check
 	$(BIN)/python tools/notebooks.py check
+	$(BIN)/python tools/rights.py check
 	$(BIN)/opslib environment check
 
 test: check ## Check and test everything that needs no real servers; labs are embedded ones

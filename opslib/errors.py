@@ -42,6 +42,10 @@ class InputError(OpsError):
     """A parameter, file or argument that cannot be used: nothing has been read or written."""
 
 
+class WrongTarget(InputError):
+    """What is configured leads to another cluster or account than the environment's: nothing may be read or changed there."""
+
+
 class SourceError(OpsError):
     """A system that did not answer, or refused. `system` names it: "kubernetes", "prometheus", "alertmanager", "elasticsearch", "aws"."""
 

@@ -28,6 +28,7 @@ class Chapter:
 
 
 CHAPTERS = (
+    Chapter("2", "access", _("Access: who am I, what can I reach")),
     Chapter("3.1", "monitoring", _("Monitoring check")),
     Chapter("3.2", "backup", _("Backup and restore")),
     Chapter("4.1", "pods", _("Pod failures")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -41,6 +41,29 @@ def kibana_discover(links: Links, query: str, start: datetime, end: datetime) ->
     state = rison({"query": {"language": "kuery", "query": query}})
     address = f"{links.kibana.rstrip('/')}/app/discover#/?_g={quote(span, safe=_RISON)}&_a={quote(state, safe=_RISON)}"
     return (Link(_("Kibana, Discover"), address),)
+
+
+def prometheus_graph(url: str, promql: str, start: datetime, end: datetime) -> Link:
+    """Prometheus' own page with a query, as a graph over that time."""
+    seconds = max(int((end - start).total_seconds()), 1)
+    moment = end.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    query = urlencode({"g0.expr": promql, "g0.tab": 0, "g0.range_input": f"{seconds}s", "g0.end_input": moment})
+    return Link(_("Prometheus, graph"), f"{url.rstrip('/')}/graph?{query}")
+
+
+def alertmanager_alerts(url: str, labels: Mapping[str, str]) -> Link:
+    """Alertmanager's page with the alerts that have these labels; silenced ones too."""
+    matchers = ",".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in sorted(labels.items()))
+    query = urlencode({"silenced": "true", **({"filter": "{" + matchers + "}"} if matchers else {})})
+    return Link(_("Alertmanager, alerts"), f"{url.rstrip('/')}/#/alerts?{query}")
+
+
+def aws_console(links: Links, region: str, cluster: str) -> tuple[Link, ...]:
+    """The AWS console at the EKS cluster, else at the list of clusters; empty where the environment names no console."""
+    if links.aws_console is None:
+        return ()
+    place = f"/{quote(cluster, safe='')}" if cluster else ""
+    return (Link(_("AWS console, EKS"), f"{links.aws_console.rstrip('/')}/eks/home?{urlencode({'region': region})}#/clusters{place}"),)
 
 
 def kql(field: str, values: Iterable[str] | str) -> str:

@@ -23,9 +23,15 @@ class Answer(Generic[T]):
     def __init__(self, future: Future[T | None]) -> None:
         self._future = future
 
-    def get(self) -> T | None:
-        """The answer; None where the question failed (a gap says why)."""
-        return self._future.result()
+    def get(self, seconds: float | None = None) -> T | None:
+        """The answer; None where the question failed (a gap says why).
+
+        Raises
+        ------
+        TimeoutError
+            It is not there after `seconds` (None: however long it takes).
+        """
+        return self._future.result(seconds)
 
 
 class Questions:

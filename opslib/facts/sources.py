@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opslib.environments import Environment
-from opslib.errors import InputError, NotFound, OpsError, SourceError
+from opslib.errors import InputError, NotFound, OpsError, SourceError, WrongTarget
 from opslib.findings import command
 from opslib.messages import Message, _
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from opslib.sources.elasticsearch import Elasticsearch
     from opslib.sources.kubernetes import Kubernetes
     from opslib.sources.prometheus import Prometheus
+    from opslib.sources.transport import Exchange, Transport, Wrap
 
 T = TypeVar("T")
 
@@ -45,8 +47,10 @@ class Sources:
     to it becomes a gap like any other.
     """
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, watchers: list[Callable[[Exchange], None]] | None = None) -> None:
         self.environment = environment
+        self._watchers = watchers if watchers is not None else []
+        self._wrong: WrongTarget | None = None
         self._locks = {system: threading.Lock() for system in SYSTEMS}
         self._connected: dict[str, Any] = {}
 
@@ -57,10 +61,14 @@ class Sources:
         Raises
         ------
         InputError
-            The kubeconfig cannot be used, or leads to another cluster than the environment's: nothing may be read then.
+            The kubeconfig cannot be used.
+        WrongTarget
+            It leads to another cluster than the environment's: nothing is read there.
         """
         from opslib.sources.kubernetes import Kubernetes
 
+        if self._wrong is not None:
+            raise self._wrong
         return self._source("kubernetes", Kubernetes.connect)
 
     @property
@@ -84,7 +92,24 @@ class Sources:
 
         return self._source("elasticsearch", Elasticsearch.connect)
 
-    def _source(self, system: str, connect: Callable[[Environment], T]) -> T:
+    def anew(self) -> Sources:
+        """The same environment's systems, connected anew; who watches these watches those too."""
+        return Sources(self.environment, self._watchers)
+
+    @contextlib.contextmanager
+    def watched(self, see: Callable[[Exchange], None]) -> Iterator[None]:
+        """Within the block, `see` is called for every question that a system has answered, in the thread that asked."""
+        self._watchers.append(see)
+        try:
+            yield
+        finally:
+            self._watchers.remove(see)
+
+    def _seen(self, exchange: Exchange) -> None:
+        for see in tuple(self._watchers):
+            see(exchange)
+
+    def _source(self, system: str, connect: Callable[[Environment, Wrap], T]) -> T:
         # One lock a system: a slow credential plugin of the cluster's must not hold up Prometheus.
         with self._locks[system]:
             if system not in self._connected:
@@ -95,7 +120,7 @@ class Sources:
                         _("Add the field {field} to its file", field=f"{system}.url"),
                     )
                 try:
-                    self._connected[system] = connect(self.environment)
+                    self._connected[system] = connect(self.environment, self._wrap)
                 except InputError as error:
                     if system == "kubernetes":
                         raise
@@ -104,22 +129,43 @@ class Sources:
             source: T = self._connected[system]
             return source
 
+    def connected(self, system: str) -> Any:
+        """The system's source where it is connected already, else None."""
+        return self._connected.get(system)
+
+    def _wrap(self, transport: Transport) -> Transport:
+        from opslib.sources.transport import Watched
+
+        return Watched(transport, self._seen)
+
     def check_cluster(self) -> None:
         """Make sure that the kubeconfig leads to the environment's own cluster. One that does not answer is not a wrong one.
 
         Raises
         ------
         InputError
-            The kubeconfig cannot be used, or the cluster is another one.
+            The kubeconfig cannot be used.
+        WrongTarget
+            The cluster is another one.
+        """
+        with contextlib.suppress(SourceError):
+            self.verify_cluster()
+
+    def verify_cluster(self) -> None:
+        """The same, where a cluster that does not answer, or does not say, is an error too.
+
+        Once it is known to be another one, `kubernetes` cannot be had any more.
+
+        Raises
+        ------
+        OpsError
+            As `check_cluster`, and where the cluster's UID could not be read.
         """
         expected = self.environment.kubernetes.expected_cluster_uid
-        try:
-            kubernetes = self.kubernetes
-            found = kubernetes.cluster_uid() if expected else ""
-        except SourceError:
-            return
+        kubernetes = self.kubernetes
+        found = kubernetes.cluster_uid() if expected else ""
         if expected and found != expected:
-            raise InputError(
+            self._wrong = WrongTarget(
                 _(
                     "This is not the cluster of environment {environment}: its UID is {found}, expected is {expected}",
                     environment=self.environment.name,
@@ -128,6 +174,7 @@ class Sources:
                 ),
                 _("Name the right context in kubernetes.context, or mend kubernetes.expected_cluster_uid"),
             )
+            raise self._wrong
 
     def check_namespace(self, namespace: str) -> None:
         """Make sure that a namespace that was asked for exists: one that does not would look healthy, having nothing in it.

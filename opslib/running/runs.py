@@ -105,6 +105,7 @@ def check_systems(chapter: Chapter, environment: Environment, namespace: str = "
     """Ask the chapter's systems whether they answer, and whether the namespace that it is to look at exists.
 
     A chapter's module may say `REQUIRES`, the systems without which it is nothing; of the others one must answer (`READS`, by default all).
+    One that says `REPORTS_WRONG_TARGET` looks at all of this itself.
 
     Raises
     ------
@@ -116,6 +117,8 @@ def check_systems(chapter: Chapter, environment: Environment, namespace: str = "
     required: tuple[str, ...] = getattr(module, "REQUIRES", ())
     reads: tuple[str, ...] = getattr(module, "READS", SYSTEMS)
     sources = Sources(environment)
+    if getattr(module, "REPORTS_WRONG_TARGET", False):
+        return
     sources.check_cluster()
     errors = sources.ping_all(required or reads)
     failed = {system: error for system, error in errors.items() if error is not None}

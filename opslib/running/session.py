@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from opslib import chapters, environments
 from opslib.chapters import Chapter
 from opslib.environments import Environment
-from opslib.errors import OpsError, SourceError
+from opslib.errors import InputError, OpsError, SourceError
 from opslib.facts import Answer, Questions
 from opslib.facts.sources import Sources
 from opslib.findings import Finding, Subject, by_severity
@@ -62,8 +62,7 @@ def start(
     which = chapters.find(chapter)
     loaded = environment if isinstance(environment, Environment) else environments.load(environment)
     session = Session(which, loaded, language or loaded.language, dict(parameters or {}))
-    session.sources.check_cluster()
-    session.sources.check_namespace(getattr(session.parameters, "namespace", ""))
+    session.check_target()
     session.show_header()
     return session
 
@@ -94,6 +93,18 @@ class Session:
         self._facts: Any = None
         self._findings: list[Finding] | None = None
         self._shown_style = False
+
+    def check_target(self) -> None:
+        """Make sure that this is the environment's cluster, and that it has the namespace; InputError where not.
+
+        A chapter that says `REPORTS_WRONG_TARGET` finds that itself: it goes on, and nothing is read from a wrong cluster.
+        """
+        try:
+            self.sources.check_cluster()
+            self.sources.check_namespace(getattr(self.parameters, "namespace", ""))
+        except InputError:
+            if not getattr(self._module, "REPORTS_WRONG_TARGET", False):
+                raise
 
     @property
     def facts(self) -> Any:

@@ -1,0 +1,107 @@
+"""Which rights in the cluster each chapter needs, as data: the roles in deploy/rbac/ are made from it (tools/rights.py).
+
+A test compares it with what the chapters really ask for, both ways. What every authenticated user may do (versions, discovery, questions
+about oneself: the roles system:basic-user, system:discovery and system:public-info-viewer) is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from opslib.messages import Message, _
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """A verb on a resource, and what it is for.
+
+    Parameters
+    ----------
+    verb, resource
+        As the cluster's rules have them; the resource with its group and subresource: "pods/log", "deployments.apps".
+    why
+        What the chapter reads it for.
+    needed
+        Whether the chapter is nothing without it. Where it is only useful, its absence is a gap.
+    everywhere
+        Whether it is about the whole cluster whatever namespace is chosen.
+    """
+
+    verb: str
+    resource: str
+    why: Message
+    needed: bool = False
+    everywhere: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Verb and resource."""
+        return self.verb, self.resource
+
+    @property
+    def rule(self) -> dict[str, list[str]]:
+        """As a role's rule."""
+        whole, slash, subresource = self.resource.partition("/")
+        name, _dot, group = whole.partition(".")
+        return {"apiGroups": [group], "resources": [f"{name}{slash}{subresource}"], "verbs": [self.verb]}
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource}"
+
+
+_CLUSTER = Right("get", "namespaces", _("to be sure that it is the environment's cluster, and that the namespace exists"), everywhere=True)
+
+RIGHTS: Mapping[str, tuple[Right, ...]] = {
+    "access": (_CLUSTER,),
+    "monitoring": (
+        _CLUSTER,
+        Right("list", "prometheusrules.monitoring.coreos.com", _("rules that were written and not loaded"), everywhere=True),
+        Right("list", "alertmanagers.monitoring.coreos.com", _("Alertmanagers that were asked for and do not run"), everywhere=True),
+    ),
+    "pods": (
+        _CLUSTER,
+        Right("list", "pods", _("the pods and their status"), needed=True),
+        Right("get", "pods", _("unhealthy pods in full"), needed=True),
+        Right("list", "namespaces", _("pods of all namespaces, one after the other"), everywhere=True),
+        Right("get", "pods/log", _("the last lines of a container that failed")),
+        Right("list", "events", _("what scheduler and kubelet say of a pod")),
+        Right("list", "nodes", _("nodes that are not ready, and why no node takes a pod"), everywhere=True),
+        Right("get", "nodes", _("the node of an unhealthy pod"), everywhere=True),
+        Right("list", "services", _("Services without a pod")),
+        Right("list", "endpointslices.discovery.k8s.io", _("which pods a Service reaches")),
+        Right("list", "ingresses.networking.k8s.io", _("Ingresses with a wrong backend")),
+        Right("list", "ingressclasses.networking.k8s.io", _("Ingresses of a class that is not there"), everywhere=True),
+        Right("get", "configmaps", _("whether a ConfigMap that a pod names is there")),
+        Right("get", "secrets", _("whether a Secret that a pod names is there; its metadata alone is asked for")),
+        Right("get", "serviceaccounts", _("whether a pod's service account is there")),
+        Right("list", "persistentvolumeclaims", _("claims that are not bound")),
+        Right("list", "persistentvolumes", _("the volume that a claim waits for"), everywhere=True),
+        Right("list", "storageclasses.storage.k8s.io", _("the storage class of a claim"), everywhere=True),
+        Right("list", "resourcequotas", _("quotas that keep pods from being made")),
+        Right("list", "deployments.apps", _("owners of pods, and rollouts that do not go on")),
+        Right("list", "replicasets.apps", _("a Deployment's revisions, to say what changed")),
+        Right("get", "replicasets.apps", _("the owner of a pod whose Deployment is gone")),
+        Right("list", "statefulsets.apps", _("owners of pods")),
+        Right("list", "daemonsets.apps", _("owners of pods")),
+        Right("list", "controllerrevisions.apps", _("when a StatefulSet or DaemonSet was last changed")),
+        Right("list", "jobs.batch", _("Jobs that failed")),
+        Right("get", "jobs.batch", _("the owner of a pod of a Job")),
+        Right("get", "cronjobs.batch", _("the CronJob of a Job that failed")),
+        Right("list", "horizontalpodautoscalers.autoscaling", _("autoscalers at their limit")),
+    ),
+}  # fmt: skip
+
+CHANGES = (("patch", "deployments.apps"), ("delete", "pods"))
+"""What a credential may that is for more than looking."""
+
+
+def merged(rights: Iterable[Right]) -> list[dict[str, list[str]]]:
+    """A role's rules for all of these: resources of one group with the same verbs together, groups in order."""
+    verbs: dict[tuple[str, str], set[str]] = {}
+    for right in rights:
+        verbs.setdefault((right.rule["apiGroups"][0], right.rule["resources"][0]), set()).add(right.verb)
+    together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for (group, resource), names in sorted(verbs.items()):
+        together.setdefault((group, tuple(sorted(names))), []).append(resource)
+    return [{"apiGroups": [group], "resources": names, "verbs": list(verbs_)} for (group, verbs_), names in sorted(together.items())]

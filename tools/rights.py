@@ -1,0 +1,77 @@
+"""The roles in deploy/rbac/, one file a chapter, from `opslib.chapters.rights`: `build` writes them, `check` says what is stale."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from opslib.chapters import CHAPTERS, Chapter
+from opslib.chapters.rights import RIGHTS, merged
+
+PROJECT = Path(__file__).resolve().parent.parent
+FOLDER = PROJECT / "deploy" / "rbac"
+GROUP = "opslib"
+
+HEAD = """\
+# Written by `make rights` from opslib/chapters/rights.py: what chapter {section} ({slug}) reads, and nothing more.
+# kubectl apply -f deploy/rbac/{section}_{slug}.yaml
+# Members of the group "{group}" get it; name your own under subjects. For one namespace alone, bind the ClusterRole there with a
+# RoleBinding: what is marked with (*) is then missing, and becomes a gap.
+#
+{lines}
+"""
+
+
+def content(chapter: Chapter) -> str:
+    """The role of a chapter with its binding, and what each right is for."""
+    rights = RIGHTS[chapter.slug]
+    width = max(len(str(right)) for right in rights)
+    lines = [
+        f"#   {right!s:{width}}  {'(*) ' if right.everywhere else ''}{right.why.text('en')}{' (needed)' if right.needed else ''}"
+        for right in rights
+    ]
+    name = f"opslib-{chapter.slug}"
+    api = "rbac.authorization.k8s.io"
+    role = {"apiVersion": f"{api}/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": merged(rights)}
+    binding = {
+        "apiVersion": f"{api}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": name},
+        "subjects": [{"apiGroup": api, "kind": "Group", "name": GROUP}],
+    }
+    head = HEAD.format(section=chapter.section, slug=chapter.slug, group=GROUP, lines="\n".join(lines))
+    return head + yaml.safe_dump_all([role, binding], sort_keys=False, explicit_start=True, default_flow_style=None, width=120)
+
+
+def wanted() -> dict[Path, str]:
+    """Every file as it should be."""
+    return {FOLDER / f"{chapter.section}_{chapter.slug}.yaml": content(chapter) for chapter in CHAPTERS if chapter.slug in RIGHTS}
+
+
+def main(arguments: list[str]) -> int:
+    """The command; its exit status."""
+    if arguments not in (["build"], ["check"]):
+        print("usage: tools/rights.py build|check", file=sys.stderr)
+        return 2
+    files = wanted()
+    stale = [path for path, text in files.items() if not path.exists() or path.read_text("utf-8") != text]
+    extra = [path for path in sorted(FOLDER.glob("*.yaml")) if path not in files]
+    if arguments == ["build"]:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        for path in stale:
+            path.write_text(files[path], "utf-8")
+        for path in extra:
+            path.unlink()
+        return 0
+    faults = [f"{chapter.section} {chapter.slug}: not in opslib/chapters/rights.py" for chapter in CHAPTERS if chapter.slug not in RIGHTS]
+    faults += [f"{path.relative_to(PROJECT)}: not as `make rights` writes it" for path in [*stale, *extra]]
+    for fault in faults:
+        print(fault)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
