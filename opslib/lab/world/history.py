@@ -300,7 +300,9 @@ class History:
         used = np.minimum(wanted, effects.limits * 0.91)  # on average: the busiest pod is at its limit
         # a container is throttled in single periods long before it uses all of its limit on average
         throttled = np.clip((load - 0.5) / 0.6, 0, 0.97) ** 1.5
-        slower = 1 + 1.2 * throttled + 5 * np.clip(load - 1, 0, 3)
+        usual = np.array([service.replicas or len(self.world.nodes) for service in services])[:, None]
+        crowded = np.sqrt(np.maximum(usual / pods, 1))  # fewer pods than usual: requests wait for one another
+        slower = (1 + 1.2 * throttled + 5 * np.clip(load - 1, 0, 3)) * crowded
         return used * pods, throttled, load, slower
 
 

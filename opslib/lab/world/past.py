@@ -67,8 +67,11 @@ class Adopted(World):
             if self.services[place].kind == "DaemonSet":
                 by_node = {one.node: one for one in theirs}
                 found += [(pod, by_node.get(self.nodes[pod.node].name)) for pod in mine]
-            else:
-                found += [(pod, theirs[number] if number < len(theirs) else None) for number, pod in enumerate(mine)]
+            else:  # those that have their names already, then the others in turn
+                names = {one.name: one for one in theirs}
+                same = {pod.name for pod in mine if pod.name in names}
+                others = iter([one for one in theirs if one.name not in same])
+                found += [(pod, names[pod.name] if pod.name in same else next(others, None)) for pod in mine]
         return found
 
 

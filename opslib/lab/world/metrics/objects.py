@@ -26,7 +26,7 @@ TARGET = {"job": "kube-state-metrics", "instance": "kube-state-metrics.monitorin
 """Labels that Prometheus gives to what kube-state-metrics exports."""
 
 _PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
-_CONDITIONS = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure", "NetworkUnavailable")
+_CONDITIONS = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
 _GRACE_SECONDS = 40.0  # the node monitor's: so long a node that is silent is still called ready
 _RESOURCES = {"cpu": "core", "memory": "byte", "pods": "integer", "ephemeral-storage": "byte"}
 
