@@ -76,7 +76,10 @@ class Containers:
                 Route("/containerLogs/{namespace}/{pod}/{container}", self._container_logs),
                 WebSocketRoute("/exec/{namespace}/{pod}/{container}", self._exec),
                 WebSocketRoute("/attach/{namespace}/{pod}/{container}", self._attach),
-                Route("/{what}/{namespace}/{pod}/{container}", self._without_websocket, methods=["GET", "POST"]),
+                *(
+                    Route(f"/{what}/{{namespace}}/{{pod}}/{{container}}", self._without_websocket, methods=["GET", "POST"])
+                    for what in ("exec", "attach")
+                ),
                 *self.usage.routes(),
                 Route("/healthz", _healthy),
             ]

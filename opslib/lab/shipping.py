@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _HOUR, _DAY = 3600.0, 86400.0
 _STEPS = (_HOUR, 5 * _HOUR, 6 * _HOUR, 12 * _HOUR)  # the newest are there first, in small steps
-_DAYS = 7
 _LIVE_SECONDS = 3.0
 _LINES = 2000  # of a request
 
@@ -64,17 +63,20 @@ class Writer:
         Gives the world of now.
     pods
         Gives the pods of the cluster, which write from now on; None: the world's own do.
+    days
+        How much history there is.
     """
 
-    def __init__(self, address: str, world: Callable[[], World], pods: Callable[[], list[Object]] | None) -> None:
+    def __init__(self, address: str, world: Callable[[], World], pods: Callable[[], list[Object]] | None, *, days: int = 7) -> None:
         self.recent = threading.Event()
         """Set when the last hours are in."""
         self._address = address
         self._world = world
         self._pods = pods
+        self._days = days
         self._begun = time.time()
         self._stop = threading.Event()
-        self._pool = urllib3.PoolManager(retries=False, timeout=60)
+        self._pool = urllib3.PoolManager(retries=False, timeout=60, maxsize=2)
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -90,7 +92,7 @@ class Writer:
         if not self._until_done(lambda: self._send("PUT", "/_index_template/logs", json.dumps(_TEMPLATE))):
             return
         end = self._begun
-        for step in itertools.chain(_STEPS, itertools.repeat(_DAY, _DAYS - 1)):
+        for step in itertools.chain(_STEPS, itertools.repeat(_DAY, self._days - 1)):
             begin = end - step
             if not self._until_done(lambda begin=begin, end=end: self._write(self._world(), begin, end)):  # type: ignore[misc]
                 return
