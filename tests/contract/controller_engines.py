@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import urllib3
 
-from opslib.lab import build, certificates
+from opslib.lab import build, certificates, usage
 from opslib.lab.api import Api
 from opslib.lab.kubelet import Kubelet
 
@@ -92,6 +92,7 @@ def api_server(folder: Path) -> Iterator[tuple[Path, dict[str, Path], int]]:
             *(f"--kubelet-client-certificate={files['kubelet-client.crt']}", f"--kubelet-client-key={files['kubelet-client.key']}"),
             *(f"--kubelet-certificate-authority={files['ca.crt']}", "--kubelet-preferred-address-types=ExternalIP,InternalIP"),
             *("--endpoint-reconciler-type=none", "--allow-privileged=true"),
+            *(f"--proxy-client-cert-file={files['kubelet-client.crt']}", f"--proxy-client-key-file={files['kubelet-client.key']}"),
         ],
     }
     with contextlib.ExitStack() as stack:
@@ -139,6 +140,7 @@ def ours(folder: Path) -> Iterator[Engine]:
             api = Api.from_kubeconfig(kubeconfig)
             kubelet = Kubelet(api, folder, port, certificate=files["kubelet.crt"], key=files["kubelet.key"], ca=files["ca.crt"])
             kubelet.start()
+            usage.register(api, port)
             try:
                 yield Engine("ours", api, kubeconfig)
             finally:

@@ -56,6 +56,8 @@ _DROPPED = {
     "batch.kubernetes.io/controller-uid",
     "controller-uid",
 }
+# what is told again and again, each time as it is then: what came before depends on who looked when
+_LAST_COUNTS = {"FailedScheduling", "FailedGetResourceMetric", "FailedComputeMetricsReplicas"}
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ADDRESS = re.compile(r"\b10\.\d+\.\d+\.\d+\b")
@@ -123,18 +125,19 @@ def _is_of(volume: Object, namespace: str) -> bool:
 
 
 def events(api: Api, objects: list[Object], names: dict[str, str], namespace: str) -> list[tuple[str, ...]]:
-    """The events about the objects, each once; of what the scheduler says of a pod the last."""
+    """The events about the objects, each once; of those that tell how it is now, as long as it is so, the last."""
     uids = {obj["metadata"]["uid"] for obj in objects}
     found: set[tuple[str, ...]] = set()
-    last: dict[str, tuple[str, Object]] = {}
+    last: dict[tuple[str, str], tuple[str, Object]] = {}
     for event in api.list(f"/api/v1/namespaces/{namespace}/events"):
         about = event["involvedObject"]
         if about.get("uid") not in uids:
             continue
-        if event["reason"] == "FailedScheduling":
-            moment = (event.get("series") or {}).get("lastObservedTime") or event["eventTime"]
-            if about["uid"] not in last or last[about["uid"]][0] < moment:
-                last[about["uid"]] = (moment, event)
+        if event["reason"] in _LAST_COUNTS:
+            moment = (event.get("series") or {}).get("lastObservedTime") or event["eventTime"] or event["lastTimestamp"]
+            key = (about["uid"], event["reason"])
+            if key not in last or last[key][0] < moment:
+                last[key] = (moment, event)
             continue
         found.add(_event(event, names))
     found |= {_event(event, names) for _moment, event in last.values()}

@@ -95,6 +95,16 @@ class Cluster:
         """Seconds from a time in an object until now; 0 where there is none."""
         return (self.clock.now() - datetime.fromisoformat(text)).total_seconds() if text else 0.0
 
+    def exists(self, path: str) -> bool:
+        """Whether the server itself knows an object that the caches do not."""
+        try:
+            self.api.get(path)
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
     # --- writing; ApiError where the server refuses ---
 
     def create(self, obj: Object) -> Object:

@@ -214,6 +214,8 @@ def _give_default_class(cluster: Cluster, claim: Object) -> bool:
 
 
 def _provision(cluster: Cluster, claim: Object, found: Object | None) -> None:
+    if found is None and cluster.exists(f"/apis/storage.k8s.io/v1/storageclasses/{class_of(claim)}"):
+        return  # made this moment: the watch is about to tell of it
     if found is None:
         message = f"storageclass.storage.k8s.io {quoted(class_of(claim))} not found"
         cluster.event(SOURCE, claim, "Warning", "ProvisioningFailed", message)
