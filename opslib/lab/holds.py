@@ -1,4 +1,4 @@
-"""What the lab's kubelet leaves alone, since somebody else plays it: pods by their labels or name, nodes by their name.
+"""What the lab's kubelet leaves alone, since somebody else plays it: pods by their labels or uid, nodes by their name.
 
 It is a file of the lab, so that nothing of it shows in the cluster.
 """
@@ -17,7 +17,7 @@ Rule = dict[str, Any]
 class Holds:
     """The holds of one lab; several processes may have one each.
 
-    A rule is a dict: ``by`` (who holds), and either ``node`` or ``namespace`` with ``labels`` or ``name``; ``forever`` where the pod must
+    A rule is a dict: ``by`` (who holds), and either ``node`` or ``namespace`` with ``labels`` or ``uid``; ``forever`` where the pod must
     not end either.
     """
 
@@ -44,7 +44,7 @@ class Holds:
         labels = metadata.get("labels") or {}
         found = ""
         for rule in self.rules():
-            if rule.get("namespace") != metadata.get("namespace") or rule.get("name", metadata["name"]) != metadata["name"]:
+            if rule.get("namespace") != metadata.get("namespace") or rule.get("uid", metadata.get("uid")) != metadata.get("uid"):
                 continue
             if rule.get("labels", {}).items() <= labels.items():
                 found = "forever" if rule.get("forever") or found == "forever" else "true"

@@ -112,7 +112,7 @@ FIXES: dict[str, Fix] = {
     "cascade": _replace_store("stock-db", 2),
     "certificate-expired": renewed("payment-api"),
     "cpu-throttling": container("shop", "catalog", resources={"limits": {"cpu": "1"}}),
-    "crash-loop": patched("/api/v1/namespaces/shop/configmaps/checkout", {"data": {"PAYMENT_TIMEOUT": "5s"}}),
+    "bad-setting": patched("/api/v1/namespaces/shop/configmaps/checkout", {"data": {"PAYMENT_TIMEOUT": "5s"}}),
     "dns": core_file,
     "drain-blocked": patched("/apis/policy/v1/namespaces/shop/poddisruptionbudgets/catalog", {"spec": {"maxUnavailable": 1}}),
     "evicted": patched(

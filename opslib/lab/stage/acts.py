@@ -92,7 +92,8 @@ def begin(cluster: Cluster, world: World, timed: Timed, now: float) -> None:
         _release(cluster, _service(world, timed), fault.release)
     elif isinstance(fault, CpuLimit):
         service = _service(world, timed)
-        container = {"name": service.name, "resources": {"limits": {"cpu": f"{fault.cores * 1000:.0f}m"}}}
+        limit, request = (f"{cores * 1000:.0f}m" for cores in (fault.cores, min(fault.cores, service.cores)))
+        container = {"name": service.name, "resources": {"limits": {"cpu": limit}, "requests": {"cpu": request}}}
         note = {"annotations": {"kubernetes.io/change-cause": "Right-size CPU limits"}}
         body = {"metadata": note, "spec": {"template": {"spec": {"containers": [container]}}}}
         cluster.patch(_name(service), body, by="ci-deployer")
@@ -226,8 +227,8 @@ def _kill(cluster: Cluster, service: Service, pod: Object, one: Pod, now: float)
 def _unready(cluster: Cluster, service: Service, start: float) -> None:
     """The pods that are there fail their readiness probe, until others take their place."""
     for pod in cluster.pods(service):
-        name, text = pod["metadata"]["name"], stamp(start)
-        cluster.holds.add({"by": BY, "service": service.name, "namespace": service.namespace, "name": name, "uid": pod["metadata"]["uid"]})
+        text = stamp(start)
+        cluster.holds.add({"by": BY, "service": service.name, "namespace": service.namespace, "uid": pod["metadata"]["uid"]})
         status = pod["status"]
         why = {"reason": "ContainersNotReady", "message": f"containers with unready status: [{service.name}]"}
         conditions = [
