@@ -62,6 +62,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _ADDRESS = re.compile(r"\b10\.\d+\.\d+\.\d+\b")
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
+_MINUTE = re.compile(r"(?<=-)[23]\d{7}\b")  # since 1970, in the names of cron jobs' jobs
 _RANDOM = "[bcdfghjklmnpqrstvwxz2456789]{5}"
 
 
@@ -87,7 +88,9 @@ def text_of(text: str, names: dict[str, str]) -> str:
     text = re.sub(rf'(pod: |pods ")([-a-z0-9.]+-){_RANDOM}\b', r"\1\2*", text)
     text = re.sub(rf"kube-api-access-{_RANDOM}", "kube-api-access-*", text)
     text = re.sub(r"ip-10-0-\d+-\d+\.ap-northeast-1\.compute\.internal", "<node>", text)
-    return re.sub(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", lambda match: names.get(match[0], match[0]), text) if names else text
+    if names:
+        text = re.sub(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", lambda match: names.get(match[0], match[0]), text)
+    return _MINUTE.sub("<minute>", text)
 
 
 def random_names(objects: Iterable[Object]) -> dict[str, str]:

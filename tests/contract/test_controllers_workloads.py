@@ -62,8 +62,8 @@ class Place:
     def pods(self) -> list[Object]:
         return self.api.list(self.path("pods", base="/api/v1"))
 
-    def until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + _SECONDS
+    def until(self, condition: Callable[[], bool], what: str, *, seconds: float = _SECONDS) -> None:
+        deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"{self.engine.name}: {what}"
             time.sleep(0.1)
@@ -244,6 +244,21 @@ def jobs(place: Place) -> None:
     place.kubectl("wait", "--for=delete", "job/short", f"--timeout={_SECONDS}s")
 
 
+def scheduled(place: Place) -> None:
+    """A cron job's first run, at the next minute; then it is suspended."""
+    pods = template(restartPolicy="Never")
+    pods["metadata"]["annotations"] = {"lab.opslib/run-seconds": "1"}
+    spec = {"schedule": "* * * * *", "jobTemplate": {"metadata": {"labels": LABELS}, "spec": {"template": pods}}}
+    place.make("CronJob", "web", spec, version="batch/v1")
+    jobs = place.path("jobs", base="/apis/batch/v1")
+
+    def done() -> bool:
+        return any(one["type"] == "Complete" for job in place.api.list(jobs) for one in job["status"].get("conditions") or ())
+
+    place.until(done, "its job is done", seconds=90)
+    place.patch("cronjobs", "web", {"spec": {"suspend": True}}, base="/apis/batch/v1")
+
+
 def resumed(place: Place) -> None:
     pods = template(restartPolicy="Never")
     pods["metadata"]["annotations"] = {"lab.opslib/run-seconds": "1"}
@@ -405,6 +420,7 @@ def preempts(place: Place) -> None:
 
 
 SCENARIOS: tuple[Scenario, ...] = (
+    scheduled,  # waits for the minute
     rolling,
     history,
     recreate,
