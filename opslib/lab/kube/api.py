@@ -12,7 +12,7 @@ import random
 import re
 import sqlite3
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode
@@ -36,6 +36,7 @@ from opslib.lab.kube import (
     selectors,
     streams,
     subresources,
+    swagger,
 )
 from opslib.lab.kube.access import Attributes, Authenticator, Authorizer, User
 from opslib.lab.kube.aggregation import Aggregator, Unavailable
@@ -419,14 +420,18 @@ class Api:
         return _encoded(request, 200, made, headers)
 
     def _swagger(self, request: Request) -> Answer:
-        if not any(media in (_JSON, "*/*", "application/*") for media, _parameters in _accepted(request)):
-            raise errors.not_acceptable((_JSON,))
-        return _tagged(request, self._cached("swagger", lambda: openapi.swagger(self._registry)), _JSON)
+        for media, _parameters in _accepted(request):
+            if media in (_JSON, "*/*", "application/*"):
+                return _tagged(request, self._cached("swagger", lambda: openapi.swagger(self._registry)), _JSON)
+            if media in swagger.MEDIA_TYPES:
+                made = self._cached("swagger as protobuf", lambda: openapi.swagger(self._registry), swagger.encode)
+                return _tagged(request, made, swagger.MEDIA_TYPE)
+        raise errors.not_acceptable((_JSON, swagger.MEDIA_TYPE))
 
-    def _cached(self, key: str, make: Any) -> bytes:
+    def _cached(self, key: str, make: Callable[[], Object], encode: Callable[[Object], bytes] = msgspec.json.encode) -> bytes:
         known = self._documents.get(key)
         if known is None or known[0] != self._registry.generation:
-            known = self._documents[key] = (self._registry.generation, msgspec.json.encode(make()))
+            known = self._documents[key] = (self._registry.generation, encode(make()))
         return known[1]
 
     # --- resources ---
@@ -672,7 +677,10 @@ class Api:
             obj = subresources.with_scale(resource, live, whole)
             result = self._objects.change(resource, record, live, obj, options, subresource="scale")
             live = result.obj
-        return _encoded(request, 200, msgspec.json.encode(subresources.scale_of(resource, live)), _warnings(options.warnings))
+        scale = subresources.scale_of(resource, live)
+        form = self._form(request)
+        body = reading.table_of("scales.autoscaling", form, [scale]) if form.kind == "table" else msgspec.json.encode(scale)
+        return _encoded(request, 200, body, _warnings(options.warnings))
 
     def _kubelet_of(self, node: str) -> tuple[str, int]:
         return streams.kubelet_of(self._node(node), self._providers.kubelet_addresses)
@@ -823,25 +831,7 @@ class Api:
             return _encoded(request, 200, msgspec.json.encode({**about, **kept[0]}))
         form = self._form(request)
         if form.kind == "table":
-            from datetime import UTC, datetime
-
-            from opslib.lab.kube import printers
-
-            columns, printer = printers.printer_of(resource.storage)
-            rows = [
-                {
-                    "cells": printers.show(printer(one), datetime.now(UTC)),
-                    "object": {"kind": "PartialObjectMetadata", "apiVersion": form.meta_version, "metadata": one["metadata"]},
-                }
-                for one in kept
-            ]
-            table = {
-                "kind": "Table",
-                "apiVersion": form.meta_version,
-                "metadata": {},
-                "columnDefinitions": [one.as_object() for one in columns],
-            }
-            return _encoded(request, 200, msgspec.json.encode({**table, "rows": rows}))
+            return _encoded(request, 200, reading.table_of(resource.storage, form, kept))
         content = {"kind": resource.list_kind, "apiVersion": resource.api_version, "metadata": {}, "items": kept}
         return _encoded(request, 200, msgspec.json.encode(content))
 

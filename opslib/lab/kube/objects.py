@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
 import re
 import secrets
 import uuid
@@ -11,13 +13,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from opslib.lab.kube import admission, defaults, errors, ownership, patches, validation
+from opslib.lab.kube import admission, defaults, errors, events, ownership, patches, validation
 from opslib.lab.kube.access import User
 from opslib.lab.kube.decoding import Found, conform, fill, object_of
 from opslib.lab.kube.errors import Object, bad_request, conflict, not_found
 from opslib.lab.kube.resources import Resource
 from opslib.lab.kube.store import Changed, Exists, Record, Store
 
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
 # kinds whose metadata has a generation
 GENERATIONS = {
@@ -187,9 +190,13 @@ class Objects:
             metadata.pop("namespace")
 
     def _note(self, resource: Resource, live: Object | None, obj: Object, options: Options, subresource: str) -> None:
+        spoken, before = obj, live
+        if resource.group == "events.k8s.io":  # fields are named as the request named them
+            spoken = events.spoken(obj)
+            before = events.spoken(live) if live is not None else None
         ownership.updated(
-            live,
-            obj,
+            before,
+            spoken,
             resource.node(),
             manager=options.manager,
             api_version=resource.api_version,
@@ -487,7 +494,16 @@ class Objects:
         if given and given != str(record.version):
             raise conflict(resource.group, resource.plural, name)
         live = record.object()
-        merged = ownership.applied(live, wanted, resource.node(), **common)
+        before = (live["metadata"].get("annotations") or {}).get(_LAST_APPLIED) if options.manager == "kubectl" else None
+        allowed: set[ownership.Path] = set()
+        if (
+            before
+        ):  # applied by the client until now: what stands there as it left it is taken over (managedfields/internal/lastapplied*.go)
+            with contextlib.suppress(ValueError):
+                allowed = ownership.agreed(live, json.loads(before), resource.node())
+        merged = ownership.applied(live, wanted, resource.node(), **common, allowed=allowed)
+        if before:
+            merged["metadata"].setdefault("annotations", {})[_LAST_APPLIED] = _last_applied(config)
         entries = merged["metadata"].get("managedFields")
         merged, _again = object_of(
             merged, resource.node(), resource.kind, resource.api_version, "Ignore", custom=resource.custom is not None
@@ -614,11 +630,18 @@ def _without_times(obj: Object) -> Object:
     return {**obj, "metadata": metadata}
 
 
+def _last_applied(config: Object) -> str:
+    metadata = {name: value for name, value in config["metadata"].items() if name != "managedFields"}
+    annotations = {name: value for name, value in (metadata.get("annotations") or {}).items() if name != _LAST_APPLIED}
+    metadata.pop("annotations", None)
+    content = {**config, "metadata": {**metadata, "annotations": annotations} if annotations else metadata}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e") + "\n"
+
+
 def _kind_name(resource: Resource) -> str:
     return f"{resource.kind}.{resource.group}" if resource.group else resource.kind
 
 
 def _compact(data: Any) -> str:
-    import json
-
     return json.dumps(data, separators=(",", ":"))

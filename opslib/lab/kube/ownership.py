@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -225,10 +225,30 @@ def begun(obj: Object, node: Node, *, manager: str, reporter: str, api_version: 
     _write(obj, entries)
 
 
+def agreed(live: Object, config: Object, node: Node) -> set[Path]:
+    """The fields of a configuration that stand in the object as it has them."""
+    there = paths_of(live, node)
+    return {path for path, value in paths_of(config, node).items() if path in there and (_holds(value) or there[path] == value)}
+
+
 def applied(
-    live: Object | None, config: Object, node: Node, *, manager: str, api_version: str, subresource: str, force: bool, time: str
+    live: Object | None,
+    config: Object,
+    node: Node,
+    *,
+    manager: str,
+    api_version: str,
+    subresource: str,
+    force: bool,
+    time: str,
+    allowed: Collection[Path] = (),
 ) -> Object:
     """The object that results where `manager` applies `config`.
+
+    Parameters
+    ----------
+    allowed
+        Fields that may be taken from other managers even without `force`.
 
     Raises
     ------
@@ -259,8 +279,10 @@ def applied(
         clash.sort(key=lambda path: [(number < len(path) - 1, part) for number, part in enumerate(path)])  # fields before what is deeper
         if clash:
             conflicts.append((entry, clash))
-    if conflicts and not force:
-        raise _conflict(conflicts)
+    refused = [(entry, [path for path in clash if path not in allowed]) for entry, clash in conflicts]
+    refused = [(entry, clash) for entry, clash in refused if clash]
+    if refused and not force:
+        raise _conflict(refused)
 
     merged: Object = merge(base, config, node)
     held = set(wanted).union(*(theirs for _entry_, theirs in others))

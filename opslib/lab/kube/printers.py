@@ -746,6 +746,11 @@ def _priority_class(obj: Object) -> Cells:
     return name, obj.get("value", 0), bool(obj.get("globalDefault")), age, obj.get("preemptionPolicy", "")
 
 
+def _scale(obj: Object) -> Cells:
+    name, age = _meta(obj)
+    return name, _spec(obj).get("replicas", 0), _status(obj).get("replicas", 0), age
+
+
 def _node_metrics(obj: Object) -> Cells:
     usage = obj.get("usage") or {}
     name, _age = _meta(obj)
@@ -921,6 +926,7 @@ PRINTERS: dict[str, tuple[tuple[Column, ...], Printer]] = {
         _signing_request,
     ),
     "apiservices.apiregistration.k8s.io": ((_NAME, *_columns("Service, Available, Age")), _api_service),
+    "scales.autoscaling": ((Column("Name"), *_columns("Desired:integer, Available:integer, Age")), _scale),
     "nodes.metrics.k8s.io": ((_NAME, *_columns("cpu, memory, window")), _node_metrics),
     "pods.metrics.k8s.io": ((_NAME, *_columns("cpu, memory, window")), _pod_metrics),
 }

@@ -124,6 +124,20 @@ class Tables:
         return self.head({"resourceVersion": str(record.version)}, headers=headers) + self.row(record, datetime.now(UTC)) + b"]}"
 
 
+def table_of(kind: str, form: Form, objects: Iterable[Object]) -> bytes:
+    """A table of objects that are not kept, as `printers` has them under `kind`."""
+    columns, printer = printers.printer_of(kind)
+    now = datetime.now(UTC)
+    rows = []
+    for obj in objects:
+        about: Object | None = {"kind": "PartialObjectMetadata", "apiVersion": form.meta_version, "metadata": obj["metadata"]}
+        if form.include != "Metadata":
+            about = obj if form.include == "Object" else None
+        rows.append({"cells": printers.show(printer(obj), now), "object": about})
+    head = {"kind": "Table", "apiVersion": form.meta_version, "metadata": {}}
+    return _encode({**head, "columnDefinitions": [one.as_object() for one in columns], "rows": rows})
+
+
 def _conditions(resource: Resource, record: Record) -> bytes:
     if resource.storage != "pods":
         return b""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from opslib.lab.kube import names, quantities
+from opslib.lab.kube import events, names, quantities
 from opslib.lab.kube.errors import (
     Object,
     Problem,
@@ -34,6 +34,8 @@ def create(resource: Resource, obj: Object) -> Problems:
     problems = _metadata(resource, obj["metadata"])
     if resource.custom is not None:
         problems += custom(resource, obj)
+    if resource.storage == "events":
+        problems += events.problems(obj, strict=resource.group == "events.k8s.io")
     check = _CREATE.get(resource.storage)
     if check is not None:
         problems += check(obj)

@@ -247,6 +247,8 @@ _PATTERNS = (
     (re.compile(r'Invalid value: \\"\{.*\}\\": strict'), 'Invalid value: "OBJECT": strict'),
     (re.compile(r"in record \(\d+\)"), "in record (N)"),
     (re.compile(r"127\.0\.0\.1:\d+"), "127.0.0.1:PORT"),
+    (re.compile(r"\S+/(LIVE|MERGED)-\d+"), r"\1"),
+    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ [+-]\d{4}"), "TIME"),
 )
 
 
@@ -256,7 +258,7 @@ def normal_text(text: str) -> str:
         text = pattern.sub(word, text)
     text = re.sub(r"(?<![\w.])(\d+[smhd]){1,2}(?= ago\b|\s|$|\))", "AGE", text)
     text = re.sub(r"(Resource Version:\s+)\d+", r"\1VERSION", text)
-    text = re.sub(r"(resourceVersion: )\"\d+\"", r'\1"VERSION"', text)
+    text = re.sub(r"(\"?resourceVersion\"?: )\"\d+\"", r'\1"VERSION"', text)
     return "\n".join(re.sub(r"[ \t]+", " ", line).rstrip() for line in text.splitlines())
 
 
