@@ -59,6 +59,17 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
         Right("list", "prometheusrules.monitoring.coreos.com", _("rules that were written and not loaded"), everywhere=True),
         Right("list", "alertmanagers.monitoring.coreos.com", _("Alertmanagers that were asked for and do not run"), everywhere=True),
     ),
+    "backup": (
+        _CLUSTER,
+        Right("list", "backups.velero.io", _("backups, with their phases and errors")),
+        Right("list", "schedules.velero.io", _("what is backed up by itself, and when")),
+        Right("list", "backupstoragelocations.velero.io", _("whether the backups' storage can be used")),
+        Right("list", "restores.velero.io", _("restores, and rehearsals of them")),
+        Right("list", "podvolumebackups.velero.io", _("volumes that were copied file by file")),
+        Right("list", "datauploads.velero.io", _("snapshots of volumes that were copied")),
+        Right("list", "namespaces", _("namespaces without a backup"), everywhere=True),
+        Right("list", "persistentvolumeclaims", _("namespaces with data"), everywhere=True),
+    ),
     "pods": (
         _CLUSTER,
         Right("list", "pods", _("the pods and their status"), needed=True),

@@ -25,7 +25,12 @@ PROJECT = Path(__file__).parent.parent.parent
 NOTEBOOKS = PROJECT / "notebooks"
 
 # A table's title that stands on the page however well everything is.
-ALWAYS_SHOWN = {"access": _("Chapters with these credentials"), "monitoring": _("Rule groups"), "backup": _("Velero backups"), "pods": _("Pods by status")}
+ALWAYS_SHOWN = {
+    "access": _("Chapters with these credentials"),
+    "monitoring": _("Rule groups"),
+    "backup": _("Velero backups"),
+    "pods": _("Pods by status"),
+}
 
 
 @pytest.fixture

@@ -1,0 +1,224 @@
+"""The rights that the chapters need: what they really ask for is what opslib/chapters/rights.py says, it is enough, and no less is."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from opslib import chapters, environments
+from opslib.chapters import access
+from opslib.chapters.access import Verdict
+from opslib.chapters.rights import RIGHTS, Right, merged
+from opslib.facts import Questions
+from opslib.facts import access as access_facts
+from opslib.facts.sources import Sources
+from opslib.findings import Finding
+from opslib.lab import faults, player
+from opslib.lab.installation import MANIFESTS
+
+if TYPE_CHECKING:
+    from opslib.sources.transport import Exchange
+    from tests.conftest import RealLab
+
+NAMESPACE = "access"
+# What makes chapter 4.1 look at everything that it can look at.
+FAULTS = (
+    "crash-loop", "secret-missing", "config-map-missing", "claim-pending", "unschedulable-cpu", "restarted-and-back", "cron-job-failed",
+    "service-selector-wrong", "ingress-class-missing",
+)  # fmt: skip
+# Owners that are in none of its lists: a ReplicaSet without a Deployment, and a Job one of whose pods has succeeded.
+OWNERS = """
+name: owners
+title: Pods whose owners stand alone
+objects:
+  - kind: ReplicaSet
+    metadata: {name: left-over}
+    spec: {replicas: 1, template: {spec: {containers: [{name: main, image: "registry.example.com/shop/left-over:1"}]}}}
+  - kind: Job
+    metadata: {name: half-done}
+    spec:
+      completions: 2
+      parallelism: 2
+      template: {spec: {restartPolicy: OnFailure, containers: [{name: main, image: "registry.example.com/shop/half-done:1"}]}}
+pods:
+  - of: left-over
+    containers: {main: {waiting: CrashLoopBackOff, restarts: 3, last: {exit: 1}}}
+  - of: half-done
+    count: 1
+    phase: Succeeded
+    containers: {main: {terminated: {exit: 0}, ready: false}}
+  - of: half-done
+    count: 1
+    containers: {main: {waiting: CrashLoopBackOff, restarts: 3, last: {exit: 1}}}
+"""
+CHAPTERS = [chapter for chapter in chapters.CHAPTERS if chapter.slug in RIGHTS]
+OF_EVERY_CHAPTER = ("get", "namespaces")
+
+
+@pytest.fixture(scope="module")
+def broken(any_cluster: RealLab) -> Iterator[RealLab]:
+    """A cluster with several faults in it, and with the kinds that the monitoring and backup operators define."""
+    files = sorted(MANIFESTS.glob("2*.yaml"))
+    manifests = [obj for file in files for obj in yaml.safe_load_all(file.read_text("utf-8")) if obj]
+    definitions = [obj for obj in manifests if obj["kind"] == "CustomResourceDefinition"]
+    for obj in definitions:
+        any_cluster.api.apply(obj)
+    for fault in (*FAULTS, faults.parse(OWNERS, "owners")):
+        player.apply_fault(any_cluster.api, fault, namespace=NAMESPACE, logs=any_cluster.logs)
+    yield any_cluster
+    player.reset(any_cluster.api, logs=any_cluster.logs)
+    for obj in (*definitions, *_role([])):
+        any_cluster.api.delete(any_cluster.api.path_of(obj))
+
+
+def _role(rights: list[Right]) -> list[dict[str, object]]:
+    """A role with these rights, bound to the user "nobody"."""
+    version, group = "rbac.authorization.k8s.io/v1", "rbac.authorization.k8s.io"
+    name = {"name": "access-test"}
+    reference = {"apiGroup": group, "kind": "ClusterRole", **name}
+    subject = {"apiGroup": group, "kind": "User", "name": "nobody"}
+    return [
+        {"apiVersion": version, "kind": "ClusterRole", "metadata": name, "rules": merged(rights)},
+        {"apiVersion": version, "kind": "ClusterRoleBinding", "metadata": name, "roleRef": reference, "subjects": [subject]},
+    ]
+
+
+@pytest.fixture
+def sources(broken: RealLab, tmp_path: Path) -> Callable[[str], Sources]:
+    """The cluster as the user of a context sees it."""
+
+    def connect(context: str) -> Sources:
+        addresses = yaml.safe_load(broken.environment.read_text("utf-8"))["kubernetes"]
+        content = {"name": context, "title": "test", "language": "en", "timezone": "UTC", "kubernetes": {**addresses, "context": context}}
+        file = tmp_path / f"{context}.yaml"
+        file.write_text(yaml.safe_dump(content), "utf-8")
+        return Sources(environments.load(str(file)))
+
+    return connect
+
+
+@pytest.fixture
+def allowed(broken: RealLab, sources: Callable[[str], Sources]) -> Callable[[list[Right]], Sources]:
+    """The cluster as "nobody" sees it, who has just these rights."""
+
+    def give(rights: list[Right]) -> Sources:
+        for obj in _role(rights):
+            broken.api.apply(obj)
+        found = sources("lab-nobody")
+        every = {right.key for rights_ in RIGHTS.values() for right in rights_}
+        wanted = {key: key in {right.key for right in rights} for key in every}
+        deadline = time.monotonic() + 20
+        while not all(found.kubernetes.may(*key) is may for key, may in wanted.items()):  # the authorizer sees a role after a moment
+            assert time.monotonic() < deadline, "the role does not come into force"
+        return found
+
+    return give
+
+
+def run(slug: str, sources: Sources, namespace: str = "") -> list[Finding]:
+    """Chapter `slug`, as a session runs it; what it could not look at."""
+    module = importlib.import_module(f"opslib.chapters.{slug}")
+    reader = importlib.import_module(f"opslib.facts.{slug}")
+    given = {"namespace": namespace, "grace_seconds": 0}
+    parameters = module.Parameters(**{name: value for name, value in given.items() if name in module.Parameters.model_fields})
+    sources.check_cluster()
+    sources.check_namespace(namespace)
+    with ThreadPoolExecutor(17) as executor:
+        facts = reader.read(sources, parameters, Questions(executor))
+    return [gap for gap in facts.gaps if gap.check == "gap.kubernetes"]
+
+
+_PATH = re.compile(
+    r"/(?:api/v1|apis/(?P<group>[^/]+)/[^/]+)(?:/namespaces/[^/]+)?/(?P<resource>[a-z]+)(?:/(?P<name>[^/]+)(?:/(?P<sub>[a-z]+))?)?"
+)
+
+
+def asked(exchange: Exchange) -> tuple[str, str] | None:
+    """Verb and resource of a question to the cluster; None for what every user may ask."""
+    match = _PATH.fullmatch(exchange.request.path)
+    if exchange.system != "kubernetes" or match is None or match["resource"].startswith("selfsubject"):
+        return None
+    assert exchange.request.method == "GET"
+    resource = ".".join(part for part in (match["resource"], match["group"]) if part)
+    return ("get" if match["name"] else "list", f"{resource}/{match['sub']}" if match["sub"] else resource)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.slug)
+def test_what_a_chapter_asks_for_is_what_its_role_says(chapter: chapters.Chapter, sources: Callable[[str], Sources]) -> None:
+    seen: set[tuple[str, str] | None] = set()
+    for namespace in ("", NAMESPACE):
+        found = sources("lab")
+        with found.watched(lambda exchange: seen.add(asked(exchange))):
+            run(chapter.slug, found, namespace)
+    assert seen - {None} == {right.key for right in RIGHTS[chapter.slug]}
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.slug)
+def test_its_role_is_enough(chapter: chapters.Chapter, allowed: Callable[[list[Right]], Sources]) -> None:
+    assert [str(gap.cause) for gap in run(chapter.slug, allowed(list(RIGHTS[chapter.slug])))] == []
+
+
+@pytest.mark.parametrize(
+    ("slug", "right"),
+    [
+        pytest.param(chapter.slug, right, id=f"{chapter.slug} {right}")
+        for chapter in CHAPTERS
+        for right in RIGHTS[chapter.slug]
+        # Whether it is the right cluster is asked before a chapter begins; that it cannot be asked is chapter 2's to say.
+        if chapter.slug == "access" or right.key != OF_EVERY_CHAPTER
+    ],
+)
+def test_one_right_less_is_a_gap_that_names_it(slug: str, right: Right, allowed: Callable[[list[Right]], Sources]) -> None:
+    gaps = run(slug, allowed([other for other in RIGHTS[slug] if other != right]))
+    assert [gap for gap in gaps if f"may not {right} " in f"{gap.cause} "], [str(gap.cause) for gap in gaps]
+
+
+def facts_of(found: Sources, namespace: str = "") -> access.Facts:
+    with ThreadPoolExecutor(17) as executor:
+        return access_facts.read(found, access.Parameters(namespace=namespace), Questions(executor))
+
+
+def verdicts(facts: access.Facts) -> dict[str, Verdict]:
+    return {ability.chapter.slug: ability.verdict for ability in access.abilities(facts)}
+
+
+def test_chapter_two_says_what_the_role_of_another_is_enough_for(allowed: Callable[[list[Right]], Sources]) -> None:
+    facts = facts_of(allowed(list(RIGHTS["pods"])))
+    found = {ability.chapter.slug: ability for ability in access.abilities(facts)}
+    assert found["pods"].missing == ()
+    assert {right.resource.partition(".")[0] for right in found["monitoring"].missing} == {"prometheusrules", "alertmanagers"}
+    assert access.identity(facts) == "nobody"
+    assert facts.may_change is False
+
+
+@pytest.mark.parametrize("namespace", ["", NAMESPACE])
+def test_who_may_do_everything_lacks_nothing(namespace: str, sources: Callable[[str], Sources]) -> None:
+    facts = facts_of(sources("lab"), namespace)
+    assert all(not ability.missing and not ability.unknown for ability in access.abilities(facts))
+    assert facts.may_change is True
+
+
+def test_a_viewer_lacks_what_the_server_refuses(sources: Callable[[str], Sources]) -> None:
+    """The rules that are listed and the single answers agree with what happens."""
+    found = sources("lab-viewer")
+    facts = facts_of(found, NAMESPACE)
+    assert facts.allowed is not None
+    for (verb, resource), known in facts.allowed.items():
+        everywhere = any(right.key == (verb, resource) and right.everywhere for rights in RIGHTS.values() for right in rights)
+        assert known is found.kubernetes.may(verb, resource, "" if everywhere else NAMESPACE), (verb, resource)
+    assert facts.allowed["get", "secrets"] is False
+    assert verdicts(facts)["pods"] is Verdict.GAPS
+
+
+def test_who_may_nothing_is_told_which_chapters_cannot_run(allowed: Callable[[list[Right]], Sources]) -> None:
+    facts = facts_of(allowed([]))
+    assert verdicts(facts)["pods"] is Verdict.CANNOT
+    assert any("may not get namespaces" in str(gap.cause) for gap in facts.gaps)
