@@ -38,8 +38,12 @@ class ElasticsearchSystem:
     def preview(self, request: dict[str, Any]) -> Preview:
         """What would be sent."""
         body = json.dumps(request["body"], indent=1, ensure_ascii=False) if request.get("body") else ""
-        after = {"gone": True} if request["method"] == "DELETE" else CREATED
+        after = ABSENT if request["method"] == "DELETE" else CREATED
         return Preview(after, f"{request['method']} {request['path']}\n{body}".rstrip() + "\n")
+
+    def reached(self, request: dict[str, Any], after: dict[str, Any], now: dict[str, Any]) -> bool:
+        """See `System.reached`."""
+        return now == after
 
     def send(self, request: dict[str, Any], before: dict[str, Any]) -> None:
         """See `System.send`."""

@@ -62,6 +62,14 @@ class KubernetesSystem:
             after = {**before, "spec": {**before["spec"], "replicas": after["spec"].get("replicas", 0)}}
         return Preview(state_of(after), difference(before, after))
 
+    def reached(self, request: dict[str, Any], after: dict[str, Any], now: dict[str, Any]) -> bool:
+        """See `System.reached`."""
+        if "gone" in after:
+            return bool(now.get("uid") != after["gone"] or now.get("deleting"))
+        if after == CREATED:
+            return now != ABSENT and "deleting" not in now
+        return now == after
+
     def send(self, request: dict[str, Any], before: dict[str, Any]) -> None:
         """Send it for the version of the object that is like `before`; somebody else's change in between is a conflict, not lost.
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from opslib.actions import plans
 from opslib.actions.audit import Log, Record
 from opslib.actions.plans import Condition, Plan, Step
-from opslib.actions.systems import ABSENT, CREATED, Preview, System
+from opslib.actions.systems import ABSENT, Preview, System
 from opslib.environments import Environment
 from opslib.errors import InputError, OpsError, SourceError
 from opslib.messages import Message, Text, _, one_line
@@ -231,15 +231,8 @@ def _is_done(desk: Desk, step: Step, number: int, records: list[Record]) -> bool
         return True
     if number not in _steps(records, "step.begins"):
         return False
-    return _is_after(step, desk.systems[step.system].observe(step.request))
-
-
-def _is_after(step: Step, now: dict[str, Any]) -> bool:
-    if "gone" in step.after:
-        return bool(now.get("uid") != step.after["gone"] or now.get("deleting"))
-    if step.after == CREATED:
-        return now != ABSENT and "deleting" not in now
-    return now == step.after
+    system = desk.systems[step.system]
+    return system.reached(step.request, step.after, system.observe(step.request))
 
 
 def _check_drift(desk: Desk, plan: Plan, records: list[Record]) -> None:
@@ -359,12 +352,11 @@ def _take_back(desk: Desk, plan: Plan, number: int, records: list[Record], repor
     report(_("Taking back: {what}", what=step.what))
     now = system.observe(step.request)
     target = now if _same_object(step.request, step.inverse) else system.observe(step.inverse)
-    if number in _steps(records, "undo.begins") and (
-        (target != now and target == ABSENT) or "deleting" in target or not _is_after(step, now)
-    ):
+    as_done = system.reached(step.request, step.after, now)
+    if number in _steps(records, "undo.begins") and (not as_done or target == ABSENT or "deleting" in target):
         desk.log.append("undo.done", plan.id, desk.who, step=number, how="found done after an undo that was cut off")
         return
-    if not _is_after(step, now):
+    if not as_done:
         raise SourceError(
             step.system,
             _("{what}: somebody has changed the object since, so it is not taken back blindly", what=step.what),

