@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from opslib.lab.prometheus.store import Floats, Integers, Labels, Matcher, Samples, Store, is_absent
+from opslib.lab.prometheus.labels import Labels, Matcher
+from opslib.lab.prometheus.store import Floats, Integers, Samples, Store, is_absent
 
 CONTENT_TYPE = "application/x-protobuf"
 _SIGNS = ("=", "!=", "=~", "!~")

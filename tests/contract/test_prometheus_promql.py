@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from prometheus_servers import Client, History, real, serving
 
 from opslib.lab.prometheus import Engine, Store, app
-from opslib.lab.prometheus.store import labels_of
+from opslib.lab.prometheus.labels import labels_of
 
 MIDDLE, LATE = samples.BASE + 5400, samples.END - 60
 

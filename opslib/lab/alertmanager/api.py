@@ -18,7 +18,7 @@ from starlette.routing import Route
 from opslib.lab.alertmanager import metrics
 from opslib.lab.alertmanager.config import ConfigError, matches, parse_matcher
 from opslib.lab.alertmanager.state import Alert, Alertmanager, NoSilence, Silence, describe
-from opslib.lab.prometheus.store import Matcher, pattern, regexp_error
+from opslib.lab.prometheus.labels import Matcher, pattern, regexp_error
 
 VERSION = "0.34.2"
 _UUID = re.compile(r"(?i)[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

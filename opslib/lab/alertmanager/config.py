@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from opslib.lab.prometheus.labels import Matcher, regexp_error
 from opslib.lab.prometheus.parse import duration
-from opslib.lab.prometheus.store import Matcher, regexp_error
 
 INTEGRATIONS = (
     "discord",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from opslib.lab.prometheus import numbers
-from opslib.lab.prometheus.store import Labels, labels_of
+from opslib.lab.prometheus.labels import Labels, labels_of
 
 REASONS = ("authError", "clientError", "contextCanceled", "contextDeadlineExceeded", "other", "rateLimited", "serverError")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from opslib.lab.alertmanager.config import Config, Receiver, Route, matches
-from opslib.lab.prometheus.store import Matcher
+from opslib.lab.prometheus.labels import Matcher
 
 _KEPT = 10_000
 _SILENCE_RETENTION = 120 * 3600.0

@@ -5,6 +5,7 @@ What it notes beside the samples is what Prometheus notes: ``up``, ``scrape_dura
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import zlib
@@ -14,15 +15,17 @@ from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
-from prometheus_client.parser import text_string_to_metric_families
 
 from opslib.lab.prometheus import Store, labels_of
 from opslib.lab.prometheus.api import Target
+from opslib.lab.prometheus.labels import Labels
 from opslib.lab.prometheus.parse import duration
-from opslib.lab.prometheus.store import Labels
 
 _ACCEPT = {"Accept": "text/plain;version=0.0.4", "Accept-Encoding": "gzip"}
 _PARAMETER = "__param_"
+_PAIR = re.compile(r'([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"')
+_SERIES = re.compile(rf"[a-zA-Z_:][\w:]*\s*(?:\{{\s*(?:{_PAIR.pattern}\s*,?\s*)*\}})?\s*")
+_ESCAPE = re.compile(r"\\(.)")
 
 
 @dataclass(slots=True)
@@ -88,7 +91,7 @@ class Scraper:
             series, _space, value = line.rpartition(" ")
             labels = known.get(series)
             if labels is None:
-                labels = known[series] = _labels(line, target, honor)
+                labels = known[series] = self.store.shared(_labels(series, target, honor))
             seen.add(series)
             values[labels] = float(value)
         for series in known.keys() - seen:
@@ -96,15 +99,21 @@ class Scraper:
         return values
 
 
-def _labels(line: str, target: Target, honor: bool) -> Labels:
-    [family] = text_string_to_metric_families(line + "\n")
-    [sample] = family.samples
-    own = {name: value for name, value in sample.labels.items() if value}
+def _labels(series: str, target: Target, honor: bool) -> Labels:
+    name, _brace, inside = series.partition("{")
+    pairs = _PAIR.findall(inside)
+    if not _SERIES.fullmatch(series):
+        raise ValueError(f"expected a series, got {series!r}")
+    own = {label: _ESCAPE.sub(_unescaped, value) if "\\" in value else value for label, value in pairs if value}
     if honor:
         merged = {**target.labels, **own}
     else:  # what the page says of a label that the target has stands under another name
         merged = {(f"exported_{name}" if name in target.labels else name): value for name, value in own.items()} | dict(target.labels)
-    return labels_of({"__name__": sample.name, **merged})
+    return labels_of({"__name__": name.strip(), **merged})
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return "\n" if found[1] == "n" else found[1]
 
 
 def _targets_of(job: Mapping[str, Any], common: Mapping[str, str]) -> Iterator[tuple[Target, bool, float, float]]:

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import yaml
-
 if TYPE_CHECKING:
     from opslib.lab.world import World
 
@@ -141,7 +139,7 @@ def prometheus_file(setup: Setup, *, reads: bool = False) -> Path:
     if "alertmanager" in setup.parts:
         configuration["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [_address(setup, "alertmanager")]}]}]}
     path = setup.folder / "data" / "prometheus.yaml"
-    path.write_text(yaml.safe_dump(configuration, sort_keys=False), "utf-8")
+    _write_yaml(path, configuration)
     return path
 
 
@@ -183,5 +181,11 @@ def alertmanager_file(setup: Setup) -> Path:
     }
     path = setup.folder / "data" / "alertmanager.yaml"
     setup.data("alertmanager")
-    path.write_text(yaml.safe_dump(configuration), "utf-8")
+    _write_yaml(path, configuration)
     return path
+
+
+def _write_yaml(path: Path, content: object) -> None:
+    import yaml
+
+    path.write_text(yaml.safe_dump(content, sort_keys=False), "utf-8")

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from opslib.lab.prometheus import numbers, windows
+from opslib.lab.prometheus.labels import Labels, labels_of
 from opslib.lab.prometheus.parse import QueryError
-from opslib.lab.prometheus.store import Booleans, Floats, Integers, Labels, labels_of
+from opslib.lab.prometheus.store import Booleans, Floats, Integers
 from opslib.lab.prometheus.vectors import Notes, Vector, chosen
 
 _LIMITS = np.iinfo(np.int64)

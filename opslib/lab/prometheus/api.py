@@ -21,9 +21,9 @@ from starlette.routing import Route
 
 from opslib.lab.prometheus import numbers, printer
 from opslib.lab.prometheus.evaluate import Engine, Result
+from opslib.lab.prometheus.labels import Matcher
 from opslib.lab.prometheus.parse import QueryError, duration, matchers, parse, unwrapped
 from opslib.lab.prometheus.rules import Rules, iso
-from opslib.lab.prometheus.store import Matcher
 
 VERSION = "3.16.0"
 _STATUS = {"bad_data": 400, "execution": 422, "internal": 500, "unavailable": 503, "not_found": 404, "timeout": 503, "canceled": 499}

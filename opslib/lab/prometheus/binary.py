@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from opslib.lab.prometheus.labels import Labels, labels_of
 from opslib.lab.prometheus.parse import QueryError
-from opslib.lab.prometheus.store import Booleans, Floats, Labels, labels_of
+from opslib.lab.prometheus.store import Booleans, Floats
 from opslib.lab.prometheus.vectors import Vector, chosen, joined, without_name
 
 _ARITHMETIC: dict[str, Callable[[Floats, Floats], Floats]] = {

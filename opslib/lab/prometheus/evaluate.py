@@ -15,8 +15,9 @@ import numpy as np
 import promql_parser as ast
 
 from opslib.lab.prometheus import aggregate, binary, functions, windows
+from opslib.lab.prometheus.labels import Labels, Matcher
 from opslib.lab.prometheus.parse import QueryError, fixed_time, kind, matchers, milliseconds, operator, parse, unwrapped
-from opslib.lab.prometheus.store import Floats, Integers, Labels, Matcher, Samples, Store, is_absent, is_stale
+from opslib.lab.prometheus.store import Floats, Integers, Samples, Store, is_absent, is_stale
 from opslib.lab.prometheus.vectors import Notes, Vector, joined, without_name
 from opslib.lab.prometheus.windows import Windows
 

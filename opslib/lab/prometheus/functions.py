@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import re2
 
+from opslib.lab.prometheus.labels import Labels, Matcher, labels_of, pattern
 from opslib.lab.prometheus.parse import QueryError
-from opslib.lab.prometheus.store import Booleans, Floats, Integers, Labels, Matcher, labels_of, pattern
+from opslib.lab.prometheus.store import Booleans, Floats, Integers
 from opslib.lab.prometheus.vectors import Notes, Vector, joined, without_name
 
 _MONOTONIC_TOLERANCE = 1e-12

@@ -10,7 +10,7 @@ from typing import Any
 
 import promql_parser as ast
 
-from opslib.lab.prometheus.store import Matcher, regexp_error
+from opslib.lab.prometheus.labels import Matcher, regexp_error
 
 _EXPERIMENTAL_AGGREGATIONS = frozenset({"limitk", "limit_ratio"})
 _EXPERIMENTAL = frozenset(

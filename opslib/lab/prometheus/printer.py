@@ -12,8 +12,8 @@ import promql_parser as ast
 
 from opslib.lab.prometheus import numbers
 from opslib.lab.prometheus.binary import Matching
+from opslib.lab.prometheus.labels import Matcher
 from opslib.lab.prometheus.parse import fixed_time, matchers, milliseconds, operator
-from opslib.lab.prometheus.store import Matcher
 
 _UNITS = (("y", 31_536_000_000), ("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 _NAME = re.compile("[a-zA-Z_][a-zA-Z0-9_]*")

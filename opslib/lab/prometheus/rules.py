@@ -18,8 +18,9 @@ import numpy as np
 
 from opslib.lab.prometheus import numbers, printer, templates
 from opslib.lab.prometheus.evaluate import Engine
+from opslib.lab.prometheus.labels import Labels, labels_of
 from opslib.lab.prometheus.parse import QueryError, duration, kind, parse
-from opslib.lab.prometheus.store import Floats, Labels, Scrape, absent, labels_of
+from opslib.lab.prometheus.store import Floats, Scrape, absent
 from opslib.lab.prometheus.vectors import Vector
 
 _RESOLVED_RETENTION = 15 * 60

@@ -10,37 +10,23 @@ that has ended (model/value in its source).
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import re2
 
-Labels = tuple[tuple[str, str], ...]
+from opslib.lab.prometheus.labels import Labels, Matcher, labels_of
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
 
 STALE_BITS = np.uint64(0x7FF0000000000002)
 ABSENT_BITS = np.uint64(0x7FF0000000000004)
-_CHUNK = 240
-_GO_WORDS = {
-    "missing )": "missing closing )",
-    "missing ]": "missing closing ]",
-    "no argument for repetition operator": "missing argument to repetition operator",
-    "bad repetition operator": "invalid nested repetition operator",
-    "invalid repetition size": "invalid repeat count",
-    "invalid perl operator": "invalid or unsupported Perl syntax",
-}
-
-
-def labels_of(labels: Mapping[str, str]) -> Labels:
-    """Labels as the store keeps them: sorted, without empty ones, which Prometheus takes for missing."""
-    return tuple(sorted((name, value) for name, value in labels.items() if value != ""))
+_CHUNK = 120
 
 
 def absent(shape: tuple[int, ...]) -> Floats:
@@ -56,42 +42,6 @@ def is_absent(values: Floats) -> Booleans:
 def is_stale(values: Floats) -> Booleans:
     """Where the sample says that its series has ended."""
     return np.equal(values.view(np.uint64), STALE_BITS)
-
-
-@dataclass(frozen=True, slots=True)
-class Matcher:
-    """A condition on a label; `sign` is one of = != =~ !~. A label that is missing is empty."""
-
-    name: str
-    sign: str
-    value: str
-
-    def __call__(self, value: str) -> bool:
-        if self.sign == "=":
-            return value == self.value
-        if self.sign == "!=":
-            return value != self.value
-        return (pattern(self.value).fullmatch(value) is not None) == (self.sign == "=~")
-
-
-@functools.lru_cache(1024)
-def pattern(text: str) -> Any:
-    """An expression as Prometheus compiles it: RE2, a dot matches a newline too."""
-    options = re2.Options()
-    options.log_errors = False
-    return re2.compile(f"(?s:{text})", options)
-
-
-def regexp_error(text: str, shown: str | None = None) -> str:
-    """What is wrong with an expression, as Go's regexp says it; empty where nothing is. `shown` is the whole as it was compiled."""
-    try:
-        pattern(text)
-    except re2.error as error:
-        reason, _colon, place = error.args[0].decode("utf-8", "replace").rpartition(": ")
-        if reason.startswith("missing "):
-            place = text if shown is None else shown
-        return f"error parsing regexp: {_GO_WORDS.get(reason, reason)}: `{place}`"
-    return ""
 
 
 @dataclass(slots=True)
@@ -267,7 +217,7 @@ class Recorded:
             limits = np.iinfo(np.int64)
             self._spans = np.vstack([self._spans, np.tile(np.array([limits.max, limits.min]), (missing, 1))])
         if len(self._values) < len(self.labels):
-            room = max(len(self.labels), 2 * len(self._values)) - len(self._values)
+            room = max(len(self.labels), len(self._values) * 5 // 4) - len(self._values)
             self._values = np.vstack([self._values, absent((room, _CHUNK))])
 
     def read(self, rows: Integers, start: int, end: int) -> tuple[Integers, Floats]:
@@ -337,6 +287,7 @@ class Store:
         self._labels: list[Labels] = []
         self._places: list[list[tuple[int, int]]] = []  # of a series: the groups that have it, and its row there
         self._known: dict[Labels, int] = {}
+        self._pairs: dict[tuple[str, str], tuple[str, str]] = {}
         self._postings: dict[str, dict[str, list[int]]] = {}
         self._pruned = 0
 
@@ -348,7 +299,7 @@ class Store:
             for group in groups:
                 self._groups.append(group)
                 for row, labels in enumerate(group.labels):
-                    self._place(labels, len(self._groups) - 1, row)
+                    group.labels[row] = self._place(labels, len(self._groups) - 1, row)
 
     def remove(self, groups: Sequence[Computed]) -> None:
         """Take series that are computed away again."""
@@ -386,11 +337,16 @@ class Store:
             return Scrape(self, group, len(self._groups) - 1)
 
     def _row(self, group: Recorded, number: int, labels: Labels) -> int:
-        group.labels.append(labels)
-        self._place(labels, number, len(group.labels) - 1)
+        group.labels.append(self._place(labels, number, len(group.labels)))
         return len(group.labels) - 1
 
-    def _place(self, labels: Labels, group: int, row: int) -> None:
+    def shared(self, labels: Labels) -> Labels:
+        """The same labels in as little memory as can be: pairs that other series have too are theirs."""
+        series = self._known.get(labels)
+        return tuple(self._pairs.setdefault(pair, pair) for pair in labels) if series is None else self._labels[series]
+
+    def _place(self, labels: Labels, group: int, row: int) -> Labels:
+        labels = self.shared(labels)
         series = self._known.get(labels)
         if series is None:
             series = self._known[labels] = len(self._labels)
@@ -399,6 +355,7 @@ class Store:
             for name, value in labels:
                 self._postings.setdefault(name, {}).setdefault(value, []).append(series)
         self._places[series].append((group, row))
+        return labels
 
     def prune(self, now: int) -> None:
         """Forget what is too old; cheap to call often."""

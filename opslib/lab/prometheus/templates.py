@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from opslib.lab.prometheus import numbers
+from opslib.lab.prometheus.labels import pattern
 from opslib.lab.prometheus.parse import duration
-from opslib.lab.prometheus.store import pattern
 
 _ACTION = re.compile(r"\{\{(- )?(.*?)( -)?\}\}", re.DOTALL)
 _TOKEN = re.compile(

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from opslib.lab.prometheus import numbers
+from opslib.lab.prometheus.labels import Labels
 from opslib.lab.prometheus.parse import QueryError
-from opslib.lab.prometheus.store import Booleans, Floats, Labels
+from opslib.lab.prometheus.store import Booleans, Floats
 
 _METADATA = frozenset({"__name__", "__type__", "__unit__"})
 SAME_LABELS = "vector cannot contain metrics with the same labelset"

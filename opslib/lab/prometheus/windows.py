@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from opslib.lab.prometheus.labels import Labels
 from opslib.lab.prometheus.parse import QueryError
-from opslib.lab.prometheus.store import ABSENT_BITS, Booleans, Floats, Integers, Labels, Samples, is_absent, is_stale
+from opslib.lab.prometheus.store import ABSENT_BITS, Booleans, Floats, Integers, Samples, is_absent, is_stale
 
 _CUBE = 4_000_000
 

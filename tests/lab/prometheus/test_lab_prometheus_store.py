@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opslib.lab.prometheus import Computed, Engine, Store, labels_of
+from opslib.lab.prometheus.labels import Matcher
 from opslib.lab.prometheus.parse import QueryError
-from opslib.lab.prometheus.store import Matcher, is_absent, is_stale
+from opslib.lab.prometheus.store import is_absent, is_stale
 
 BASE = 1_700_000_000_000
 
