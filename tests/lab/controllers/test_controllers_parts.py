@@ -110,8 +110,14 @@ def test_owned_and_dependent(cache: Cache) -> None:
     cache.note(obj("a", 1, ownerReferences=[{"uid": "one", "controller": True}, {"uid": "two"}]))
     assert len(cache.owned("one")) == len(cache.dependents("two")) == 1
     assert cache.owned("two") == []
-    cache.note(obj("a", 2, ownerReferences=[]))
-    assert cache.dependents("one") == cache.dependents("two") == []
+    assert cache.orphans("shop") == []
+    cache.note(obj("a", 2, ownerReferences=[{"uid": "two"}]))
+    assert cache.dependents("one") == []
+    assert len(cache.dependents("two")) == len(cache.orphans("shop")) == 1
+    assert cache.orphans("elsewhere") == []
+    cache.note(obj("a", 3, ownerReferences=[]))
+    assert cache.dependents("two") == []
+    assert len(cache.orphans("shop")) == 1
 
 
 # --- the queue --------------------------------------------------------------------------------------------------------------------------
