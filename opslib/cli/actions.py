@@ -177,7 +177,7 @@ def _plan() -> click.Command:
             epilog=examples("opslib plan drain ip-10-0-1-17.ap-northeast-1.compute.internal --env prod"),
         )
     )
-    for command in _backups():
+    for command in (*_backups(), _terraform()):
         group.add_command(command)
     return group
 
@@ -230,6 +230,48 @@ def _backups() -> list[click.Command]:
             epilog=examples("opslib plan snapshot-rehearsal snapshot-20260401-030000 logs-2026.04.01 --env stg"),
         ),
     ]
+
+
+def _terraform() -> click.Command:
+    return click.Command(
+        "terraform",
+        callback=_plan_terraform,
+        params=[
+            click.Option(
+                ["--var", "words"], multiple=True, metavar="NAME=VALUE", help=str(_("A variable of the configuration; repeatable."))
+            ),
+            click.Option(
+                ["--allow-destroy"],
+                multiple=True,
+                metavar="ADDRESS",
+                help=str(_("A resource that may be deleted or replaced; repeatable.")),
+            ),
+            _environment(),
+            _outputs(),
+        ],
+        help=str(_("Plan with Terraform; executing the plan applies exactly what was shown.")),
+        epilog=examples(
+            "opslib plan terraform --env stg --var kubernetes_version=1.36",
+            "opslib plan terraform --env stg --var database_enabled=false --allow-destroy 'module.platform.module.database[0].…'",
+        ),
+    )
+
+
+def _plan_terraform(words: tuple[str, ...], allow_destroy: tuple[str, ...], environment: str, outputs: Path) -> None:
+    from opslib.actions import pipeline, terraform
+
+    variables = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise InputError(_("--var {word} is no NAME=VALUE", word=word), _("Write it like"), "--var kubernetes_version=1.36")
+        variables[name] = value
+    desk = _desk(environment, outputs)
+    plan = terraform.apply(desk.systems["terraform"], desk.environment, desk.who, desk.place, variables, allow_destroy=allow_destroy)  # type: ignore[arg-type]
+    path = pipeline.file_plan(desk, plan)
+    _show(desk, plan)
+    click.echo(str(_("Kept in {file}", file=path)))
+    click.echo(str(_("Next: {command}", command=_next(desk, plan))))
 
 
 def _planner(name: str) -> Callable[..., None]:
@@ -444,19 +486,23 @@ class _Systems(Mapping[str, Any]):
     def __getitem__(self, name: str) -> System:
         from opslib.actions.elasticsearch import ElasticsearchSystem
         from opslib.actions.kubernetes import KubernetesSystem
+        from opslib.actions.terraform import TerraformSystem
+        from opslib.sources.terraform import Terraform
 
         if name == "kubernetes":
             self._sources.check_cluster()
             return KubernetesSystem(self._sources.kubernetes)
         if name == "elasticsearch":
             return ElasticsearchSystem(self._sources.elasticsearch)
+        if name == "terraform":
+            return TerraformSystem(Terraform.connect(self._sources.environment))
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(("kubernetes", "elasticsearch"))
+        return iter(("kubernetes", "elasticsearch", "terraform"))
 
     def __len__(self) -> int:
-        return 2
+        return 3
 
 
 def _opened(plan_id: str, environment: str, outputs: Path) -> tuple[Desk, Plan]:

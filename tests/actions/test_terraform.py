@@ -71,7 +71,7 @@ def test_from_nothing_to_the_infrastructure_and_a_new_version(desk: Desk) -> Non
         planned(desk, OLD)
     assert not list((desk.place / "terraform").glob("*.tfplan"))
     newer = planned(desk, NEW)
-    assert "kubernetes" in newer.steps[0].difference
+    assert '"1.34"' in newer.steps[0].difference and '"1.35"' in newer.steps[0].difference
     assert pipeline.execute(desk, newer).verified
     with pytest.raises(InputError):
         pipeline.undo(desk, newer)
