@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from opslib.cli import examples
+from opslib.errors import InputError
 from opslib.messages import Text, _, _n, printable, text_of
 
 if TYPE_CHECKING:
