@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,23 +63,33 @@ def span(pod: Object, container: str, *, previous: bool = False) -> tuple[float,
 
 def pod_of(world: World, pod: Object) -> Pod | None:
     """A pod of the cluster as one of the world's; None where the world has no service that it belongs to."""
+    return next(iter(pods_of(world, [pod])), None)
+
+
+def pods_of(world: World, pods: Iterable[Object]) -> list[Pod]:
+    """The pods of a cluster that belong to services of the world, as the world's."""
     from opslib.lab.world.pods import Pod
 
-    metadata, spec = pod["metadata"], pod["spec"]
-    place = world.places.get((metadata.get("labels") or {}).get("app", ""))
-    if place is None or world.services[place].namespace != metadata["namespace"]:
-        return None
-    service = world.services[place]
-    container = next((one for one in spec["containers"] if one["name"] == service.name), None)
-    if container is None:
-        return None
-    began = span(pod, service.name)
-    started, ended = began if not isinstance(began, str) else (math.inf, math.inf)
-    version = container.get("image", "").partition("@")[0].rpartition(":")[2]
-    node = next((number for number, node in enumerate(world.nodes) if node.name == spec.get("nodeName")), 0)
-    known = next((one for one in world.pods.listed if one.name == metadata["name"]), None)
-    share = known.share if known is not None and known.service == place else 1 / (service.replicas or len(world.nodes))
-    return Pod(metadata["name"], place, node, 0, share, started, ended, ended, starts=[started], version=version)
+    nodes = {node.name: number for number, node in enumerate(world.nodes)}
+    known = {one.name: one for one in world.pods.listed}
+    found = []
+    for pod in pods:
+        metadata, spec = pod["metadata"], pod["spec"]
+        name, place = metadata["name"], world.places.get((metadata.get("labels") or {}).get("app", ""))
+        if place is None or world.services[place].namespace != metadata["namespace"]:
+            continue
+        service = world.services[place]
+        container = next((one for one in spec["containers"] if one["name"] == service.name), None)
+        if container is None:
+            continue
+        life = span(pod, service.name)
+        started, ended = (math.inf, math.inf) if isinstance(life, str) else life
+        version = container.get("image", "").partition("@")[0].rpartition(":")[2]
+        # its own share of the traffic where the world has one for it, so that its lines of the past and of now are the same
+        share = known[name].share if name in known and known[name].service == place else 1 / (service.replicas or len(world.nodes))
+        node = nodes.get(spec.get("nodeName", ""), 0)
+        found.append(Pod(name, place, node, 0, share, started, ended, ended, starts=[started], version=version))
+    return found
 
 
 def written(world: World, pod: Pod, start: float, end: float) -> Iterator[tuple[float, str]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 
 from opslib.errors import OpsError
-from opslib.lab.container_logs import pod_of
+from opslib.lab.container_logs import pods_of
 from opslib.messages import _
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Writer:
         while not self._stop.wait(_LIVE_SECONDS):
             world, now = self._world(), time.time()
             added = [timed for timed in world.faults if timed not in known]
-            pods = None if self._pods is None else [pod for one in self._pods() if (pod := pod_of(world, one)) is not None]
+            pods = None if self._pods is None else pods_of(world, self._pods())
             try:
                 if added:
                     # as if they had begun then: by the pods of that time, and by those of now since the start

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from opslib.lab.api import Api, ApiError, Object
+from opslib.lab.kube import quantities
 
 if TYPE_CHECKING:
     from opslib.lab.world import World
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
-_UNITS = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +151,7 @@ def spec_of(pod: Object, container: str) -> Object | None:
 
 def quantity(text: str) -> float:
     """The number of a Kubernetes quantity."""
-    unit = next((unit for unit in sorted(_UNITS, key=len, reverse=True) if text.endswith(unit)), "")
-    return float(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
+    return float(quantities.parse(text))
 
 
 def make(

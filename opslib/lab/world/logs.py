@@ -38,6 +38,7 @@ class Density:
 CONTAINERS = Density(served=0.004, failed=0.2, most=200)
 """What containers write; `Density()` is the part of it that is kept in Elasticsearch."""
 
+_CELLS = 600_000  # pods times slots that are looked at together
 _OF_STORES = 0.15
 _CHATTER = 2.5  # what those without traffic write, as if they served so many requests a second
 
@@ -95,12 +96,13 @@ class Line:
 def lines(world: World, start: float, end: float, density: Density | None = None, *, pods: Sequence[Pod] | None = None) -> Iterator[Line]:
     """All lines from `start` up to `end` (Unix seconds), by time; of these pods only, or of all that the world ever had."""
     density = density or Density()
-    step = int(DAY / SLOT)
+    listed = world.pods.listed if pods is None else pods
+    step = max(1, min(int(DAY / SLOT), _CELLS // max(1, len(listed))))
     first, last = math.floor((start - world.start) / SLOT), math.ceil((end - world.start) / SLOT)
     for begin in range(max(first, 0), max(last, 0), step):
         slots = np.arange(begin, min(begin + step, last))
         since, until = max(start, world.start + begin * SLOT), min(end, world.start + (begin + step) * SLOT)
-        there = [pod for pod in (world.pods.listed if pods is None else pods) if pod.started < until and pod.ended > since]
+        there = [pod for pod in listed if pod.started < until and pod.ended > since]
         if there:
             yield from _of_slots(world, slots, there, density, start, end)
 
