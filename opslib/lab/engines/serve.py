@@ -34,16 +34,13 @@ def kube_apiserver(port: int, folder: Path) -> None:
     from opslib.lab.kube.access import User
     from opslib.lab.kube.server import Settings, app, server
     from opslib.lab.kube.state import path
-    from opslib.lab.kube.streams import Providers
+    from opslib.lab.kube.streams import Kubelets
 
     path(folder).parent.mkdir(exist_ok=True)
     pki = folder / "pki"
     with (pki / "tokens.csv").open(encoding="utf-8", newline="") as file:
         tokens = {token: User(name, tuple(groups.split(",")), uid) for token, name, uid, groups in csv.reader(file)}
-    providers = Providers(
-        kubelet_certificate=(str(pki / "kubelet-client.crt"), str(pki / "kubelet-client.key")),
-        kubelet_addresses=("ExternalIP", "InternalIP"),
-    )
+    certificate = (str(pki / "kubelet-client.crt"), str(pki / "kubelet-client.key"))
     settings = Settings(
         tokens=tokens,
         signing_key=(pki / "sa.key").read_text("ascii"),
@@ -51,7 +48,7 @@ def kube_apiserver(port: int, folder: Path) -> None:
         port=port,
         state=path(folder),
         service_range=SERVICE_RANGE,
-        providers=providers,
+        kubelets=Kubelets(certificate, addresses=("ExternalIP", "InternalIP")),
     )
     server(
         app(settings),

@@ -54,7 +54,6 @@ _DISCOVERY = "apidiscovery.k8s.io"
 _PRETTY_AGENTS = ("curl/", "Wget/", "Mozilla/")
 _COMPRESS_FROM = 128 * 1024
 _BODY_LIMIT = 3 * 1024 * 1024
-_METRICS = "metrics.k8s.io"
 _METHODS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 Headers = list[tuple[bytes, bytes]]
@@ -92,8 +91,8 @@ class Api:
         Who asks, and whether that is allowed.
     aggregator
         The APIs that other servers serve.
-    providers
-        Where logs, commands and metrics come from.
+    kubelets
+        How kubelets are called.
     """
 
     def __init__(
@@ -104,7 +103,7 @@ class Api:
         aggregator: Aggregator,
         authenticator: Authenticator,
         authorizer: Authorizer,
-        providers: streams.Providers,
+        kubelets: streams.Kubelets,
         address: str,
     ) -> None:
         self._store = store
@@ -113,7 +112,7 @@ class Api:
         self._aggregator = aggregator
         self._authenticator = authenticator
         self._authorizer = authorizer
-        self._providers = providers
+        self._kubelets = kubelets
         self._address = address
         self._lists = Lists(store)
         self._documents: dict[str, tuple[int, bytes]] = {}
@@ -438,8 +437,6 @@ class Api:
 
     async def _object(self, request: Request, target: Target, user: User, verb: str) -> Answer:
         resource = target.resource
-        if resource.group == _METRICS and resource.custom is None:
-            return self._measured(request, target, verb)
         if verb not in resource.verbs and not (verb == "watch" and target.name):
             raise errors.method_not_allowed()
         if not target.name and verb in ("update", "patch"):
@@ -683,20 +680,17 @@ class Api:
         return _encoded(request, 200, body, _warnings(options.warnings))
 
     def _kubelet_of(self, node: str) -> tuple[str, int]:
-        return streams.kubelet_of(self._node(node), self._providers.kubelet_addresses)
+        return streams.kubelet_of(self._node(node), self._kubelets.addresses)
 
     async def _logs(self, request: Request, pod: Object) -> Answer:
         query = request.query_params
         container = streams.container_of(pod, query.get("container", ""))
         wanted = streams.log_request(pod, container, lambda name: query.get(name, ""))
-        if self._providers.logs is not None:
-            source = self._providers.logs(wanted)
-        else:
-            node = (pod.get("spec") or {}).get("nodeName")
-            if not node:
-                return Answer(200, b"", "text/plain")
-            host, port = self._kubelet_of(node)
-            source = streams.kubelet_log(host, port, wanted, self._providers.kubelet_certificate)
+        node = (pod.get("spec") or {}).get("nodeName")
+        if not node:
+            return Answer(200, b"", "text/plain")
+        host, port = self._kubelet_of(node)
+        source = streams.kubelet_log(host, port, wanted, self._kubelets.certificate)
         first = await anext(source, None)  # what goes wrong at the beginning is an answer of its own
         if first is None:
             return Answer(200, b"", "text/plain")
@@ -765,24 +759,14 @@ class Api:
         phase = (pod.get("status") or {}).get("phase")
         if phase in ("Succeeded", "Failed"):
             raise bad_request(f"cannot exec into a container in a completed pod; current phase is {phase}")
-        if self._providers.run is None or subresource == "attach":
-            node = (pod.get("spec") or {}).get("nodeName")
-            if not node:
-                raise bad_request(f"pod {name} does not have a host assigned")
-            host, port = self._kubelet_of(node)
-            target = f"/{subresource}/{namespace}/{name}/{container}?{_kubelet_query(query)}"
-            await streams.relay(host, port, target, protocol, receive, send, self._providers.kubelet_certificate)
-            return
-        await send({"type": "websocket.accept", "subprotocol": protocol})
-        channel = streams.Channel(receive, send, protocol)
-        try:
-            code = await self._providers.run(namespace, name, container, words, channel)
-        except Refused as error:
-            await channel.finish(error.status())
-        else:
-            await channel.finish(streams.exit_status(code))
+        node = (pod.get("spec") or {}).get("nodeName")
+        if not node:
+            raise bad_request(f"pod {name} does not have a host assigned")
+        host, port = self._kubelet_of(node)
+        target = f"/{subresource}/{namespace}/{name}/{container}?{_kubelet_query(query)}"
+        await streams.relay(host, port, target, protocol, receive, send, self._kubelets.certificate)
 
-    # --- reviews and metrics ---
+    # --- reviews ---
 
     async def _review(self, request: Request, target: Target, user: User) -> Answer:
         resource = target.resource
@@ -802,38 +786,6 @@ class Api:
         made = reviews.answer(resource.kind, obj, user, self._authenticator, self._authorizer, target.namespace)
         body = msgspec.json.encode({"kind": resource.kind, "apiVersion": resource.api_version, **made})
         return _encoded(request, 201, body, _warnings(options.warnings))
-
-    def _measured(self, request: Request, target: Target, verb: str) -> Answer:
-        """metrics.k8s.io: what a metrics server would say."""
-        resource = target.resource
-        if verb not in ("get", "list"):
-            raise errors.method_not_allowed()
-        nodes = resource.plural == "nodes"
-        provider = self._providers.node_metrics if nodes else self._providers.pod_metrics
-        if provider is None:
-            raise errors.Refused(503, "ServiceUnavailable", "the server is currently unable to handle the request", {})
-        found = self._providers.node_metrics() if nodes and self._providers.node_metrics else []
-        if not nodes and self._providers.pod_metrics:
-            found = self._providers.pod_metrics(target.namespace)
-        labels = selectors.parse_labels(request.query_params.get("labelSelector", ""))
-        storage = "nodes" if nodes else "pods"
-        kept = []
-        for one in found:
-            metadata = one["metadata"]
-            record = self._store.get(storage, (metadata.get("namespace", ""), metadata.get("name", "")))
-            if record is None or (target.name and metadata["name"] != target.name) or not labels(record.labels):
-                continue
-            kept.append({**one, "metadata": {**metadata, "labels": record.labels} if record.labels else metadata})
-        about = {"kind": resource.kind, "apiVersion": resource.api_version}
-        if target.name:
-            if not kept:
-                raise errors.not_found(_METRICS, resource.plural, f"{target.namespace}/{target.name}" if target.namespace else target.name)
-            return _encoded(request, 200, msgspec.json.encode({**about, **kept[0]}))
-        form = self._form(request)
-        if form.kind == "table":
-            return _encoded(request, 200, reading.table_of(resource.storage, form, kept))
-        content = {"kind": resource.list_kind, "apiVersion": resource.api_version, "metadata": {}, "items": kept}
-        return _encoded(request, 200, msgspec.json.encode(content))
 
     # --- parts of requests ---
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from opslib.lab.kube import quantities, selectors
+from opslib.lab.kube import selectors
 from opslib.lab.kube.errors import Object
 
 Cell = Any
@@ -751,20 +751,6 @@ def _scale(obj: Object) -> Cells:
     return name, _spec(obj).get("replicas", 0), _status(obj).get("replicas", 0), age
 
 
-def _node_metrics(obj: Object) -> Cells:
-    usage = obj.get("usage") or {}
-    name, _age = _meta(obj)
-    return name, usage.get("cpu", "0"), usage.get("memory", "0"), obj.get("window", "")
-
-
-def _pod_metrics(obj: Object) -> Cells:
-    totals = []
-    for resource in ("cpu", "memory"):
-        values = [quantities.parse((one.get("usage") or {}).get(resource, "0")) for one in obj.get("containers") or []]
-        totals.append(quantities.write(sum(values, start=quantities.parse("0")), "binary" if resource == "memory" else "decimal"))
-    return obj["metadata"].get("name", ""), *totals, obj.get("window", "")
-
-
 def _parameter_kind(obj: Object) -> str:
     kind = _spec(obj).get("paramKind")
     return f"{kind.get('apiVersion', '')}/{kind.get('kind', '')}" if kind else "<unset>"
@@ -927,8 +913,6 @@ PRINTERS: dict[str, tuple[tuple[Column, ...], Printer]] = {
     ),
     "apiservices.apiregistration.k8s.io": ((_NAME, *_columns("Service, Available, Age")), _api_service),
     "scales.autoscaling": ((Column("Name"), *_columns("Desired:integer, Available:integer, Age")), _scale),
-    "nodes.metrics.k8s.io": ((_NAME, *_columns("cpu, memory, window")), _node_metrics),
-    "pods.metrics.k8s.io": ((_NAME, *_columns("cpu, memory, window")), _pod_metrics),
 }
 
 

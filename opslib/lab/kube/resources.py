@@ -67,8 +67,6 @@ scheduling.k8s.io v1 | priorityclasses PriorityClass pc - -
 coordination.k8s.io v1 | leases Lease - ns -
 node.k8s.io v1 | runtimeclasses RuntimeClass - - -
 discovery.k8s.io v1 | endpointslices EndpointSlice - ns -
-metrics.k8s.io v1beta1 | nodes NodeMetrics - - -
-metrics.k8s.io v1beta1 | pods PodMetrics - ns -
 """
 # reviews: created, never kept
 _REVIEWS = """
@@ -200,14 +198,14 @@ def _resource(group: str, version: str, text: str) -> Resource:
     verbs: tuple[str, ...] = ALL_VERBS
     if plural == "namespaces":
         verbs = tuple(verb for verb in ALL_VERBS if verb != "deletecollection")
-    if group == "metrics.k8s.io" or plural == "componentstatuses":
+    if plural == "componentstatuses":
         verbs = ("get", "list")
     return Resource(
         group=group,
         version=version,
         plural=plural,
         kind=kind,
-        singular="" if group == "metrics.k8s.io" else kind.lower(),
+        singular=kind.lower(),
         namespaced=scope == "ns",
         short_names=() if short == "-" else tuple(short.split(",")),
         categories=() if category == "-" else (category,),
@@ -363,6 +361,8 @@ def field_values(storage: str, custom: Object | None, obj: Object) -> dict[str, 
         paths = FIELDS.get(storage, {})
     for path, default in paths.items():
         values[path] = _value_at(obj, path, default)
+    if storage == "jobs.batch":  # the selector's name is not the field's
+        values["status.successful"] = _value_at(obj, "status.succeeded", "0")
     if storage == "events":
         source = obj.get("source") or {}
         values["source"] = source.get("component", "") or obj.get("reportingComponent", "")

@@ -25,7 +25,7 @@ from opslib.lab.kube.keeper import Keeper
 from opslib.lab.kube.objects import Objects, Options
 from opslib.lab.kube.state import File
 from opslib.lab.kube.store import Store
-from opslib.lab.kube.streams import Providers
+from opslib.lab.kube.streams import Kubelets
 
 CONTROLLER = User("system:serviceaccount:kube-system:namespace-controller", ("system:masters", "system:authenticated"))
 
@@ -48,8 +48,8 @@ class Settings:
         The file of the state (`opslib.lab.kube.state`); None keeps it in memory.
     service_range
         The addresses of services.
-    providers
-        Where logs, commands and metrics come from.
+    kubelets
+        How kubelets are called, which have the logs and run commands.
     window_seconds, window_bytes
         How much of the past is kept for watches and for lists by pages.
     """
@@ -61,16 +61,14 @@ class Settings:
     port: int = 6443
     state: Path | None = None
     service_range: str = "10.96.0.0/16"
-    providers: Providers = field(default_factory=Providers)
+    kubelets: Kubelets = field(default_factory=Kubelets)
     window_seconds: float = 300
     window_bytes: int = 64_000_000
 
 
 def app(settings: Settings) -> Starlette:
     """The API server as an ASGI application. Its state has `store` and `api`."""
-    measured = settings.providers.node_metrics is not None or settings.providers.pod_metrics is not None
-    # without a metrics server its API is not there, and may be defined by who wants to play one
-    registry = resources.Registry([one for one in resources.builtin() if measured or one.group != "metrics.k8s.io"])
+    registry = resources.Registry(resources.builtin())
 
     def fields(storage: str, obj: Object) -> dict[str, str]:
         resource = registry.by_storage(storage)
@@ -93,8 +91,8 @@ def app(settings: Settings) -> Starlette:
     authorizer = Authorizer(store)
     seeding.plant(file.seed() if file is not None else (), store, registry, world, keeper)
     address = f"{settings.host}:{settings.port}"
-    aggregator = Aggregator(store, registry, settings.providers.kubelet_certificate)
-    api = Api(store, registry, objects, aggregator, authenticator, authorizer, settings.providers, address)
+    aggregator = Aggregator(store, registry, settings.kubelets.certificate)
+    api = Api(store, registry, objects, aggregator, authenticator, authorizer, settings.kubelets, address)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

@@ -6,25 +6,15 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlencode
 
 from opslib.lab.kube.errors import Object, Refused, bad_request, internal
 
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
-
-
-class Terminal(Protocol):
-    """What a command that a provider runs talks to."""
-
-    async def read(self) -> bytes | None:
-        """The next bytes of its input; None at the end."""
-
-    async def write(self, data: bytes, *, error: bool = False) -> None:
-        """Bytes of its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +34,19 @@ class LogRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Providers:
-    """What the server gets from elsewhere. Each may be None: then the kubelet is asked, or nothing is there.
+class Kubelets:
+    """How the nodes' kubelets are called.
 
     Parameters
     ----------
-    logs
-        Gives a log in pieces; raises `Refused` where there is none.
-    run
-        Runs a command (namespace, pod, container, words, terminal) and gives its exit status.
-    node_metrics, pod_metrics
-        Give NodeMetrics and PodMetrics objects (without kind and version); `pod_metrics` of one namespace, or of all for "".
-    kubelet_certificate
-        Paths of the certificate and key with which kubelets are called.
-    kubelet_addresses
-        The types of addresses at which kubelets are called, the best first; empty: the server's usual order.
+    certificate
+        Paths of the certificate and key that show who calls; servers behind the API (`opslib.lab.kube.aggregation`) are shown it, too.
+    addresses
+        The types of addresses at which they are called, the best first; empty: the server's usual order.
     """
 
-    logs: Callable[[LogRequest], AsyncIterator[bytes]] | None = None
-    run: Callable[[str, str, str, Sequence[str], Terminal], Awaitable[int]] | None = None
-    node_metrics: Callable[[], Sequence[Object]] | None = None
-    pod_metrics: Callable[[str], Sequence[Object]] | None = None
-    kubelet_certificate: tuple[str, str] | None = None
-    kubelet_addresses: tuple[str, ...] = ()
+    certificate: tuple[str, str] | None = None
+    addresses: tuple[str, ...] = ()
 
 
 def container_of(pod: Object, asked: str) -> str:

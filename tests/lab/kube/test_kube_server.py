@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,7 @@ import yaml
 from opslib.lab import certificates
 from opslib.lab.api import Api
 from opslib.lab.kube.access import User
-from opslib.lab.kube.errors import Refused
 from opslib.lab.kube.server import Server, Settings, app, server
-from opslib.lab.kube.streams import LogRequest, Providers, Terminal
 
 
 def free_port() -> int:
@@ -84,43 +82,19 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
         process.wait(10)
 
 
-async def _log(request: LogRequest) -> Any:
-    if request.previous:
-        raise Refused(400, "BadRequest", "no previous one")
-    for number in range(3):
-        yield f"{request.container} {number}\n".encode()
-
-
-async def _run(namespace: str, pod: str, container: str, words: Sequence[str], terminal: Terminal) -> int:
-    if words[0] == "cat":
-        while (data := await terminal.read()) is not None:
-            await terminal.write(data)
-        return 0
-    await terminal.write(f"{container}: {' '.join(words)}\n".encode())
-    await terminal.write(b"oops\n", error=True)
-    return 3
-
-
 @pytest.fixture(scope="module")
-def provided(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A server in this process whose logs, commands and metrics come from functions; its kubeconfig."""
-    folder = tmp_path_factory.mktemp("provided")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A server in this process with a pod; its kubeconfig."""
+    folder = tmp_path_factory.mktemp("served")
     port = free_port()
     authority = certificates.authority("ca")
     authority.write(folder, "ca")
     certificate, key = certificates.issue(authority, "server", hosts=["127.0.0.1"]).write(folder, "server")
-    node = {"metadata": {"name": "n1"}, "timestamp": "2026-01-01T00:00:00Z", "window": "10s", "usage": {"cpu": "250m", "memory": "1Gi"}}
-    pod = {
-        "metadata": {"name": "p", "namespace": "default"}, "timestamp": "2026-01-01T00:00:00Z", "window": "10s",
-        "containers": [{"name": "c", "usage": {"cpu": "100m", "memory": "64Mi"}}],
-    }  # fmt: skip
-    providers = Providers(logs=_log, run=_run, node_metrics=lambda: [node], pod_metrics=lambda namespace: [pod])
     application = app(
         Settings(
             tokens={"secret": User("admin", ("system:masters",)), "weak": User("weak")},
             root_certificate=authority.certificate,
             port=port,
-            providers=providers,
         )
     )
     running: list[Server] = []
@@ -146,38 +120,28 @@ def provided(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert not thread.is_alive()
 
 
-def test_official_client(provided: Path) -> None:
-    """Lists, watches, logs and exec with the client that most programs use."""
-    from kubernetes import client, config, stream, watch
+def test_official_client(served: Path) -> None:
+    """Lists, changes and watches with the client that most programs use."""
+    from kubernetes import client, config, watch
 
-    config.load_kube_config(str(provided))
+    config.load_kube_config(str(served))
     core = client.CoreV1Api()
     assert [pod.metadata.name for pod in core.list_pod_for_all_namespaces().items] == ["p"]
-    assert core.read_namespaced_pod_log("p", "default", container="c") == "c 0\nc 1\nc 2\n"
-    with pytest.raises(client.exceptions.ApiException) as caught:
-        core.read_namespaced_pod_log("p", "default", previous=True)
-    assert caught.value.status == 400
     core.create_namespaced_config_map("default", client.V1ConfigMap(metadata=client.V1ObjectMeta(name="watched"), data={"a": "b"}))
     seen = []
     for event in watch.Watch().stream(core.list_namespaced_config_map, "default", timeout_seconds=5):
         seen.append(event["object"].metadata.name)
         if "watched" in seen:
             break
-    answer = stream.stream(
-        core.connect_get_namespaced_pod_exec, "p", "default", command=["ls", "-l"], stderr=True, stdin=False, stdout=True, tty=False,
-        _preload_content=False,
-    )  # fmt: skip
-    answer.run_forever(timeout=10)
-    assert (answer.read_stdout(), answer.read_stderr(), answer.returncode) == ("c: ls -l\n", "oops\n", 3)
 
 
-def test_our_own_source(provided: Path) -> None:
+def test_our_own_source(served: Path) -> None:
     """The library that the chapters read with finds what it needs."""
     from opslib.environments.model import Environment
     from opslib.sources.kubernetes import Kubernetes
 
-    path = provided.parent / "embedded.yaml"
-    path.write_text(yaml.safe_dump({"name": "embedded", "kubernetes": {"kubeconfig": str(provided)}}), "utf-8")
+    path = served.parent / "embedded.yaml"
+    path.write_text(yaml.safe_dump({"name": "embedded", "kubernetes": {"kubeconfig": str(served)}}), "utf-8")
     from opslib import environments
 
     environment: Environment = environments.load(str(path))
@@ -187,24 +151,3 @@ def test_our_own_source(provided: Path) -> None:
     assert kubernetes.may("list", "pods")
     assert [row["status"] for row in kubernetes.table("pods", "default")] == ["Pending"]
     assert kubernetes.unhealthy_pods().total == 1
-    assert kubernetes.logs("default", "p", "c").startswith("c 0")
-
-
-def test_kubectl_exec_and_top(provided: Path, tmp_path: Path) -> None:
-    from opslib.lab import build
-
-    if not build.program("kubectl").exists():
-        pytest.skip("no kubectl: `opslib lab build` builds it")
-
-    def kubectl(*words: str, given: str = "", context: str = "lab") -> tuple[int, str, str]:
-        command = [str(build.program("kubectl")), "--kubeconfig", str(provided), "--context", context, *words]
-        environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-        answer = subprocess.run(command, input=given, capture_output=True, text=True, timeout=30, env=environment, check=False)
-        return answer.returncode, answer.stdout, answer.stderr
-
-    assert kubectl("exec", "p", "--", "ls") == (3, "c: ls\n", "oops\ncommand terminated with exit code 3\n")
-    assert kubectl("exec", "-i", "p", "--", "cat", given="hello\n")[:2] == (0, "hello\n")
-    assert 'pods "p" is forbidden' in kubectl("exec", "p", "--", "ls", context="lab-weak")[2]
-    assert kubectl("top", "nodes")[1].split("\n")[1].split() == ["n1", "250m", "25%", "1024Mi", "25%"]
-    assert kubectl("top", "pods")[1].split("\n")[1].split() == ["p", "100m", "64Mi"]
-    assert kubectl("logs", "-f", "p")[1] == "c 0\nc 1\nc 2\n"
