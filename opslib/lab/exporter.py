@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +60,19 @@ class _Now:
     @cached_property
     def machines(self) -> list[Family]:
         return list(machines.families(self.world))
+
+    @cached_property
+    def _rows(self) -> dict[int, dict[str, list[int]]]:
+        found: dict[int, dict[str, list[int]]] = {}
+        for family in self.machines:
+            rows = found.setdefault(id(family), {})
+            for row, labels in enumerate(family.labels):
+                rows.setdefault(labels["node"], []).append(row)
+        return found
+
+    def rows_of(self, family: Family, node: str) -> Sequence[int]:
+        """The rows of a node in a family of `machines`."""
+        return self._rows[id(family)].get(node, [])
 
 
 class Exporter:
@@ -182,8 +195,7 @@ class Exporter:
             past.write(self._folder, self._layers)
             if self._prometheus:
                 self._shown.show([layer.document() for layer in self._layers])
-            if before is not None:
-                adopted.history.resume(before.history, since)
+            adopted.history.resume((before or world).history, since if before else at)
             self._before = pages.counters(families(adopted, since=at, until=at), at)
             adopted.history.forget()
             self._kept = (None, {})
@@ -251,24 +263,34 @@ class Exporter:
             return PlainTextResponse(f"{error}\n", 400)
         return Answer(content, media_type=remote_read.CONTENT_TYPE, headers={"Content-Encoding": "snappy"})
 
-    def _page(self, kind: str, node: str, world: Observed, made: Callable[[], Iterable[Family]]) -> str:
+    def _page(self, kind: str, node: str, world: Observed, made: Callable[[Mapping[str, tuple[float, float]]], pages.Page]) -> str:
         known = self._pages.get((kind, node))
         if known is None or known[0] is not world:
-            before = self._before if known is None else ChainMap(known[1].counters(), self._before)
-            known = self._pages[kind, node] = (world, pages.Page(made(), node, before=before))
+            page = made(self._before if known is None else ChainMap(known[1].counters(), self._before))
+            for series in page.counters():
+                self._before.pop(series, None)  # it is on the page from now on
+            known = self._pages[kind, node] = (world, page)
         return known[1].text(time.time())
 
     def _services(self, request: Request) -> Response:
         def text(node: str, now: _Now) -> str:
             world = now.nodes[node]
-            return self._page("services", node, world, lambda: applications.families(world, np.arange(len(world.pods))))
+            each = np.arange(len(world.pods))
+            return self._page("services", node, world, lambda before: pages.Page(applications.families(world, each), before=before))
 
         return self._of_node(request, text)
 
     def _cadvisor(self, request: Request) -> Response:
         def text(node: str, now: _Now) -> str:
             world = now.nodes[node]
-            page = self._page("containers", node, world, lambda: containers.families(world, np.arange(len(world.pods))))
+
+            def rows_of(family: Family) -> Sequence[int]:
+                return [row for row, labels in enumerate(family.labels) if labels["node"] == node]
+
+            def made(before: Mapping[str, tuple[float, float]]) -> pages.Page:
+                return pages.Page(containers.families(world, np.arange(len(world.pods))), rows_of, before=before)
+
+            page = self._page("containers", node, world, made)
             others = [pod for pod in now.others if pod["spec"].get("nodeName") == node]
             lines = [f"{pages.written(name, labels)} {value!r}\n" for name, labels, value in strangers.samples(others, node, time.time())]
             return page + "".join(lines)
@@ -276,7 +298,13 @@ class Exporter:
         return self._of_node(request, text)
 
     def _node(self, request: Request) -> Response:
-        return self._of_node(request, lambda node, now: self._page("machines", node, now.world, lambda: now.machines))
+        def text(node: str, now: _Now) -> str:
+            def made(before: Mapping[str, tuple[float, float]]) -> pages.Page:
+                return pages.Page(now.machines, lambda family: now.rows_of(family, node), before=before)
+
+            return self._page("machines", node, now.world, made)
+
+        return self._of_node(request, text)
 
     def _of_node(self, request: Request, text: Callable[[str, _Now], str]) -> Response:
         from starlette.responses import PlainTextResponse
@@ -299,9 +327,9 @@ class Exporter:
         with self._lock:
             world = self._look().world
 
-            def made() -> Iterable[Family]:
-                yield from applications.between(world, np.arange(len(world.pods)))
-                yield from machines.platform(world)
+            def made(before: Mapping[str, tuple[float, float]]) -> pages.Page:
+                shown = [*applications.between(world, np.arange(len(world.pods))), *machines.platform(world)]
+                return pages.Page(shown, before=before)
 
             return _answer(self._page("platform", "", world, made))
 

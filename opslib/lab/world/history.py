@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from opslib.lab.world.platform import Call, ordered
 
 if TYPE_CHECKING:
     from opslib.lab.world.model import World
+
+Rates = npt.NDArray[np.float32]
 
 SLOT = 30.0
 SLOTS = 2880  # a day
@@ -88,7 +91,7 @@ class History:
         self._order = ordered(world.services)
         self.serving = np.array([service.replicas or len(world.nodes) for service in world.services], np.float64)[:, None]
         """How many pods serve, of shape (services, 1)."""
-        self._days: OrderedDict[tuple[str, int], dict[str, Floats]] = OrderedDict()
+        self._days: OrderedDict[tuple[str, int], dict[str, Rates]] = OrderedDict()
         self._sums: OrderedDict[tuple[str, int], Floats] = OrderedDict()
         self._before: dict[str, list[Floats]] = {}
         self._lock = threading.RLock()
@@ -152,13 +155,14 @@ class History:
 
     # --- by day ---
 
-    def _day(self, day: int, name: str) -> Floats:
+    def _day(self, day: int, name: str) -> Rates:
         group = name if name in ("buckets", "edge_buckets", "node_cores") else "services"
         with self._lock:
             found = self._days.get((group, day))
             if found is None:
                 times = np.asarray(self.world.start + (day * SLOTS + np.arange(SLOTS)) * SLOT, np.float64)
-                found = self._days[group, day] = self._computed(group, day, times)
+                computed = self._computed(group, day, times)
+                found = self._days[group, day] = {key: values.astype(np.float32) for key, values in computed.items()}
                 # what the rest is made from is kept for a week and more, the rest only until it is summed
                 kept = [key for key in self._days if (key[0] == "services") == (group == "services")]
                 if len(kept) > (_DAYS_KEPT if group == "services" else 3):
@@ -179,10 +183,10 @@ class History:
                 if begin is None:
                     before.append(np.zeros(len(self._day(0, name))))
                 else:
-                    before.append(begin + self._day(number, name).sum(axis=1) * SLOT)
+                    before.append(begin + self._day(number, name).sum(axis=1, dtype=np.float64) * SLOT)
             sums = np.empty((len(before[day]), SLOTS + 1))
             sums[:, 0] = 0
-            np.cumsum(self._day(day, name), axis=1, out=sums[:, 1:])
+            np.cumsum(self._day(day, name), axis=1, dtype=np.float64, out=sums[:, 1:])
             sums *= SLOT
             sums += before[day][:, None]
             self._sums[name, day] = sums
@@ -196,7 +200,7 @@ class History:
         self._day(day, "requests")
         return self._derived(group, self._days["services", day], times)
 
-    def _derived(self, group: str, rates: dict[str, Floats], times: Floats) -> dict[str, Floats]:
+    def _derived(self, group: str, rates: Mapping[str, Any], times: Floats) -> dict[str, Floats]:
         """What follows from the services' rates alone."""
         bounds = np.array(BOUNDS)[None, :, None]
         if group == "buckets":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,22 +31,29 @@ class Page:
 
     Parameters
     ----------
-    node
-        Of series that have this label, only those of this node are on the page; all where it is empty.
+    rows_of
+        Gives the rows of a family that are on the page.
     before
         What counters go on from: by series, as `written` writes it, their values and the Unix second of those.
     """
 
-    def __init__(self, families: Iterable[Family], node: str = "", *, before: Mapping[str, tuple[float, float]]) -> None:
+    def __init__(
+        self,
+        families: Iterable[Family],
+        rows_of: Callable[[Family], Sequence[int]] = lambda family: range(len(family.labels)),
+        *,
+        before: Mapping[str, tuple[float, float]],
+    ) -> None:
         self._tallies: list[_Tally] = []
         for family in families:
-            rows = [row for row, labels in enumerate(family.labels) if not node or labels.get("node", node) == node]
-            if not rows:
+            rows = rows_of(family)
+            if not len(rows):
                 continue
             series = [written(family.name, family.labels[row]) for row in rows]
             known = [before.get(one, (math.nan, -math.inf)) for one in series] if family.kind == "counter" else []
             values = np.array(known, np.float64).reshape(-1, 2)
-            self._tallies.append(_Tally(family, np.array(rows, np.int64), series, values[:, 0].copy(), values[:, 1].copy()))
+            bare = replace(family, labels=())  # how they are written is enough
+            self._tallies.append(_Tally(bare, np.array(rows, np.int64), series, values[:, 0].copy(), values[:, 1].copy()))
 
     def counters(self) -> dict[str, tuple[float, float]]:
         """What its counters have counted, and up to when."""

@@ -92,7 +92,7 @@ def test_counters_grow_and_begin_anew_with_their_container_only(world: World) ->
 @settings(max_examples=25, deadline=None)
 def test_overlapping_ranges_agree_and_the_same_seed_gives_the_same(seed: int, offset: float, length: float, pick: int) -> None:
     one, other = world_of(seed, days=1.2), world_of(seed, days=1.2)
-    family, again = families(one)[pick % len(families(one))], families(other)[pick % len(families(other))]
+    family, again = (found[pick % len(found)] for found in (list(families(each)) for each in (one, other)))
     assert family.labels == again.labels
     begin = one.start + np.floor(offset)
     rows = every(family)[:20]

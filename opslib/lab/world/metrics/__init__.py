@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,14 +25,13 @@ __all__ = ["Family", "families", "load"]
 _FOR_EVER = 1 << 60
 
 
-def families(world: World, since: float = -math.inf, until: float = math.inf) -> list[Family]:
+def families(world: World, since: float = -math.inf, until: float = math.inf) -> Iterator[Family]:
     """All metrics of a world; without those of pods that were gone before `since`, or begin after `until` (Unix seconds)."""
     pods = np.flatnonzero((world.pods.started <= until) & (world.pods.removed >= since))
-    found: list[Family] = []
     for part in (applications.families, applications.between, containers.families, objects.families):
-        found += part(world, pods)
-    found += [*machines.families(world), *machines.platform(world)]
-    return [family for family in found if len(family.labels)]
+        yield from (family for family in part(world, pods) if len(family.labels))
+    yield from machines.families(world)
+    yield from machines.platform(world)
 
 
 def load(store: Store, world: World, *, start: float, end: Callable[[], float], step_seconds: float = 15.0) -> list[Computed]:

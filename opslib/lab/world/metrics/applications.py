@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from opslib.lab.world.history import BOUNDS, MEAN, NOT_FOUND
-from opslib.lab.world.metrics.families import Counter, Family, Labels, Total, Values, lives_of, of_pods
+from opslib.lab.world.metrics.families import Counter, Family, Labels, Total, Values, detailed, lives_of, of_pods
 from opslib.lab.world.noise import Floats, Integers
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ _MESH = {"job": "mesh", "instance": "telemetry.istio-system.svc:15014"}
 
 def families(world: World, pods: Integers) -> Iterator[Family]:
     """Metrics of the services' own exporters."""
+    if not detailed(world) or not len(pods):
+        return
     http = pods[[world.services[number].serves_http for number in world.pods.service[pods]]]
     yield from _http(world, http)
     yield from _process(world, pods)
@@ -49,24 +51,49 @@ def between(world: World, pods: Integers) -> Iterator[Family]:
         lambda rows, times: world.pods.seen(pods[rows], times).astype(np.float64), lives_of(world, pods, objects=True),
     )  # fmt: skip
     yield _unserved(world)
+    if not detailed(world):
+        yield from _as_one(world)
     yield from _mesh(world)
 
 
 def _unserved(world: World) -> Family:
     """Requests to a service none of whose pods is ready: the mesh's gateway counts them in its name."""
-    places = [place for place, service in enumerate(world.services) if service.serves_http]
     labels, rows, parts = [], [], []
-    for place in places:
-        service = world.services[place]
+    for place, one in _services(world):
         for method, part in (("GET", 0.8), ("POST", 0.2)):
-            instance = f"{service.name}.{service.namespace}.svc:{service.port}"
-            labels.append(
-                {"job": service.name, "instance": instance, "namespace": service.namespace, "service": service.name}
-                | {"code": "503", "method": method}
-            )
+            labels.append({**one, "code": "503", "method": method, "counted_by": "gateway"})
             rows.append(place)
             parts.append(part)
     return Family("http_requests_total", "counter", labels, Total(world, {"unserved": (np.array(rows), np.array(parts))}, whole=True))
+
+
+def _services(world: World) -> list[tuple[int, Labels]]:
+    """The services that count requests: their places, and labels of what is counted for all of their pods."""
+    found: list[tuple[int, Labels]] = []
+    for place, service in enumerate(world.services):
+        if service.serves_http:
+            instance = f"{service.name}.{service.namespace}.svc:{service.port}"
+            found.append((place, {"job": service.name, "instance": instance, "namespace": service.namespace, "service": service.name}))
+    return found
+
+
+def _as_one(world: World) -> Iterator[Family]:
+    """The services' requests, for all of their pods together."""
+    services = _services(world)
+    plain, rows = [labels for _place, labels in services], np.array([place for place, _labels in services])
+    labels = [{**one, "code": code, "method": method} for one in plain for code, method, _parts in _CODES]
+    table = np.array([parts for _one in plain for *_code, parts in _CODES])
+    each = np.repeat(rows, len(_CODES))
+    counted = {name: (each, table[:, column]) for column, name in enumerate(("requests", "own_failures", "called_failures"))}
+    yield Family("http_requests_total", "counter", labels, Total(world, counted, whole=True))
+    name, count = "http_request_duration_seconds", len(BOUNDS)
+    bounded = [{**one, "le": str(bound)} for one in plain for bound in BOUNDS]
+    many = (rows[:, None] * count + np.arange(count)).ravel()
+    yield Family(f"{name}_bucket", "counter", bounded, Total(world, {"buckets": (many, 1)}, whole=True))
+    total = Total(world, {"requests": (rows, 1)}, whole=True)
+    yield Family(f"{name}_bucket", "counter", [{**one, "le": "+Inf"} for one in plain], total)
+    yield Family(f"{name}_count", "counter", plain, total)
+    yield Family(f"{name}_sum", "counter", plain, Total(world, {"seconds": (rows, 1)}))
 
 
 def labels_of(world: World, pod: int) -> Labels:
@@ -95,7 +122,7 @@ def _http(world: World, pods: Integers) -> Iterator[Family]:
             labels.append({**labels_of(world, pod), "code": code, "method": method})
             which.append(pod)
             weights.append(parts)
-    each, table = np.array(which), np.array(weights)
+    each, table = np.array(which, np.int64), np.array(weights, np.float64).reshape(-1, 3)
     rows = world.pods.service[each]
     counted = {name: (rows, table[:, column]) for column, name in enumerate(("requests", "own_failures", "called_failures"))}
     yield Family("http_requests_total", "counter", labels, Counter(world, each, counted, whole=True), lives_of(world, each))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from opslib.lab.world import volumes
-from opslib.lab.world.metrics.families import Counter, Family, Labels, constant, hidden, lives_of, of_pods
+from opslib.lab.world.metrics.families import Counter, Family, Labels, constant, detailed, hidden, lives_of, of_pods
 from opslib.lab.world.noise import Floats, Integers
 
 if TYPE_CHECKING:
@@ -26,8 +26,11 @@ PERIODS = 10.0
 
 def families(world: World, pods: Integers) -> Iterator[Family]:
     """Metrics of the kubelets' two endpoints."""
-    yield from _containers(world, pods)
-    yield from _network(world, pods)
+    if len(pods):
+        yield from _containers(world, pods)
+        if detailed(world):
+            yield from _more(world, pods)
+            yield from _network(world, pods)
     yield from _volumes(world)
     for name, values in (
         ("machine_cpu_cores", [node.cores for node in world.nodes]),
@@ -47,13 +50,32 @@ def labels_of(world: World, pod: int) -> Labels:
     return {**_target(world, one.node), "namespace": world.services[one.service].namespace, "pod": one.name}
 
 
-def _containers(world: World, pods: Integers) -> Iterator[Family]:
+def _named(world: World, pods: Integers) -> list[Labels]:
+    """Labels of the pods' containers."""
     labels = []
     for pod in pods:
         one = world.pods.listed[pod]
         service = world.services[one.service]
         labels.append({**labels_of(world, pod), "container": service.name, "image": f"{service.image}:{one.version}"})
-    service_of, lives = world.pods.service[pods], lives_of(world, pods)
+    return labels
+
+
+def _more(world: World, pods: Integers) -> Iterator[Family]:
+    """What nobody asks for in a big world."""
+    labels, service_of, lives = _named(world, pods), world.pods.service[pods], lives_of(world, pods)
+    for name, function in (
+        ("memory_cache", lambda each, times: 0.2 * world.pods.memory[1, each, None] + 0.0 * times),
+        ("memory_usage_bytes", lambda each, times: world.pods.working_set(each, times) + 0.12 * world.pods.memory[1, each, None]),
+        ("fs_usage_bytes", lambda each, times: 4e7 + 2e3 * np.minimum(times - world.pods.started[each, None], 4e5)),
+    ):
+        yield Family(f"container_{name}", "gauge", labels, of_pods(world, pods, function), lives)
+    for name, weight in (("writes", 700), ("reads", 300)):
+        counter = Counter(world, pods, {"requests": (service_of, weight)}, whole=True)
+        yield Family(f"container_fs_{name}_bytes_total", "counter", labels, counter, lives)
+
+
+def _containers(world: World, pods: Integers) -> Iterator[Family]:
+    labels, service_of, lives = _named(world, pods), world.pods.service[pods], lives_of(world, pods)
 
     def gauge(name: str, function: Callable[[Integers, Floats], Floats]) -> Family:
         return Family(name, "gauge", labels, of_pods(world, pods, function), lives)
@@ -65,17 +87,12 @@ def _containers(world: World, pods: Integers) -> Iterator[Family]:
     yield counter("container_cpu_usage_seconds_total", Counter(world, pods, {"cores": (service_of, 1)}))
     yield gauge("container_memory_working_set_bytes", memory)
     yield gauge("container_memory_rss", lambda each, times: 0.86 * memory(each, times))
-    yield gauge("container_memory_cache", lambda each, times: 0.2 * world.pods.memory[1, each, None] + 0.0 * times)
-    yield gauge("container_memory_usage_bytes", lambda each, times: memory(each, times) + 0.12 * world.pods.memory[1, each, None])
     yield gauge("container_spec_memory_limit_bytes", lambda each, times: world.pods.memory[0, each, None] + 0.0 * times)
     yield gauge("container_start_time_seconds", world.pods.began)
-    yield gauge("container_fs_usage_bytes", lambda each, times: 4e7 + 2e3 * np.minimum(times - world.pods.started[each, None], 4e5))
     yield Family(
         "container_oom_events_total", "counter", labels,
         lambda rows, times: hidden(kills(world, pods[rows], times), world.pods.seen(pods[rows], times)), lives,
     )  # fmt: skip
-    yield counter("container_fs_writes_bytes_total", Counter(world, pods, {"requests": (service_of, 700)}, whole=True))
-    yield counter("container_fs_reads_bytes_total", Counter(world, pods, {"requests": (service_of, 300)}, whole=True))
 
     # only a container with a CPU limit has periods to be throttled in
     limits = np.array([np.nan if one.cores_limit is None else one.cores_limit for one in world.pods.listed])

@@ -20,6 +20,7 @@ Values = Callable[[Integers, Floats], Floats]
 Labels = dict[str, str]
 
 _TOGETHER = 64
+_MANY_PODS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class Family:
     labels: Sequence[Labels]
     values: Values
     lives: Floats | None = None
+
+
+def detailed(world: World) -> bool:
+    """Whether pods have all of their metrics: in a big world they have those alone that chapters ask for, and services count as one."""
+    return sum(service.replicas or len(world.nodes) for service in world.services) <= _MANY_PODS
 
 
 def constant(values: npt.ArrayLike) -> Values:
