@@ -156,7 +156,7 @@ def _clock(seconds: float) -> str:
 
 
 def _up() -> click.Command:
-    from opslib.lab.engines import DEFAULT_ENGINE, DEFAULT_SEED, ENGINES
+    from opslib.lab.engines import DEFAULT_ENGINE, DEFAULT_SEED, ENGINES, PARTS
 
     return click.Command(
         "up",
@@ -171,7 +171,7 @@ def _up() -> click.Command:
             ),
             click.Option(
                 ["--only", "parts"],
-                help=str(_("Start these parts alone, with commas between: kubernetes, prometheus, alertmanager, elasticsearch.")),
+                help=str(_("Start these parts alone, with commas between: {names}.", names=list(PARTS))),
             ),
             click.Option(["--bare"], is_flag=True, help=str(_("Without the background platform: nodes and nothing on them."))),
             click.Option(["--seed"], type=int, default=DEFAULT_SEED, show_default=True, help=str(_("Another seed gives another past."))),

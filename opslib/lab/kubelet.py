@@ -119,7 +119,17 @@ class Kubelet:
         self.api.patch(f"/api/v1/nodes/{node.name}", {"status": status}, "merge", subresource="status")
 
     def _renew(self, name: str) -> None:
+        """Give the sign of life of a node."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        path = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}"
+        try:
+            self.api.patch(path, {"spec": {"renewTime": now}})
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            self._make_lease(name, now)
+
+    def _make_lease(self, name: str, now: str) -> None:
         lease = {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",

@@ -147,6 +147,7 @@ class Supervisor:
         for part in self.parts:
             if part not in first:
                 self._begin(self.servers.specs(setup, part))
+        threading.Thread(target=_load_ahead, name="load ahead", daemon=True).start()
         self._wait()
         self._write_addresses(setup)
         self._play(setup, held)
@@ -429,6 +430,14 @@ class Supervisor:
 
     def _note(self, what: str) -> None:
         self.times[what or "ready"] = round(time.time() - psutil.Process().create_time(), 2)
+
+
+def _load_ahead() -> None:
+    """Load what is played once the servers answer, in the time in which they do not yet."""
+    from opslib.lab import exporter, kubelet, shipping, usage
+    from opslib.lab.stage import control
+
+    del exporter, kubelet, shipping, usage, control
 
 
 def _make_certificates(pki: Path) -> None:

@@ -125,8 +125,8 @@ def _objects(world: World, service: Service, time: float) -> Iterator[Object]:
             size = {"requests": {"storage": _bytes(service.volume_bytes)}}
             claim = {"accessModes": ["ReadWriteOnce"], "storageClassName": "gp3", "resources": size}
             spec["volumeClaimTemplates"] = [{"metadata": {"name": "data"}, "spec": claim}]
-            for number in range(service.replicas):
-                yield from _volume(service, number, claim)
+            for number, zone in enumerate(_zones(world, service)):
+                yield from _volume(service, number, claim, zone)
     elif service.kind == "Deployment":
         last = [one for one in world.changes if one.service == service.name and one.kind != "limit" and one.time <= time]
         notes[CAUSE] = cause(last[-1] if last else None, service)
@@ -138,11 +138,19 @@ def _objects(world: World, service: Service, time: float) -> Iterator[Object]:
         yield {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata, "spec": budget}
 
 
-def _volume(service: Service, number: int, wanted: Object) -> Iterator[Object]:
-    """The volume and the claim of a StatefulSet's pod, there before it, since no storage driver runs in a lab."""
+def _zones(world: World, service: Service) -> list[str]:
+    """The zone of each of a StatefulSet's pods, in order: a volume cannot leave its own."""
+    place = world.places[service.name]
+    return [world.nodes[pod.node].zone for pod in world.pods.listed if pod.service == place]
+
+
+def _volume(service: Service, number: int, wanted: Object, zone: str) -> Iterator[Object]:
+    """The volume and the claim of a StatefulSet's pod, there before it: so its pods need not wait for a driver."""
     name = f"data-{service.name}-{number}"
     handle = hashlib.sha256(f"{service.namespace}/{name}".encode()).hexdigest()
+    in_zone = {"key": "topology.kubernetes.io/zone", "operator": "In", "values": [zone]}
     spec = {
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [in_zone]}]}},
         "capacity": {"storage": _bytes(service.volume_bytes)},
         "accessModes": ["ReadWriteOnce"],
         "persistentVolumeReclaimPolicy": "Delete",

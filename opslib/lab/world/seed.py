@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from opslib.lab.controllers.attachments import attachment_name
 from opslib.lab.kube.defaults import apply_defaults
-from opslib.lab.world import noise
+from opslib.lab.world import account, noise
 from opslib.lab.world.changes import stamp
 from opslib.lab.world.manifests import CAUSE, Object, cause, node_conditions, node_object, template
 from opslib.lab.world.metrics.applications import address_of
@@ -76,7 +77,9 @@ class Cluster:
         for obj in applied:
             found.append(self._settled(obj))
             service = self._workload(obj)
-            if service is None:
+            if obj["kind"] == "PersistentVolume":
+                found += self._attachment(obj)
+            elif service is None:
                 if obj["kind"] == "Service":
                     found += self._endpoints(obj)
             elif service.kind == "Deployment":
@@ -122,6 +125,26 @@ class Cluster:
         elif kind == "CronJob":
             obj["status"] = _last_run(obj["spec"]["schedule"], self.now)
         return obj
+
+    def _attachment(self, volume: Object) -> Iterator[Object]:
+        """That the volume of a running pod is attached to its node."""
+        name = volume["spec"]["claimRef"]["name"].removeprefix("data-")
+        for _number, pod in self.alive.get(name.rpartition("-")[0], ()):
+            if pod.name == name:
+                node = self.world.nodes[pod.node].name
+                source, driver = {"persistentVolumeName": volume["metadata"]["name"]}, volume["spec"]["csi"]["driver"]
+                yield {
+                    "apiVersion": "storage.k8s.io/v1",
+                    "kind": "VolumeAttachment",
+                    "metadata": {
+                        "name": attachment_name(volume, node),
+                        "creationTimestamp": stamp(pod.started),
+                        "finalizers": ["external-attacher/ebs-csi-aws-com"],
+                        "annotations": {"csi.alpha.kubernetes.io/node-id": account.instance_id(self.world.nodes[pod.node])},
+                    },
+                    "spec": {"attacher": driver, "nodeName": node, "source": source},
+                    "status": {"attached": True},
+                }
 
     def _workload(self, obj: Object) -> Service | None:
         """The service whose workload an object is."""
