@@ -270,7 +270,25 @@ def _run_status(folder: Path | None) -> int:
         click.echo(f"{one.name:26}{one.pid:>8}{one.port:>8}  {healths[one.health]!s:12}{one.memory_bytes / 1e6:>5.0f} MB")
     total = sum(one.memory_bytes for one in servers)
     click.echo(str(_n("{count} process, {memory} MB", "{count} processes, {memory} MB", len(servers), memory=round(total / 1e6))))
+    _tell_what_is_on(engines.state_folder(folder))
     return 0 if all(one.health == "ok" for one in servers) else 2
+
+
+def _tell_what_is_on(folder: Path) -> None:
+    """What was broken since the last reset, without its cause."""
+    from opslib.lab import catalogue
+    from opslib.lab.stage import control
+
+    try:
+        broken = control.ask(folder, "broken")
+    except OpsError:  # it is starting, or has no cluster
+        return
+    for one in broken:
+        title, time = catalogue.find(one["name"]).title, _hour(one["began"])
+        if one["ended"] is None:
+            click.echo(str(_("On since {time}: {title}", time=time, title=title)))
+        else:
+            click.echo(str(_("Over since {time}: {title}", time=_hour(one["ended"]), title=title)))
 
 
 # --- break, list, reset ---------------------------------------------------------------------------------------------------------------

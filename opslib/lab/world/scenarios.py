@@ -125,7 +125,10 @@ class Step(_Part):
     def played(self, name: str) -> plays.Fault:
         """The fault that the lab's player plays: a file of opslib/lab/faults by its name, or one that is written out here."""
         if isinstance(self.play, str):
-            return plays.load(self.play)
+            try:
+                return plays.load(self.play)
+            except InputError as error:
+                raise ValueError(str(error.what)) from None
         content = {key: value for key, value in (self.play or {}).items() if key != "patches"}
         return plays.Fault.model_validate({"name": name, "title": name, "objects": [], **content})
 
