@@ -45,6 +45,7 @@ class Containers:
 
     def __init__(self, api: Api, logs: Path, pods: Informer, nodes: Informer) -> None:
         self.world: Callable[[], World] | None = None  # gives the world of now; None: the lab has none
+        self.lost: Callable[[str], bool] = lambda node: False  # whether a node answers nothing
         self.usage = usage.Usage(pods, nodes, lambda: self.world() if self.world is not None else None)
         self._api = api
         self._logs = logs
@@ -98,6 +99,8 @@ class Containers:
         previous, follow = (query.get(key) in ("true", "1") for key in ("previous", "follow"))
         wanted = _wanted(query.get)
         pod = self._pods.get(namespace, name)
+        if pod is not None and self.lost(pod["spec"]["nodeName"]):
+            return PlainTextResponse(_unreachable(pod), 500)
         folder = self._logs / namespace / name
         path = folder / f"{container}{'.previous' if previous else ''}.log"
         life = f'pod "{name}" not found' if pod is None else container_logs.span(pod, container, previous=previous)
@@ -148,6 +151,8 @@ class Containers:
         pod = self._pods.get(parameters["namespace"], parameters["pod"])
         if pod is None:
             return "pod does not exist"
+        if self.lost(pod["spec"]["nodeName"]):
+            return _unreachable(pod)
         container = parameters["container"]
         spec = spec_of(pod, container)
         life = container_logs.span(pod, container)
@@ -350,6 +355,11 @@ def _added(pod: Object, spec: Object, state: Object) -> Object:
 
 def _container_id(*parts: str) -> str:
     return f"containerd://{hashlib.sha256(' '.join(parts).encode()).hexdigest()}"
+
+
+def _unreachable(pod: Object) -> str:
+    """What is said of a pod whose node does not answer."""
+    return f"dial tcp {pod.get('status', {}).get('hostIP', '')}:10250: i/o timeout"
 
 
 def _command(spec: Object) -> list[str]:

@@ -54,6 +54,7 @@ class Kubelet:
         self.pods = Informer(api, "/api/v1/pods", self._pod_changed, fields="spec.nodeName!=")
         self.nodes = Informer(api, "/api/v1/nodes")
         self.containers = Containers(api, folder / "logs", self.pods, self.nodes)
+        self.containers.lost = self._is_held_node
         self._port = port
         self._tls = (certificate, key, ca)
         self._workers = ThreadPoolExecutor(8, thread_name_prefix="kubelet")

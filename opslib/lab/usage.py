@@ -90,6 +90,7 @@ class Usage:
     def _pod_metrics(self, namespace: str, name: str) -> Iterator[Object]:
         measured, world, now = self._all_pods(), self._world(), time.time()
         pods = self._pods.objects()
+        answers = {node["metadata"]["name"] for node in self._nodes.objects() if _is_ready(node)}
         for gone in self._told.keys() - {_key(pod) for pod in pods}:
             del self._told[gone]
         for pod in pods:
@@ -101,15 +102,14 @@ class Usage:
                 yield _measured(metadata, now, {"containers": told.get("containers", [])})
                 continue
             found = measured.get(_key(pod)) or _estimated(world, pod, now)
-            if pod.get("status", {}).get("phase") == "Running" and found:
+            if pod.get("status", {}).get("phase") == "Running" and found and pod["spec"].get("nodeName") in answers:
                 yield _measured(metadata, now, {"containers": [{"name": one, "usage": _quantities(use)} for one, use in found.items()]})
 
     def _node_metrics(self, name: str) -> Iterator[Object]:
         measured, world, now = self.of_nodes() if self.of_nodes is not None else {}, self._world(), time.time()
         for node in self._nodes.objects():
             metadata = node["metadata"]
-            ready = any(one["type"] == "Ready" and one["status"] == "True" for one in node.get("status", {}).get("conditions", []))
-            if not ready or (name and metadata["name"] != name):  # what does not answer is not measured
+            if not _is_ready(node) or (name and metadata["name"] != name):  # what does not answer is not measured
                 continue
             use = measured.get(metadata["name"])
             if use is None:
@@ -148,6 +148,10 @@ def _estimated(world: World | None, pod: Object, now: float) -> dict[str, OfCont
         used = service.memory_limit * 0.5 if place is None else float(world.pods.working_set(np.array([place]), at)[0, 0])
         found[service.name] = (cores, used)
     return found
+
+
+def _is_ready(node: Object) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in node.get("status", {}).get("conditions", []))
 
 
 def _key(pod: Object) -> tuple[str, str]:

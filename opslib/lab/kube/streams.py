@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 from opslib.lab.kube.errors import Object, Refused, bad_request, internal
 
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
+_DIAL_SECONDS = 30
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 
 
@@ -167,11 +168,11 @@ async def kubelet_log(host: str, port: int, request: LogRequest, certificate: tu
     target = path + (f"?{urlencode(query)}" if query else "")
     address = f"https://{host}:{port}{target}"
     try:
-        reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port, ssl=_tls(certificate)), 10)
+        reader, writer = await asyncio.wait_for(asyncio.open_connection(host, port, ssl=_tls(certificate)), _DIAL_SECONDS)
     except ConnectionRefusedError:
         raise Refused(500, "", f'Get "{address}": dial tcp {host}:{port}: connect: connection refused') from None
     except (OSError, TimeoutError) as error:
-        raise Refused(500, "", f'Get "{address}": {error or "i/o timeout"}') from None
+        raise Refused(500, "", f'Get "{address}": {str(error) or f"dial tcp {host}:{port}: i/o timeout"}') from None
     try:
         connection = h11.Connection(h11.CLIENT)
         head = h11.Request(method="GET", target=target, headers=[("Host", f"{host}:{port}"), ("Accept", "*/*")])
@@ -293,7 +294,7 @@ async def relay(host: str, port: int, target: str, protocol: str, receive: Any, 
 
     address = f"wss://{host}:{port}{target}"
     try:
-        link = await connect(address, ssl=_tls(certificate), subprotocols=[protocol], max_size=None, open_timeout=10)  # type: ignore[list-item]
+        link = await connect(address, ssl=_tls(certificate), subprotocols=[protocol], max_size=None, open_timeout=_DIAL_SECONDS)  # type: ignore[list-item]
     except (OSError, TimeoutError, InvalidHandshake) as error:
         why = "connect: connection refused" if isinstance(error, ConnectionRefusedError) else str(error) or "i/o timeout"
         refused = internal(f'error sending request: Post "https://{host}:{port}{target}": dial tcp {host}:{port}: {why}')
