@@ -164,7 +164,7 @@ def test_kubectl_logs(any_cluster: RealLab, space: str) -> None:
     }
     path = f"/api/v1/namespaces/{space}/pods/silent"
     any_cluster.api.patch(path, {"status": {"containerStatuses": [state]}}, subresource="status")
-    wanted = 'container "main" in pod "silent" is waiting to start: ErrImagePull'
+    wanted = 'container "main" in pod "silent" is waiting to start: image can\'t be pulled'
     until(lambda: wanted in any_cluster.kubectl("logs", "silent", "-n", space, check=False))
     any_cluster.api.delete(path, grace_seconds=0)
 
