@@ -56,10 +56,15 @@ def _shrink(cluster: Cluster, namespace: str, pod: str, size: float) -> int:
 
 
 def platform(cluster: Cluster, world: World) -> int:
-    """What is not as it was applied is applied again; how many objects that were. Certificates stay, since each is another one."""
+    """What is not as it was applied is applied again; how many objects that were.
+
+    Certificates stay, since each is another one; of volumes and claims nothing can be put back.
+    """
     there: dict[str, dict[tuple[str, str], Object]] = {}
     count = 0
     for obj in installation.objects(world):
+        if obj["kind"] in ("PersistentVolume", "PersistentVolumeClaim"):
+            continue
         kind = f"{obj['apiVersion']} {obj['kind']}"
         if kind not in there:
             collection = re.sub(r"/namespaces/[^/]+(?=/)", "", cluster.api.path_of(obj, collection=True))
