@@ -98,7 +98,7 @@ def api_server(folder: Path) -> Iterator[tuple[Path, dict[str, Path], int]]:
     with contextlib.ExitStack() as stack:
         for name, options in commands.items():
             stack.enter_context(running(folder / f"{name}.log", str(build.program(name)), *options))
-        _wait_for(server, files)
+        _wait_for(server, files, "/readyz")
         yield kubeconfig, files, kubelet_port
 
 
@@ -118,17 +118,17 @@ def running(log: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
                 process.wait()
 
 
-def _wait_for(server: str, files: dict[str, Path]) -> None:
+def _wait_for(server: str, files: dict[str, Path], path: str) -> None:
     pool = urllib3.PoolManager(
         retries=False, timeout=2, ca_certs=str(files["ca.crt"]), cert_file=str(files["admin.crt"]), key_file=str(files["admin.key"])
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with contextlib.suppress(urllib3.exceptions.HTTPError):
-            if pool.request("GET", f"{server}/readyz").status == 200:
+            if pool.request("GET", f"{server}{path}").status == 200:
                 return
         time.sleep(0.1)
-    raise TimeoutError("kube-apiserver is not ready")
+    raise TimeoutError(f"kube-apiserver does not serve {path}")
 
 
 @contextlib.contextmanager
@@ -141,6 +141,7 @@ def ours(folder: Path) -> Iterator[Engine]:
             kubelet = Kubelet(api, folder, port, certificate=files["kubelet.crt"], key=files["kubelet.key"], ca=files["ca.crt"])
             kubelet.start()
             usage.register(api, port)
+            _wait_for(api.server, files, f"/apis/{usage.GROUP}/{usage.VERSION}")
             try:
                 yield Engine("ours", api, kubeconfig)
             finally:

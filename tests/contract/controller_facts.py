@@ -88,6 +88,7 @@ def text_of(text: str, names: dict[str, str]) -> str:
     text = re.sub(rf'(pod: |pods ")([-a-z0-9.]+-){_RANDOM}\b', r"\1\2*", text)
     text = re.sub(rf"kube-api-access-{_RANDOM}", "kube-api-access-*", text)
     text = re.sub(r"ip-10-0-\d+-\d+\.ap-northeast-1\.compute\.internal", "<node>", text)
+    text = re.sub(r"\bap-northeast-1[acd]\b", "<zone>", text)
     if names:
         text = re.sub(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", lambda match: names.get(match[0], match[0]), text)
     return _MINUTE.sub("<minute>", text)

@@ -74,7 +74,7 @@ Scenario = Callable[[Place], None]
 
 def emptied(engine: Engine) -> None:
     """Wait until no pods are left: those that go give a waiting pod another try."""
-    Place(engine, "").until(lambda: not engine.api.list("/api/v1/pods"), "pods go")
+    Place(engine, "").until(lambda: not engine.api.list("/api/v1/pods"), "pods go", seconds=120)
 
 
 def compare(engines: Engines, scenario: Scenario) -> None:
@@ -82,16 +82,30 @@ def compare(engines: Engines, scenario: Scenario) -> None:
     namespace = f"c-{scenario.__name__.replace('_', '-')}"
 
     def play(engine: Engine) -> None:
-        engine.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-        scenario(Place(engine, namespace))
+        place = Place(engine, namespace)
+        place.until(lambda: made(engine, namespace), "the namespace of an earlier run is gone", seconds=120)
+        scenario(place)
 
-    on_both(engines, play)
-    deadline = time.monotonic() + _SECONDS
-    while found := difference(*on_both(engines, lambda engine: facts(engine.api, labels="", namespace=namespace))):
-        if time.monotonic() > deadline:
-            pytest.fail(found, pytrace=False)
-        time.sleep(0.3)
-    on_both(engines, lambda engine: clear(engine, namespace))
+    try:
+        on_both(engines, play)
+        deadline = time.monotonic() + _SECONDS
+        while found := difference(*on_both(engines, lambda engine: facts(engine.api, labels="", namespace=namespace))):
+            if time.monotonic() > deadline:
+                pytest.fail(found, pytrace=False)
+            time.sleep(0.3)
+    finally:
+        on_both(engines, lambda engine: clear(engine, namespace))
+
+
+def made(engine: Engine, namespace: str) -> bool:
+    """Make a namespace; False where there is one that goes."""
+    try:
+        engine.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    except ApiError as error:
+        if error.reason != "AlreadyExists":
+            raise
+        return False
+    return True
 
 
 def clear(engine: Engine, namespace: str) -> None:

@@ -247,7 +247,8 @@ def node_object(node: Node) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": node.name, "labels": marks},
+        # volumes are attached by a controller of the cluster, which leaves nodes without this annotation alone
+        "metadata": {"name": node.name, "labels": marks, "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
         "spec": {"providerID": account.provider_id(node)},
         "status": node_status(node),
     }
