@@ -163,11 +163,11 @@ def test_manifests_are_of_the_time_and_agree_with_the_pods() -> None:
             assert {f"{service.image}:{pod.version}" for pod in pods} == {container["image"]}
             assert ("ConfigMap", service.namespace, service.name) in found and ("Namespace", "", service.namespace) in found
         limit = found["Deployment", "shop", "catalog"]["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"]
-        assert limit == ("1000m" if at < BROKEN else "200m")
+        assert limit == ("1" if at < BROKEN else "200m")
     kinds = {kind for kind, _namespace, _name in found}
     assert kinds == {
         "Namespace", "ServiceAccount", "ConfigMap", "Service", "Deployment", "StatefulSet", "DaemonSet",
-        "HorizontalPodAutoscaler", "PodDisruptionBudget", "Ingress",
+        "HorizontalPodAutoscaler", "PodDisruptionBudget", "Ingress", "PersistentVolume", "PersistentVolumeClaim", "CronJob",
     }  # fmt: skip
     assert len({one["metadata"]["labels"]["topology.kubernetes.io/zone"] for one in nodes(world)}) == 3
 
