@@ -9,11 +9,11 @@ The pods are those of a lab (`opslib lab up --pods`). Each prints a table (media
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import gzip
 import http.client
 import json
-import os
 import shutil
 import ssl
 import statistics
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--pods", type=int, default=5000, help="how many (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default: %(default)s)")
     parser.add_argument("--state", type=Path, help="lists: a state file of the embedded API server, in the place of a lab's own")
-    parser.add_argument("--scenario", default="bad-release", help="up: what is broken (default: %(default)s)")
+    parser.add_argument("--scenario", default="image-pull", help="up: what is broken (default: %(default)s)")
     chosen = parser.parse_args()
     if chosen.what == "lists":
         lists(chosen.pods, chosen.rounds, chosen.state)
@@ -210,7 +210,7 @@ def _fan_out(server: Server) -> float:
 
 def _state_of_a_lab(count: int, folder: Path) -> Path:
     """The state of a lab with that many pods, after a start."""
-    command = [sys.executable, "-m", "opslib", "lab"]
+    command = [str(Path(sys.executable).with_name("opslib")), "lab"]
     place = ["--state-dir", str(folder)]
     subprocess.run([*command, "up", *place, "--only", "kubernetes", "--pods", str(count)], check=True, stdout=sys.stderr)
     copy = folder.with_suffix(".db")
@@ -294,7 +294,88 @@ def _megabytes(process: int) -> float:
 
 
 def up(count: int, rounds: int, scenario: str) -> None:
-    """Time to up, memory by process, and how soon a break is seen."""
+    """Time to up, memory by process, and how soon a break is seen, with the usual pods and with many."""
+    sizes = {"usual": 0, f"{count} pods": count}
+    seconds: dict[str, dict[str, list[float]]] = {name: {} for name in sizes}
+    memory: dict[str, dict[str, list[float]]] = {name: {} for name in sizes}
+    for number in range(rounds):
+        for name, pods in sizes.items():
+            with tempfile.TemporaryDirectory(prefix="opslib-bench-") as folder:
+                spent, used = _one_lab(Path(folder) / "lab", pods, scenario)
+            for part, value in spent.items():
+                seconds[name].setdefault(part, []).append(value)
+            for part, value in used.items():
+                memory[name].setdefault(part, []).append(value)
+            print(f"  round {number + 1} of {rounds}: {name}: {spent}", file=sys.stderr)
+    print(f"embedded lab; {rounds} rounds, alternating; median (smallest - largest)")
+    print(f"{'':44}" + "".join(f"{name:>26}" for name in sizes))
+    for unit, table, digits in (("seconds", seconds, 2), ("MB", memory, 0)):
+        for part in dict.fromkeys(part for values in table.values() for part in values):
+            cells = [other.spread(table[name][part], digits) if part in table[name] else "-" for name in sizes]
+            print(f"{f'{part}, {unit}':44}" + "".join(f"{cell:>26}" for cell in cells))
+    print(
+        json.dumps(
+            {
+                "benchmark": "lab up",
+                "seconds": {
+                    name: {part: round(statistics.median(one), 2) for part, one in parts.items()} for name, parts in seconds.items()
+                },
+                "megabytes": {name: {part: round(statistics.median(one)) for part, one in parts.items()} for name, parts in memory.items()},
+            }
+        )
+    )
+
+
+def _one_lab(folder: Path, pods: int, scenario: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Start a lab, look at its memory, break it, end it: seconds, and megabytes by process."""
+    command, place = [str(Path(sys.executable).with_name("opslib")), "lab"], ["--state-dir", str(folder)]
+    begun = time.perf_counter()
+    subprocess.run([*command, "up", *place, *(["--pods", str(pods)] if pods else [])], check=True, stdout=subprocess.DEVNULL)
+    spent = {"up": time.perf_counter() - begun}
+    try:
+        state = json.loads((folder / "state.json").read_text("utf-8"))
+        time.sleep(20)  # what runs behind the start is done
+        used = {name: _megabytes(one["pid"]) for name, one in state["servers"].items()}
+        used["supervisor"] = _megabytes(state["supervisor"]["pid"])
+        used["all"] = sum(used.values())
+        lab = _Lab(folder, state["addresses"])
+        before = lab.seen()
+        begun = time.perf_counter()
+        breaking = subprocess.Popen([*command, "break", scenario, *place], stdout=subprocess.DEVNULL)
+        while len(spent) < 3 and time.perf_counter() < begun + 120:
+            for name, value in lab.seen().items():
+                if name not in spent and value != before[name]:
+                    spent[name] = time.perf_counter() - begun
+            time.sleep(0.05)
+        breaking.wait()
+    finally:
+        subprocess.run([*command, "down", *place], check=True, stdout=subprocess.DEVNULL)
+    return spent, used
+
+
+class _Lab:
+    """What a notebook sees of a lab: its API server and its Prometheus."""
+
+    def __init__(self, folder: Path, addresses: dict[str, str]) -> None:
+        import urllib3
+        import yaml
+
+        user = yaml.safe_load((folder / "kubeconfig").read_text("utf-8"))["users"][0]["user"]
+        pair = [folder / f"bench.{kind}" for kind in ("crt", "key")]
+        for file, field in zip(pair, ("client-certificate-data", "client-key-data"), strict=True):
+            file.write_bytes(base64.b64decode(user[field]))
+        self._addresses = addresses
+        self._pool = urllib3.PoolManager(cert_reqs="CERT_NONE", cert_file=str(pair[0]), key_file=str(pair[1]))
+        urllib3.disable_warnings()
+
+    def seen(self) -> dict[str, object]:
+        """How many pods are not well, by the API and by a query."""
+        path = f"{self._addresses['kubernetes']}{PODS}?includeObject=None&resourceVersion=0"
+        rows = self._pool.request("GET", path, headers={"Accept": TABLE}).json()["rows"]
+        query = {"query": 'sum(kube_pod_status_ready{condition="false"})'}
+        found = self._pool.request("GET", f"{self._addresses['prometheus']}/api/v1/query", fields=query).json()["data"]["result"]
+        bad = sum(row["cells"][2] not in ("Running", "Completed") or row["cells"][1].split("/")[0] == "0" for row in rows)
+        return {"break to the API": bad, "break to a query": [one["value"][1] for one in found]}
 
 
 if __name__ == "__main__":
