@@ -153,7 +153,7 @@ class Kubelet:
         while not self._stop.wait(10):
             rounds += 1
             for name, node in self._machines.items():
-                if self._is_held_node(name):
+                if self._is_held_node(name) or self.nodes.get("", name) is None:  # one that was deleted does not come back by itself
                     continue
                 try:
                     self._renew(name)

@@ -91,6 +91,24 @@ def test_pods_have_addresses_of_their_own(planted: dict[tuple[str, str, str], Ob
     assert set(addresses.values()) == {1}
 
 
+def test_a_release_of_this_minute_is_over_and_has_its_events() -> None:
+    change = WORLD.changes[-1]
+    now = change.time + 30
+    world = World(7, now - 7 * 86400, now)
+    assert world.changes[-1] == change
+    found = Cluster(world, now, 20_001).objects(installation.objects(world))
+    pods = [obj for obj in found if obj["kind"] == "Pod" and obj["metadata"]["labels"].get("app") == change.service]
+    deployment = next(obj for obj in found if place(obj) == ("Deployment", change.namespace, change.service))
+    assert len(pods) == deployment["spec"]["replicas"]
+    assert {pod["spec"]["containers"][0]["image"].rpartition(":")[2] for pod in pods} == {change.after}
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now))
+    assert all(condition["lastTransitionTime"] <= moment for pod in pods for condition in pod["status"]["conditions"])
+    assert all(pod["metadata"]["creationTimestamp"] <= moment for pod in pods)
+    events = [obj for obj in found if obj["kind"] == "Event" and obj["involvedObject"]["name"] == change.service]
+    assert {event["reason"] for event in events} == {"ScalingReplicaSet"}
+    assert len(events) == 2 * len(pods)
+
+
 def test_a_larger_platform_has_about_as_many_pods_as_asked_for() -> None:
     services, nodes = sized(5000)
     pods = sum(service.replicas or len(nodes) for service in services)
