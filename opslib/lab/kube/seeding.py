@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
+from typing import Any
+
+import msgspec
 
 from opslib.lab.kube import admission, defaults, ownership, validation
 from opslib.lab.kube.decoding import fill
@@ -22,8 +25,29 @@ _BY_CONTROLLERS = {"Pod", "ReplicaSet", "EndpointSlice", "Endpoints", "Controlle
 _NODE_PARTS = {"Pod", "Node"}
 
 
-def plant(objects: Iterable[Object], store: Store, registry: Registry, world: admission.World, keeper: Keeper) -> None:
-    """Put `objects`, as `opslib.lab.kube.state.write` was given them, into the store, and with them what each cluster has.
+class _Metadata(msgspec.Struct):
+    name: str
+    namespace: str = ""
+    uid: str = ""
+
+
+class _Head(msgspec.Struct):
+    kind: str
+    metadata: _Metadata
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        return self.kind, self.metadata.namespace, self.metadata.name
+
+    def uid(self) -> str:
+        """An object without a uid has the same one each time: what has noted it finds it again."""
+        return self.metadata.uid or str(uuid.uuid5(uuid.NAMESPACE_OID, "/".join(self.place)))
+
+
+def plant(bodies: Iterable[bytes], store: Store, registry: Registry, world: admission.World, keeper: Keeper) -> None:
+    """Put objects, as `opslib.lab.kube.state.write` was given them, into the store, and with them what each cluster has.
+
+    They are decoded one by one: thousands of completed objects at once would take more memory than the server ever needs again.
 
     Raises
     ------
@@ -32,20 +56,27 @@ def plant(objects: Iterable[Object], store: Store, registry: Registry, world: ad
     Refused
         A pod's service account or priority class is not there.
     """
-    found = [*objects]
-    uids = {_place(one["kind"], one["metadata"]): _uid(one["kind"], one["metadata"]) for one in found}
+    head = msgspec.json.Decoder(_Head).decode
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    found = [(head(body), body) for body in bodies]
+    uids = {one.place: one.uid() for one, _body in found}
     known: dict[bytes, Object] = {}
-    for obj in [one for kind in _FIRST for one in found if one["kind"] == kind]:
-        _plant(obj, store, registry, world, uids, known)
-        if "acceptedNames" in obj.get("status", {}):
-            keeper.serve(obj)
+    for wanted in _FIRST:
+        for one, body in found:
+            if one.kind == wanted:
+                obj = decode(body)
+                _plant(obj, uids[one.place], store, registry, world, uids, known)
+                if wanted == "CustomResourceDefinition":
+                    keeper.serve(obj)
     keeper.begin()
-    for obj in [one for one in found if "kind" in one]:
-        _plant(obj, store, registry, world, uids, known)
+    for one, body in found:
+        if one.kind not in _FIRST:
+            _plant(decode(body), uids[one.place], store, registry, world, uids, known)
 
 
 def _plant(
     obj: Object,
+    uid: str,
     store: Store,
     registry: Registry,
     world: admission.World,
@@ -59,7 +90,7 @@ def _plant(
     metadata = obj["metadata"]
     if resource.namespaced:
         metadata.setdefault("namespace", "default")
-    metadata.setdefault("uid", _uid(kind, metadata))
+    metadata["uid"] = uid
     metadata.setdefault("creationTimestamp", now_text())
     if resource.storage in GENERATIONS or resource.custom is not None:
         metadata.setdefault("generation", 1)
@@ -94,12 +125,3 @@ def _admit(resource: Resource, obj: Object, world: admission.World) -> None:
         admission.protect(resource, obj)
     elif storage == "customresourcedefinitions.apiextensions.k8s.io":
         establish(obj)
-
-
-def _place(kind: str, metadata: Object) -> tuple[str, str, str]:
-    return kind, metadata.get("namespace", ""), metadata["name"]
-
-
-def _uid(kind: str, metadata: Object) -> str:
-    """An object without a uid has the same one each time: what has noted it finds it again."""
-    return str(metadata.get("uid") or uuid.uuid5(uuid.NAMESPACE_OID, "/".join(_place(kind, metadata))))

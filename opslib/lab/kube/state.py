@@ -95,10 +95,9 @@ class File:
         """All objects."""
         return iter(self._database.execute("SELECT resource, namespace, name, version, body FROM objects").fetchall())
 
-    def seed(self) -> list[dict[str, Any]]:
-        """The objects to begin with, once: they are gone from the file when the first change has been written."""
-        decode = msgspec.json.Decoder(dict[str, Any]).decode
-        return [decode(body) for (body,) in self._database.execute("SELECT body FROM seed ORDER BY rowid")]
+    def seed(self) -> list[bytes]:
+        """The objects to begin with as JSON, once: they are gone from the file when the first change has been written."""
+        return [body for (body,) in self._database.execute("SELECT body FROM seed ORDER BY rowid")]
 
     # --- changes ---
 

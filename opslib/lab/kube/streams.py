@@ -290,11 +290,16 @@ async def relay(host: str, port: int, target: str, protocol: str, receive: Any, 
     A kubelet that does not answer is said on the error channel, since the client's connection stands by then.
     """
     from websockets.asyncio.client import connect
-    from websockets.exceptions import ConnectionClosed, InvalidHandshake
+    from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
     address = f"wss://{host}:{port}{target}"
     try:
         link = await connect(address, ssl=_tls(certificate), subprotocols=[protocol], max_size=None, open_timeout=_DIAL_SECONDS)  # type: ignore[list-item]
+    except InvalidStatus as error:
+        words = (error.response.body or b"").decode("utf-8", "replace").strip()
+        await send({"type": "websocket.accept", "subprotocol": protocol})
+        await Channel(receive, send, protocol).finish(internal(f"unable to upgrade connection: {words}").status())
+        return
     except (OSError, TimeoutError, InvalidHandshake) as error:
         why = "connect: connection refused" if isinstance(error, ConnectionRefusedError) else str(error) or "i/o timeout"
         refused = internal(f'error sending request: Post "https://{host}:{port}{target}": dial tcp {host}:{port}: {why}')
