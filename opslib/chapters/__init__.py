@@ -31,6 +31,7 @@ CHAPTERS = (
     Chapter("2", "access", _("Access: who am I, what can I reach")),
     Chapter("3.1", "monitoring", _("Monitoring check")),
     Chapter("3.2", "backup", _("Backup and restore")),
+    Chapter("3.3", "patching", _("Patching")),
     Chapter("4.1", "pods", _("Pod failures")),
 )
 

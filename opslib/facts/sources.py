@@ -16,6 +16,7 @@ from opslib.messages import Message, _
 
 if TYPE_CHECKING:
     from opslib.sources.alertmanager import Alertmanager
+    from opslib.sources.aws import Aws
     from opslib.sources.elasticsearch import Elasticsearch
     from opslib.sources.kubernetes import Kubernetes
     from opslib.sources.prometheus import Prometheus
@@ -29,15 +30,15 @@ _PINGS: dict[str, Callable[[Any], object]] = {
     "prometheus": lambda source: source.build(),
     "alertmanager": lambda source: source.status(),
     "elasticsearch": lambda source: source.health(),
+    "aws": lambda source: source.identity(),
 }
-SYSTEMS = ("kubernetes", "prometheus", "alertmanager", "elasticsearch")
+SYSTEMS = ("kubernetes", "prometheus", "alertmanager", "elasticsearch", "aws")
 
 
 def name_of(system: str) -> Message | str:
     """The system's name for a reader."""
-    return {"kubernetes": "Kubernetes", "prometheus": "Prometheus", "alertmanager": "Alertmanager", "elasticsearch": "Elasticsearch"}.get(
-        system, system
-    )
+    names = {"kubernetes": "Kubernetes", "prometheus": "Prometheus", "alertmanager": "Alertmanager", "elasticsearch": "Elasticsearch"}
+    return {**names, "aws": "AWS"}.get(system, system)
 
 
 class Sources:
@@ -92,6 +93,13 @@ class Sources:
 
         return self._source("elasticsearch", Elasticsearch.connect)
 
+    @property
+    def aws(self) -> Aws:
+        """The AWS account."""
+        from opslib.sources.aws import Aws
+
+        return self._source("aws", lambda environment, _wrap: Aws.connect(environment))
+
     def anew(self) -> Sources:
         """The same environment's systems, connected anew; who watches these watches those too."""
         return Sources(self.environment, self._watchers)
@@ -117,7 +125,7 @@ class Sources:
                     raise SourceError(
                         system,
                         _("The environment {environment} names no {system}", environment=self.environment.name, system=name_of(system)),
-                        _("Add the field {field} to its file", field=f"{system}.url"),
+                        _("Add the field {field} to its file", field=f"{system}.{'region' if system == 'aws' else 'url'}"),
                     )
                 try:
                     self._connected[system] = connect(self.environment, self._wrap)

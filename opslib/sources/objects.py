@@ -617,3 +617,17 @@ def _without_nulls(content: Any) -> Any:
     if isinstance(content, dict):
         return {name: _without_nulls(value) for name, value in content.items() if value is not None}
     return [_without_nulls(item) for item in content] if isinstance(content, list) else content
+
+
+class BudgetStatus(Base):
+    disruptions_allowed: int = 0
+    current_healthy: int = 0
+    desired_healthy: int = 0
+    expected_pods: int = 0
+
+
+class DisruptionBudget(Base):
+    """A PodDisruptionBudget."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    status: BudgetStatus = msgspec.field(default_factory=BudgetStatus)

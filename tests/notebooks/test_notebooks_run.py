@@ -29,6 +29,7 @@ ALWAYS_SHOWN = {
     "access": _("Chapters with these credentials"),
     "monitoring": _("Rule groups"),
     "backup": _("Velero backups"),
+    "patching": _("Kubelet versions"),
     "pods": _("Pods by status"),
 }
 

@@ -1,0 +1,130 @@
+"""What the rules of chapter 3.3 look at, and how sharply. What AWS says is kept as it answers (botocore's own shapes)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from opslib.findings import Finding
+from opslib.messages import Message, _
+from opslib.sources.objects import DisruptionBudget
+
+SKEW = 3
+"""How many minor versions a kubelet may trail the API server by: https://kubernetes.io/releases/version-skew-policy/"""
+
+_TEXTS: dict[str, Message] = {
+    "support_days": _("The end of a version's standard support within so many days is a warning."),
+    "target_version": _("Kubernetes version to go to, such as 1.36; empty: the next one."),
+}
+
+
+class Parameters(BaseModel):
+    """What a reader may choose."""
+
+    LABELS: ClassVar[dict[str, Message]] = _TEXTS
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    support_days: int = Field(180, ge=1, le=1000, description=_TEXTS["support_days"].id)
+    target_version: str = Field("", pattern=r"^(1\.\d{1,3})?$", description=_TEXTS["target_version"].id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeprecatedApi:
+    """An API that is asked for and will be removed, as the API server counts it (apiserver_requested_deprecated_apis)."""
+
+    group: str
+    version: str
+    resource: str
+    removed_release: str
+
+    @property
+    def name(self) -> str:
+        """Resource, version and group, as kubectl writes them."""
+        return ".".join(part for part in (self.resource, self.version, self.group) if part)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What chapter 3.3 knows. None: could not be read (a gap says why).
+
+    Parameters
+    ----------
+    server_version
+        The API server's: "v1.36.3".
+    kubelets
+        Kubelet's version by node.
+    groups
+        Node group by node, where the node says it.
+    budgets
+        Those that allow no disruption now.
+    addon_versions
+        For the cluster's version and the target: what EKS offers of each add-on.
+    """
+
+    now: datetime
+    environment: str
+    zone: tzinfo = UTC
+    kubectl: tuple[str, ...] = ()
+    region: str = ""
+    terraform_folder: str = ""
+    server_version: str | None = None
+    kubelets: Mapping[str, str] | None = None
+    groups: Mapping[str, str] | None = None
+    budgets: tuple[DisruptionBudget, ...] | None = None
+    deprecated: tuple[DeprecatedApi, ...] | None = None
+    cluster: Mapping[str, Any] | None = None
+    versions: tuple[Mapping[str, Any], ...] | None = None
+    addons: tuple[Mapping[str, Any], ...] | None = None
+    addon_versions: Mapping[str, tuple[Mapping[str, Any], ...]] | None = None
+    node_groups: tuple[Mapping[str, Any], ...] | None = None
+    insights: tuple[Mapping[str, Any], ...] | None = None
+    gaps: tuple[Finding, ...] = ()
+
+
+def minor(version: str) -> int | None:
+    """The minor number of "v1.36.2-eks-1a2b" or "1.36"; None where it is no version."""
+    found = re.match(r"v?1\.(\d+)", version)
+    return int(found[1]) if found else None
+
+
+def control_plane(facts: Facts) -> str:
+    """The control plane's minor version, "1.36", as EKS or the API server says it; empty where neither did."""
+    if facts.cluster and facts.cluster.get("version"):
+        return str(facts.cluster["version"])
+    number = minor(facts.server_version or "")
+    return "" if number is None else f"1.{number}"
+
+
+def target(facts: Facts, parameters: Parameters) -> str:
+    """The version to go to: one minor further, unless the reader says otherwise; empty where nothing is known."""
+    if parameters.target_version:
+        return parameters.target_version
+    number = minor(control_plane(facts))
+    return "" if number is None else f"1.{number + 1}"
+
+
+def offered(facts: Facts, addon: str, kubernetes: str) -> list[Mapping[str, Any]]:
+    """The versions of an add-on that EKS offers for a version of Kubernetes, as it lists them (newest first)."""
+    for one in (facts.addon_versions or {}).get(kubernetes, ()):
+        if one.get("addonName") == addon:
+            return list(one.get("addonVersions", ()))
+    return []
+
+
+def default_of(versions: list[Mapping[str, Any]], kubernetes: str) -> str:
+    """The default one for a version of Kubernetes; empty where none is marked so."""
+    for one in versions:
+        if any(each.get("defaultVersion") and each.get("clusterVersion") == kubernetes for each in one.get("compatibilities", ())):
+            return str(one.get("addonVersion", ""))
+    return ""
+
+
+def ordered(version: str) -> tuple[int, ...]:
+    """A version's numbers, for comparing two of one add-on: "v1.21.2-eksbuild.3" is (1, 21, 2, 3)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))

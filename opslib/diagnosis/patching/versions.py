@@ -1,0 +1,133 @@
+"""The control plane's version: how long it is supported, where it can go, and what the next one no longer serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+from opslib.diagnosis.patching.facts import Facts, Parameters, control_plane, minor, target
+from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
+from opslib.messages import _, one_line
+
+
+def support(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
+    """The end of support: standard, after which EKS costs more, and extended, after which EKS upgrades by itself."""
+    version = control_plane(facts)
+    row = next((one for one in facts.versions or () if one.get("clusterVersion") == version), None)
+    if row is None:
+        return
+    standard, extended = _time(row.get("endOfStandardSupportDate")), _time(row.get("endOfExtendedSupportDate"))
+    soon = timedelta(days=parameters.support_days)
+    if extended is not None and extended - facts.now < soon:
+        severity, end, title = (
+            Severity.CRITICAL,
+            extended,
+            _("Extended support of Kubernetes {version} ends: EKS then upgrades by itself", version=version),
+        )
+    elif standard is not None and standard < facts.now:
+        severity, end, title = (
+            Severity.WARNING,
+            standard,
+            _("Standard support of Kubernetes {version} has ended: extended support costs extra", version=version),
+        )
+    elif standard is not None and standard - facts.now < soon:
+        severity, end, title = Severity.WARNING, standard, _("Standard support of Kubernetes {version} ends", version=version)
+    else:
+        return
+    yield Finding(
+        check="versions.support",
+        severity=severity,
+        subject=Subject("Cluster", str((facts.cluster or {}).get("name", "-"))),
+        title=title,
+        evidence=(Evidence(text=_("The end, as EKS says it"), source="aws", reference="eks:DescribeClusterVersions", time=end),),
+        steps=(
+            Step(
+                _("Plan the upgrade: control plane, add-ons, node groups, one minor version at a time"),
+                _terraform(facts, target(facts, parameters)),
+            ),
+        ),
+    )
+
+
+def skips(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
+    """A target that is not the next minor version: EKS goes one at a time; or one that it does not offer."""
+    now, then = minor(control_plane(facts)), minor(parameters.target_version)
+    if now is None or then is None:
+        return
+    known = {str(one.get("clusterVersion")) for one in facts.versions or ()}
+    subject = Subject("Cluster", str((facts.cluster or {}).get("name", "-")))
+    if then > now + 1 or then < now:
+        yield Finding(
+            check="versions.skips",
+            severity=Severity.CRITICAL,
+            subject=subject,
+            title=_("Kubernetes goes from 1.{now} to 1.{next} at most, not to 1.{then}", now=now, next=now + 1, then=then),
+            cause=_("EKS moves the control plane one minor version at a time, and never back"),
+            steps=(Step(_("Go to the next one first"), _terraform(facts, f"1.{now + 1}")),),
+        )
+    elif known and parameters.target_version not in known:
+        yield Finding(
+            check="versions.not_offered",
+            severity=Severity.CRITICAL,
+            subject=subject,
+            title=_("EKS does not offer Kubernetes {version}", version=parameters.target_version),
+            evidence=(Evidence(text=_("It offers {versions}", versions=sorted(known)), source="aws"),),
+        )
+
+
+def removed_apis(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
+    """APIs that are still called, and that the target no longer serves."""
+    goal = minor(target(facts, parameters))
+    for one in facts.deprecated or ():
+        gone = minor(one.removed_release)
+        if gone is None or goal is None:
+            continue
+        yield Finding(
+            check="versions.removed_api",
+            severity=Severity.CRITICAL if gone <= goal else Severity.INFO,
+            subject=Subject("API", one.name),
+            title=_("{api} is called, and is gone in Kubernetes {release}", api=one.name, release=one.removed_release),
+            cause=_("Who calls it fails after the upgrade") if gone <= goal else None,
+            evidence=(
+                Evidence(text=_("The API server counts calls of it"), source="prometheus", reference="apiserver_requested_deprecated_apis"),
+            ),
+            steps=(
+                Step(_("Find who calls it in the audit log, and move them to the API that follows")),
+                Step(_("See what is stored of it"), command("kubectl", *facts.kubectl, "get", one.name, "-A")),
+            ),
+        )
+
+
+def insights(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
+    """EKS' own upgrade insights that do not pass."""
+    for one in facts.insights or ():
+        status = one.get("insightStatus", {})
+        if status.get("status") not in ("ERROR", "WARNING"):
+            continue
+        resources = [str(each.get("kubernetesResourceUri") or each.get("arn") or "-") for each in one.get("resources", ())]
+        yield Finding(
+            check="versions.insight",
+            severity=Severity.CRITICAL if status["status"] == "ERROR" else Severity.WARNING,
+            subject=Subject("Insight", str(one.get("name", "-"))),
+            title=_("EKS says that the upgrade to {version} would break something", version=str(one.get("kubernetesVersion", "-"))),
+            cause=one_line(status.get("reason", ""), 300) or None,
+            evidence=(
+                Evidence(
+                    text=_("The insight's words"),
+                    quote=one_line(one.get("description", ""), 500),
+                    source="aws",
+                    reference=f"eks:DescribeInsight {one.get('id', '')}",
+                ),
+            ),
+            steps=(Step(one_line(one.get("recommendation", ""), 300) or _("Read the insight")),),
+            affected=tuple(Subject("Resource", name) for name in resources[:20]),
+        )
+
+
+def _terraform(facts: Facts, version: str) -> str:
+    return command("opslib", "plan", "terraform", "--env", facts.environment, "--var", f"kubernetes_version={version}")
+
+
+def _time(value: Any) -> datetime | None:
+    return value if isinstance(value, datetime) else None

@@ -1,0 +1,84 @@
+"""Reads what chapter 3.3 looks at: EKS through AWS, versions and budgets from the cluster, removed APIs from Prometheus."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from opslib.diagnosis.patching.facts import DeprecatedApi, Facts, Parameters, control_plane, target
+from opslib.facts import Questions
+from opslib.facts.sources import Sources
+from opslib.messages import _
+from opslib.sources.aws import Aws
+from opslib.sources.objects import DisruptionBudget, Node
+
+GROUP = "eks.amazonaws.com/nodegroup"  # the label that EKS puts on the nodes of a managed group
+
+
+def read(sources: Sources, parameters: Parameters, questions: Questions) -> Facts:
+    """The facts of chapter 3.3, read from AWS, the cluster and Prometheus at once."""
+    environment = sources.environment
+    settings = environment.kubernetes
+    words = [
+        *(["--kubeconfig", str(settings.kubeconfig)] if settings.kubeconfig else []),
+        *(["--context", settings.context] if settings.context else []),
+    ]
+    version = questions.ask(_("the API server's version"), lambda: sources.kubernetes.version())  # noqa: PLW0108 - connecting may fail, too
+    nodes = questions.ask(_("nodes"), lambda: sources.kubernetes.list(Node, "nodes"))
+    budgets = questions.ask(_("disruption budgets"), lambda: sources.kubernetes.list(DisruptionBudget, "poddisruptionbudgets.policy"))
+    deprecated = questions.ask(_("deprecated APIs that are called"), lambda: _deprecated(sources))
+    of_aws = questions.ask(
+        _("EKS (versions, add-ons, node groups, insights)"), lambda: _eks(sources.aws, parameters, questions, version.get())
+    )
+    found, kept = nodes.get(), budgets.get()
+    apis = deprecated.get()
+    return Facts(
+        now=datetime.now(UTC),
+        environment=environment.name,
+        zone=environment.zone,
+        kubectl=tuple(words),
+        region=environment.aws.region if environment.aws else "",
+        terraform_folder=str(environment.terraform.folder) if environment.terraform else "",
+        server_version=version.get(),
+        kubelets=None if found is None else {one.metadata.name: one.status.node_info.kubelet_version for one in found},
+        groups=None if found is None else {one.metadata.name: one.metadata.labels[GROUP] for one in found if GROUP in one.metadata.labels},
+        budgets=None if kept is None else tuple(one for one in kept if not one.status.disruptions_allowed),
+        deprecated=None if apis is None else tuple(apis),
+        **(of_aws.get() or {}),
+        gaps=questions.gaps,
+    )
+
+
+def _deprecated(sources: Sources) -> list[DeprecatedApi]:
+    query = "group by (group, version, resource, removed_release) (apiserver_requested_deprecated_apis == 1)"
+    frame = sources.prometheus.query(query)
+    return [
+        DeprecatedApi(**{name: str(row.get(name) or "") for name in ("group", "version", "resource", "removed_release")})
+        for row in frame.to_dict("records")
+    ]
+
+
+def _eks(aws: Aws, parameters: Parameters, questions: Questions, server_version: str | None) -> dict[str, Any]:
+    """The fields of `Facts` that come from EKS."""
+    aws.check_account()
+    cluster = aws.cluster()
+    lists = {
+        "versions": questions.ask(_("the versions that EKS offers"), aws.cluster_versions),
+        "addons": questions.ask(_("add-ons"), aws.addons),
+        "node_groups": questions.ask(_("node groups"), aws.node_groups),
+        "insights": questions.ask(_("upgrade insights"), aws.insights),
+    }
+    known = Facts(now=datetime.now(UTC), environment="", server_version=server_version, cluster=cluster)
+    wanted = [one for one in dict.fromkeys((control_plane(known), target(known, parameters))) if one]
+    offers = {one: questions.ask(_("add-on versions for Kubernetes {version}", version=one), _offer(aws, one)) for one in wanted}
+    answers = {name: answer.get() for name, answer in lists.items()}
+    found = {one: answer.get() for one, answer in offers.items()}
+    return {
+        "cluster": cluster,
+        **{name: None if one is None else tuple(one) for name, one in answers.items()},
+        "addon_versions": {one: tuple(versions) for one, versions in found.items() if versions is not None},
+    }
+
+
+def _offer(aws: Aws, version: str) -> Any:
+    return lambda: aws.addon_versions(version)

@@ -1,0 +1,133 @@
+"""AWS through boto3, against the lab's account and against what does not answer."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opslib.environments import Environment
+from opslib.errors import Forbidden, InputError, NotFound, SourceError, Unauthenticated, Unreachable
+from opslib.lab import aws as lab
+from opslib.sources.aws import Aws, _refusal
+
+pytestmark = pytest.mark.xdist_group("aws")  # one process: the account is filled once
+
+
+@pytest.fixture(scope="module")
+def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, str]]:
+    """Address, credentials file and number of a filled account."""
+    server = lab.serve(lab.Account())
+    lab.seed(server)
+    credentials = tmp_path_factory.mktemp("aws") / "credentials"
+    credentials.write_text("[default]\naws_access_key_id = operator\naws_secret_access_key = secret\n")
+    yield server.url, credentials, server.account.account_id
+    server.close()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def environment(url: str, credentials: Path | None = None, **more: Any) -> Environment:
+    section = {"region": "ap-northeast-1", "endpoint_url": url, "deadline_seconds": 5, **more}
+    if credentials is not None:
+        section["credentials_file"] = str(credentials)
+    return Environment.model_validate({"name": "test", "aws": section})
+
+
+def cluster_of(aws: Aws) -> str:
+    name: str = aws.pages("eks", "list_clusters", "clusters")[0]
+    return name
+
+
+def test_who_we_are_and_every_request_is_counted(account: tuple[str, Path, str]) -> None:
+    url, credentials, number = account
+    calls: list[tuple[str, str]] = []
+    aws = Aws.connect(environment(url, credentials, account=number), lambda service, operation: calls.append((service, operation)))
+    assert aws.identity().account == number
+    aws.check_account()
+    assert calls == [("sts", "GetCallerIdentity")] * 2
+
+
+def test_another_account_is_refused(account: tuple[str, Path, str]) -> None:
+    url, credentials, number = account
+    with pytest.raises(InputError, match=number):
+        Aws.connect(environment(url, credentials, account="999999999999")).check_account()
+
+
+def test_eks_as_chapter_3_3_asks_it(account: tuple[str, Path, str]) -> None:
+    url, credentials, _number = account
+    name = cluster_of(Aws.connect(environment(url, credentials)))
+    aws = Aws.connect(environment(url, credentials, cluster=name))
+    version = aws.cluster()["version"]
+    assert version in {one["clusterVersion"] for one in aws.cluster_versions()}
+    offered = {one["addonName"] for one in aws.addon_versions(version)}
+    assert {one["addonName"] for one in aws.addons()} <= offered
+    assert all(one["version"] for one in aws.node_groups())
+    assert {one["insightStatus"]["status"] for one in aws.insights()} <= {"PASSING", "WARNING", "ERROR", "UNKNOWN"}
+
+
+def test_what_is_not_there_is_named(account: tuple[str, Path, str]) -> None:
+    url, credentials, _number = account
+    with pytest.raises(NotFound, match=r"eks:DescribeCluster.*ap-northeast-1"):
+        Aws.connect(environment(url, credentials, cluster="none")).cluster()
+    with pytest.raises(SourceError, match=r"aws\.cluster"):
+        Aws.connect(environment(url, credentials)).cluster()
+
+
+def test_without_credentials(account: tuple[str, Path, str]) -> None:
+    with pytest.raises(Unauthenticated, match="aws sso login"):
+        Aws.connect(environment(account[0])).identity()
+
+
+def test_a_profile_that_is_not_there(account: tuple[str, Path, str]) -> None:
+    with pytest.raises(InputError, match="nobody"):
+        Aws.connect(environment(account[0], account[1], profile="nobody"))
+
+
+def test_nobody_answers() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        credentials = Path(__file__).parent / "none"
+        aws = Aws.connect(environment(url, credentials))
+        with pytest.raises(Unauthenticated):
+            aws.identity()
+
+
+def test_nobody_answers_with_credentials(account: tuple[str, Path, str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        aws = Aws.connect(environment(f"http://127.0.0.1:{taken.getsockname()[1]}", account[1]))
+        with pytest.raises(Unreachable, match="ap-northeast-1"):
+            aws.identity()
+
+
+def test_an_environment_without_aws() -> None:
+    with pytest.raises(SourceError, match=r"aws\.region"):
+        Aws.connect(Environment.model_validate({"name": "test"}))
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("AccessDeniedException", Forbidden),
+        ("ExpiredTokenException", Unauthenticated),
+        ("ThrottlingException", Unreachable),
+        ("ResourceNotFoundException", NotFound),
+        ("Odd", SourceError),
+    ],
+)
+def test_what_refusals_mean(code: str, kind: type[SourceError]) -> None:
+    error = _refusal("eks", "describe_addon_versions", {"Code": code, "Message": "words\nof AWS"}, "r")
+    assert type(error) is kind
+    assert "eks:DescribeAddonVersions" in str(error)
