@@ -58,7 +58,7 @@ test-real: $(STAMP) ## Test on the real servers; builds them first where they ar
 	$(BIN)/opslib lab build
 	OPSLIB_REQUIRE_REAL=1 $(BIN)/pytest -m real $(PYTEST_ARGS)
 
-test-compare: $(STAMP) ## Hold the lab's controllers against the real ones, fault by fault: a quarter of an hour on a quiet machine
+test-compare: $(STAMP) ## Hold the lab's controllers against the real ones, on a real API server too: ten minutes
 	$(BIN)/opslib lab build
 	OPSLIB_REQUIRE_REAL=1 $(BIN)/pytest -m compare $(PYTEST_ARGS)
 

@@ -73,8 +73,12 @@ Scenario = Callable[[Place], None]
 
 
 def emptied(engine: Engine) -> None:
-    """Wait until no pods are left: those that go give a waiting pod another try."""
-    Place(engine, "").until(lambda: not engine.api.list("/api/v1/pods"), "pods go", seconds=120)
+    """Wait until no pods of the other scenarios are left: those that go give a waiting pod another try."""
+
+    def gone() -> bool:
+        return not any(pod["metadata"]["namespace"].startswith("c-") for pod in engine.api.list("/api/v1/pods"))
+
+    Place(engine, "").until(gone, "pods go", seconds=120)
 
 
 def compare(engines: Engines, scenario: Scenario) -> None:
