@@ -354,7 +354,8 @@ class Stage:
 
                 trouble.break_location(self._cluster.api)
                 since = datetime.fromtimestamp(one.began + step.after, UTC)
-                trouble.fail_backups(self._cluster.api, self.folder, since, step.backups.phase, step.backups.message)
+                if not trouble.fail_backups(self._cluster.api, self.folder, since, step.backups.phase, step.backups.message):
+                    continue  # Velero has not brought its backups yet
             if step.play is not None:  # its pods are held before they can come
                 self._cluster.holds.add(*holds_of(step.played("lesson"), step.played("lesson").namespace))
             for patch in step.patches:
@@ -364,7 +365,7 @@ class Stage:
             for obj in step.apply:
                 self._cluster.apply(obj, by="kubectl-client-side-apply")
             one.due.remove(number)
-        return min((one.began + scenario.timeline[number].after for number in one.due), default=float("inf"))
+        return min((max(one.began + scenario.timeline[number].after, now + 1) for number in one.due), default=float("inf"))
 
     def _end_fault(self, place: int, now: float) -> None:
         from opslib.lab.stage import acts
