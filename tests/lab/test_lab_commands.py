@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from opslib.lab import build
+from opslib.lab.holds import Holds
 from opslib.lab.shell import grammar
 
 if TYPE_CHECKING:
@@ -193,6 +194,20 @@ def test_a_pod_of_tools_is_run_and_taken_away(shop: Shop) -> None:
     code, output, error = shop.run(*arguments, stdin="wget -qO- http://web:8080/live; exit 4\n")
     assert code == 4 and json.loads(output.splitlines()[0])["service"] == "web", error
     until(lambda: not shop.lab.api.list("/api/v1/namespaces/shop/pods", fields="metadata.name=tools"))
+
+
+def test_a_node_that_is_lost_answers_nothing(shop: Shop) -> None:
+    pod = shop.pod("search")
+    holds = Holds(shop.lab.folder)
+    holds.add({"by": "test", "node": pod["spec"]["nodeName"]})
+    try:
+        code, _output, error = shop.run("logs", "-n", "shop", pod["metadata"]["name"])
+        assert code == 1 and f"dial tcp {pod['status']['hostIP']}:10250: i/o timeout" in error
+        code, _output, error = shop.run("exec", "-n", "shop", pod["metadata"]["name"], "--", "ls")
+        assert code == 1 and "i/o timeout" in error
+    finally:
+        holds.drop("test")
+    assert shop.run("logs", "-n", "shop", pod["metadata"]["name"], "--tail=1")[0] == 0
 
 
 def test_top_says_what_pods_and_nodes_use(shop: Shop) -> None:
