@@ -1,7 +1,8 @@
 """``python -m opslib.lab.velero KUBECONFIG FOLDER``: Velero for a cluster, with a folder as its object store. It ends with SIGTERM.
 
-With ``--port`` it is the lab's: it begins with the backups of the last days, and says at ``/healthz`` when they are there. With
-``--elasticsearch`` snapshots of that are taken too, as far as the last days are not there yet.
+With ``--port`` it is the lab's: it begins with the backups of the last days, and says at ``/healthz`` when they are there; and images are
+scanned here too, since another process would cost more than it does. With ``--elasticsearch`` snapshots of that are taken, as far as the
+last days are not there yet.
 """
 
 from __future__ import annotations
@@ -29,13 +30,18 @@ def main() -> None:
     stop = threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda number, frame: stop.set())
-    velero = Velero(Api.from_kubeconfig(chosen.kubeconfig), chosen.folder, namespace=chosen.namespace)
+    api = Api.from_kubeconfig(chosen.kubeconfig)
+    velero = Velero(api, chosen.folder, namespace=chosen.namespace)
     if chosen.port:
         _tell_health(chosen.port, velero.ready)
     velero.install()
     if chosen.port:
         velero.remember()
     velero.start()
+    if chosen.port:
+        from opslib.lab import scanner
+
+        threading.Thread(target=scanner.run, args=(api, stop), name="scanner", daemon=True).start()
     if chosen.elasticsearch:
         from opslib.lab.velero import snapshots
 
