@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# One screen in under three seconds, whatever is down: a question gets less than the whole, so that its own reason is there in time.
-QUESTION_SECONDS = 2.0
-WHOLE_SECONDS = 2.4
+WITHIN_SECONDS = 2.5  # one screen in under three seconds, whatever is down
+QUESTION = 0.8  # of that time for one question, so that its own reason is there in time
 LEAST_SECONDS = 1.5  # on a machine that is too busy to load our own modules in time
 MOST_FINDINGS = 12
 WIDTH = 110
@@ -91,14 +90,22 @@ def commands() -> list[click.Command]:
     )
     @click.option("--all", "every", is_flag=True, help=str(_("All environments in parameters/, at once.")))
     @click.option("--namespace", "-n", default="", help=str(_("Namespace to have rights in; without it all of them.")))
+    @click.option(
+        "--within",
+        type=click.FloatRange(0.5, 300),
+        default=WITHIN_SECONDS,
+        show_default=True,
+        metavar="SECONDS",
+        help=str(_("How long to wait for answers.")),
+    )
     @click.option("--json", "as_json", is_flag=True, help=str(_("Print JSON.")))
-    def doctor(names: tuple[str, ...], every: bool, namespace: str, as_json: bool) -> int:
+    def doctor(names: tuple[str, ...], every: bool, namespace: str, within: float, as_json: bool) -> int:
         from opslib import environments
 
         if every and names:
             raise InputError(_("Name environments, or --all"), _("Leave one of them out"))
         chosen = tuple(environments.names()) if every else names or ("lab",)
-        examined = _examine_all(list(dict.fromkeys(chosen)), namespace)
+        examined = _examine_all(list(dict.fromkeys(chosen)), namespace, within)
         if len(examined) == 1 and examined[0].error is not None and not as_json:
             raise examined[0].error
         if as_json:
@@ -113,12 +120,12 @@ def commands() -> list[click.Command]:
     return [doctor]
 
 
-def _examine_all(names: list[str], namespace: str) -> list[_Examined]:
+def _examine_all(names: list[str], namespace: str, within: float) -> list[_Examined]:
     """All of them at once, each within the same time, which the modules that are loaded first do not use up."""
     began = time.monotonic()
     _load_modules()
     executor = _Daemons()
-    give_up = max(began + WHOLE_SECONDS, time.monotonic() + LEAST_SECONDS)
+    give_up = max(began + within, time.monotonic() + min(LEAST_SECONDS, within))
     asked = [executor.submit(_examine, name, namespace, executor, give_up) for name in names]
     return [future.result() for future in asked]
 
@@ -146,7 +153,7 @@ def _examine(name: str, namespace: str, executor: Executor, give_up: float) -> _
     examined = _Examined(name)
     try:
         loaded = environments.load(name)
-        examined.name, examined.environment = loaded.name, _hasty(loaded)
+        examined.name, examined.environment = loaded.name, _hasty(loaded, max(give_up - time.monotonic(), 0.1) * QUESTION)
         parameters = access.Parameters(namespace=namespace)
         left = max(give_up - time.monotonic(), 0.1)
         examined.facts = reader.read(Sources(examined.environment), parameters, Questions(executor), left)
@@ -156,13 +163,13 @@ def _examine(name: str, namespace: str, executor: Executor, give_up: float) -> _
     return examined
 
 
-def _hasty(environment: Environment) -> Environment:
+def _hasty(environment: Environment, seconds: float) -> Environment:
     """The same environment with no deadline longer than there is time."""
     shortened: dict[str, Any] = {}
     for name in ("kubernetes", "prometheus", "alertmanager", "elasticsearch", "aws"):
         section = getattr(environment, name)
-        if section is not None and section.deadline_seconds > QUESTION_SECONDS:
-            shortened[name] = section.model_copy(update={"deadline_seconds": QUESTION_SECONDS})
+        if section is not None and section.deadline_seconds > seconds:
+            shortened[name] = section.model_copy(update={"deadline_seconds": seconds})
     return environment.model_copy(update=shortened)
 
 

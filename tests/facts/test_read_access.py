@@ -156,7 +156,7 @@ def test_a_cluster_says_who_we_are_how_fast_it_is_and_when_its_certificates_end(
     assert ends == {(Kind.CLIENT, "lab-admin", "opslib-lab"), (Kind.SERVER, "kube-apiserver", "opslib-lab")}
     assert all(one.ends > facts.now for one in facts.credentials)
     assert facts.gaps == ()
-    assert [other.named for other in facts.systems if other.name != "kubernetes"] == [False] * 3
+    assert [other.name for other in facts.systems if other.named] == ["kubernetes"]
 
 
 def test_of_another_cluster_nothing_is_read_but_that_it_is_another(lab: Callable[..., Environment]) -> None:
