@@ -24,7 +24,7 @@ import numpy as np
 
 from opslib.lab import state_metrics, strangers
 from opslib.lab.api import Api, Object
-from opslib.lab.engines.servers import SELF_SCRAPED
+from opslib.lab.engines.servers import LOOPBACK
 from opslib.lab.holds import Holds
 from opslib.lab.informer import Informer
 from opslib.lab.prometheus import Store
@@ -106,6 +106,7 @@ class Exporter:
         self._said: dict[str, tuple[str, str]] = {}  # by an object's uid: its version, and what kube-state-metrics says of it
         self._heads: dict[str, None] = dict.fromkeys(state_metrics.GAUGES)
         self._lock = threading.RLock()
+        self._taking = threading.Lock()
         self._stale = threading.Event()
         self._traffic: list[History] = []
         self._now: _Now | None = None
@@ -181,35 +182,38 @@ class Exporter:
 
     def _take_over(self) -> None:
         """Make the past from the world on stage, up to now, and let the pages go on from there."""
-        with self._lock:
+        with self._taking:
             if not self._with_past:
+                past.write(self._folder, ())
                 return
-            at, world = time.time(), self._stage.world
+            world, now = self._stage.world, time.time()
             found, _others = seen(world, self._informers[_PODS].objects())
-            adopted = past.adopt(world, found, at)
+            adopted = past.adopt(world, found, now)
             before = self._layers[-1].world if self._layers else None
             since = world.start if before is None else past.differs_since(before, adopted)
-            if since >= at:
+            if since >= now:
                 return
-            self._layers = past.lay(self._layers, adopted, since, at)
-            past.write(self._folder, self._layers)
+            adopted.history.resume((before or world).history, since if before else now)
+            pages.counters(families(adopted, now, now), now)  # the work of this is kept, and scrapes go on meanwhile
+            with self._lock:
+                at = time.time()
+                self._before = pages.counters(families(adopted, at, at), at)
+                self._layers = past.lay(self._layers, adopted, since, at)
+                self._kept = (None, {})
+                self._pages.clear()
+                self._stale.set()
             if self._prometheus:
                 self._shown.show([layer.document() for layer in self._layers])
-            adopted.history.resume((before or world).history, since if before else at)
-            self._before = pages.counters(families(adopted, since=at, until=at), at)
+            past.write(self._folder, self._layers)
             adopted.history.forget()
-            self._kept = (None, {})
-            self._pages.clear()
-            self._stale.set()
-        if self._prometheus:
-            self._forget(since, at)
+            if self._prometheus:
+                self._forget(since, at)
 
     def _forget(self, since: float, until: float) -> None:
         """Let Prometheus forget what it scraped of a time whose past is another one now."""
         import urllib3
 
-        own = "|".join(SELF_SCRAPED)
-        form = {"match[]": f'{{__name__!="", job!~"{own}"}}', "start": f"{since:.3f}", "end": f"{until:.3f}"}
+        form = {"match[]": f'{{__name__!="", instance!~"{LOOPBACK}.*"}}', "start": f"{since:.3f}", "end": f"{until:.3f}"}
         with contextlib.suppress(urllib3.exceptions.HTTPError):  # the two overlap then, which is not worth a failed lesson
             urllib3.request("POST", f"{self._prometheus}/api/v1/admin/tsdb/delete_series?{urlencode(form)}", timeout=5)
 

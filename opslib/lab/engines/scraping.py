@@ -9,7 +9,7 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
@@ -41,9 +41,11 @@ class Scraper:
         """What is scraped, and how that went the last time."""
         return list(self._targets.values())
 
-    def start(self, stop: threading.Event) -> None:
-        """Begin; it ends with `stop`."""
+    def start(self, stop: threading.Event, wanted: Callable[[str], bool] = lambda job: True) -> None:
+        """Begin with the jobs that are wanted; it ends with `stop`."""
         for job in self.config.get("scrape_configs", []):
+            if not wanted(job["job_name"]):
+                continue
             for target, honor, seconds, timeout in _targets_of(job, self.config.get("global", {})):
                 self._targets[target.url] = replace(target, health="unknown")
                 arguments = (target, honor, seconds, timeout, stop)

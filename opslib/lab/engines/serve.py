@@ -15,15 +15,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opslib.lab.engines.servers import SELF_SCRAPED, SERVICE_RANGE
+from opslib.lab.engines.servers import LOOPBACK, SELF_SCRAPED, SERVICE_RANGE
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from opslib.lab.prometheus import Rules, Store
+    from opslib.lab.prometheus.labels import Labels
 
 # two that empty a namespace would disturb each other: the slower one may meet the next namespace of the same name
 _LOOK_SECONDS = 0.2
+_COMING_UP_SECONDS = 300.0
 _REMEMBERED_SECONDS, _REMEMBERED_STEP = 3 * 3600.0, 30.0  # so far back it is computed what rules would have given
 
 _DONE_BY_THE_API_SERVER = frozenset({"namespace", "serviceaccount"})
@@ -136,22 +138,30 @@ def prometheus(port: int, config: Path) -> None:
         return text(values)
 
     application.router.routes.append(Route("/metrics", lambda request: PlainTextResponse(own(), media_type="text/plain; version=0.0.4")))
-    stop = threading.Event()
-    scraper.start(stop)
+    stop, begun = threading.Event(), threading.Event()
     posters = [_poster(url, sent[url]) for url in alertmanagers]
 
-    def evaluate() -> None:
+    def work() -> None:
+        """Scrape and evaluate as soon as there is something to: not while the lab comes up, when its exporter cannot answer yet."""
+        scraper.start(stop, lambda job: job in SELF_SCRAPED)
+        if any(job["job_name"] not in SELF_SCRAPED for job in content["scrape_configs"]):
+            begun.wait(_COMING_UP_SECONDS)
+        scraper.start(stop, lambda job: job not in SELF_SCRAPED)
         if not stop.wait(1):  # Alertmanager starts at the same moment, and the first alert should get there
             run(rules, time.time, posters, stop)
 
-    threading.Thread(target=evaluate, name="rules", daemon=True).start()
-    threading.Thread(target=_follow_past, args=(config.parent / "past.json", store, rules, stop), name="past", daemon=True).start()
+    threading.Thread(target=work, name="rules", daemon=True).start()
+    follow = (config.parent / "past.json", store, rules, begun, stop)
+    threading.Thread(target=_follow_past, args=follow, name="past", daemon=True).start()
     _serve(application, port)
     stop.set()
 
 
-def _follow_past(file: Path, store: Store, rules: Rules, stop: threading.Event) -> None:
-    """Keep a store's past as the lab's supervisor says that it was. When it says otherwise, what was recorded of that time is forgotten."""
+def _follow_past(file: Path, store: Store, rules: Rules, begun: threading.Event, stop: threading.Event) -> None:
+    """Keep a store's past as the lab's supervisor says that it was. When it says otherwise, what was recorded of that time is forgotten.
+
+    `begun` is set when it has said something, if only that there is none.
+    """
     from opslib.lab.world import past
 
     shown, seen = past.Shown(store), 0
@@ -164,11 +174,19 @@ def _follow_past(file: Path, store: Store, rules: Rules, stop: threading.Event) 
             continue
         seen = changed
         layers = past.read(file)
-        handover = max(layer["end"] for layer in layers)
-        with store.lock:
-            since = shown.show(layers)
-            store.erase(int(since * 1000), int(handover * 1000), keep=lambda labels: dict(labels).get("job") in SELF_SCRAPED)
-        rules.remember(max(since, handover - _REMEMBERED_SECONDS), handover, _REMEMBERED_STEP)
+        if layers:
+            handover = max(layer["end"] for layer in layers)
+            with store.lock:
+                since = shown.show(layers)
+                store.erase(int(since * 1000), int(handover * 1000), keep=_is_own)
+            begun.set()
+            rules.remember(max(since, handover - _REMEMBERED_SECONDS), handover, _REMEMBERED_STEP)
+        begun.set()
+
+
+def _is_own(labels: Labels) -> bool:
+    """Whether a series is of the servers' own numbers: the lab's exporter gives its targets the instances of a cluster."""
+    return dict(labels).get("instance", "").startswith(LOOPBACK)
 
 
 def _poster(url: str, counts: list[int]) -> Callable[[Sequence[Mapping[str, Any]]], None]:

@@ -22,6 +22,7 @@ DEFAULT_ENGINE = "embedded"
 DEFAULT_SEED = 7
 KEPT = "kept.json"
 SERVICE_RANGE = "10.96.0.0/16"
+LOOPBACK = "127.0.0.1:"
 SELF_SCRAPED = ("prometheus", "alertmanager")
 """Jobs of Prometheus that have no past before the lab: the servers' own numbers."""
 
@@ -138,13 +139,14 @@ def prometheus_file(setup: Setup, *, reads: bool = False) -> Path:
         configuration["remote_read"] = [{"url": f"http://{_address(setup, 'exporter')}/past", "read_recent": True}]
     if "alertmanager" in setup.parts:
         configuration["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [_address(setup, "alertmanager")]}]}]}
+    (setup.folder / "data" / "past.json").unlink(missing_ok=True)  # of a lab that was kept: the supervisor writes another one
     path = setup.folder / "data" / "prometheus.yaml"
     _write_yaml(path, configuration)
     return path
 
 
 def _address(setup: Setup, name: str) -> str:
-    return f"127.0.0.1:{setup.ports[name]}"
+    return f"{LOOPBACK}{setup.ports[name]}"
 
 
 def _jobs(setup: Setup) -> list[dict[str, Any]]:
