@@ -1,17 +1,21 @@
-"""The roles in deploy/rbac/, one file a chapter, from `opslib.chapters.rights`: `build` writes them, `check` says what is stale."""
+"""The roles in deploy/rbac/ and the policies in deploy/iam/, one file a chapter, from `opslib.chapters.rights`.
+
+`build` writes them, `check` says what is stale.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import yaml
 
 from opslib.chapters import CHAPTERS, Chapter
-from opslib.chapters.rights import RIGHTS, merged
+from opslib.chapters.rights import ACTIONS, RIGHTS, merged
 
 PROJECT = Path(__file__).resolve().parent.parent
-FOLDER = PROJECT / "deploy" / "rbac"
+RBAC, IAM = PROJECT / "deploy" / "rbac", PROJECT / "deploy" / "iam"
 GROUP = "opslib"
 
 HEAD = """\
@@ -46,9 +50,22 @@ def content(chapter: Chapter) -> str:
     return head + yaml.safe_dump_all([role, binding], sort_keys=False, explicit_start=True, default_flow_style=None, width=120)
 
 
+def policy(chapter: Chapter) -> str:
+    """The IAM policy of a chapter."""
+    statement = {"Sid": f"Opslib{chapter.slug.capitalize()}", "Effect": "Allow", "Action": sorted(ACTIONS[chapter.slug]), "Resource": "*"}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]}, indent=2) + "\n"
+
+
 def wanted() -> dict[Path, str]:
     """Every file as it should be."""
-    return {FOLDER / f"{chapter.section}_{chapter.slug}.yaml": content(chapter) for chapter in CHAPTERS if chapter.slug in RIGHTS}
+    files = {}
+    for chapter in CHAPTERS:
+        name = f"{chapter.section}_{chapter.slug}"
+        if chapter.slug in RIGHTS:
+            files[RBAC / f"{name}.yaml"] = content(chapter)
+        if chapter.slug in ACTIONS:
+            files[IAM / f"{name}.json"] = policy(chapter)
+    return files
 
 
 def main(arguments: list[str]) -> int:
@@ -58,9 +75,10 @@ def main(arguments: list[str]) -> int:
         return 2
     files = wanted()
     stale = [path for path, text in files.items() if not path.exists() or path.read_text("utf-8") != text]
-    extra = [path for path in sorted(FOLDER.glob("*.yaml")) if path not in files]
+    extra = [path for path in sorted([*RBAC.glob("*.yaml"), *IAM.glob("*.json")]) if path not in files]
     if arguments == ["build"]:
-        FOLDER.mkdir(parents=True, exist_ok=True)
+        for folder in (RBAC, IAM):
+            folder.mkdir(parents=True, exist_ok=True)
         for path in stale:
             path.write_text(files[path], "utf-8")
         for path in extra:

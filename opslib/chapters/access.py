@@ -206,7 +206,7 @@ def needs(chapter: Chapter) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The systems without which a chapter is nothing, and those that it reads."""
     module = importlib.import_module(f"opslib.chapters.{chapter.slug}")
     required: tuple[str, ...] = getattr(module, "REQUIRES", ())
-    reads: tuple[str, ...] = getattr(module, "READS", ("kubernetes", "prometheus", "alertmanager", "elasticsearch"))
+    reads: tuple[str, ...] = getattr(module, "READS", tuple(NAMES))
     return required, reads
 
 

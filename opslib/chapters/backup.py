@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["REQUIRES", "Facts", "Parameters", "findings"]
 
 REQUIRES: tuple[str, ...] = ()  # what the one system cannot tell the other still can
+READS = ("kubernetes", "elasticsearch")
 
 NOT_READ = _("Could not be read; the findings say why.")
 

@@ -17,6 +17,7 @@ from opslib.messages import Message, Text, _
 __all__ = ["REQUIRES", "Facts", "Parameters", "findings"]
 
 REQUIRES: tuple[str, ...] = ()  # what AWS cannot tell the cluster still can
+READS = ("kubernetes", "aws", "prometheus")
 
 NOT_READ = _("Could not be read; the findings say why.")
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["REQUIRES", "Facts", "Log", "Parameters", "findings"]
 
 REQUIRES = ("kubernetes",)  # without it there is nothing to say
+READS = ("kubernetes", "prometheus")
 
 MOST_BARS = 15
 MOST_LINES = 6

@@ -70,6 +70,11 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
         Right("list", "namespaces", _("namespaces without a backup"), everywhere=True),
         Right("list", "persistentvolumeclaims", _("namespaces with data"), everywhere=True),
     ),
+    "patching": (
+        _CLUSTER,
+        Right("list", "nodes", _("the kubelets' versions"), everywhere=True),
+        Right("list", "poddisruptionbudgets.policy", _("disruption budgets that keep nodes from being replaced"), everywhere=True),
+    ),
     "pods": (
         _CLUSTER,
         Right("list", "pods", _("the pods and their status"), needed=True),
@@ -102,6 +107,21 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
         Right("list", "horizontalpodautoscalers.autoscaling", _("autoscalers at their limit")),
     ),
 }  # fmt: skip
+
+ACTIONS: Mapping[str, tuple[str, ...]] = {
+    "patching": (
+        "eks:DescribeAddon",
+        "eks:DescribeAddonVersions",
+        "eks:DescribeCluster",
+        "eks:DescribeClusterVersions",
+        "eks:DescribeInsight",
+        "eks:DescribeNodegroup",
+        "eks:ListAddons",
+        "eks:ListInsights",
+        "eks:ListNodegroups",
+    ),
+}
+"""What a chapter asks AWS for, as actions of an IAM policy. Chapter 2 asks as whom it is seen, which needs none."""
 
 CHANGES = (("patch", "deployments.apps"), ("delete", "pods"))
 """What a credential may that is for more than looking."""

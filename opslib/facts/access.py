@@ -41,20 +41,36 @@ class _Self:
     groups: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """An answer's time, and the header that tells the server's."""
+
+    started: datetime
+    seconds: float
+    date: str
+
+
 @dataclass(slots=True)
 class _Seen:
-    """The answers so far, by system."""
+    """The answers so far, and the certificate that the last of them came with, by system."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    exchanges: dict[str, list[Exchange]] = field(default_factory=dict)
+    answers: dict[str, list[_Timed]] = field(default_factory=dict)
+    certificates: dict[str, bytes] = field(default_factory=dict)
 
     def see(self, exchange: Exchange) -> None:
+        self.timed(exchange.system, _Timed(exchange.started, exchange.seconds, exchange.response.headers.get("date", "")))
         with self.lock:
-            self.exchanges.setdefault(exchange.system, []).append(exchange)
+            if exchange.response.certificate:
+                self.certificates[exchange.system] = exchange.response.certificate
 
-    def of(self, system: str) -> list[Exchange]:
+    def timed(self, system: str, answer: _Timed) -> None:
         with self.lock:
-            return list(self.exchanges.get(system, ()))
+            self.answers.setdefault(system, []).append(answer)
+
+    def of(self, system: str) -> list[_Timed]:
+        with self.lock:
+            return list(self.answers.get(system, ()))
 
 
 def read(sources: Sources, parameters: Parameters, questions: Questions, patience_seconds: float = PATIENCE_SECONDS) -> Facts:
@@ -132,10 +148,10 @@ def _system(sources: Sources, questions: Questions, seen: _Seen, name: str) -> S
     error: OpsError | None = None
     itself = _Self()
     try:
-        itself = _ASK[name](sources, questions)
+        itself = _aws(sources, seen) if name == "aws" else _ASK[name](sources, questions)
     except OpsError as failure:
         error = failure
-    exchanges = seen.of(name)
+    answers = seen.of(name)
     return System(
         name=name,
         address=_address(sources, name),
@@ -143,13 +159,16 @@ def _system(sources: Sources, questions: Questions, seen: _Seen, name: str) -> S
         version=itself.version,
         identity=itself.identity,
         groups=itself.groups,
-        connected=exchanges[0].seconds if exchanges else None,
-        answered=min((one.seconds for one in exchanges[1:]), default=None),
-        clock=_clock(exchanges),
+        connected=answers[0].seconds if answers else None,
+        answered=min((one.seconds for one in answers[1:]), default=None),
+        clock=_clock(answers),
     )
 
 
 def _address(sources: Sources, name: str) -> str:
+    if name == "aws":
+        aws = sources.environment.aws
+        return (aws.endpoint_url or aws.region) if aws else ""
     if name != "kubernetes":
         settings = getattr(sources.environment, name)
         return str(settings.url) if settings else ""
@@ -199,11 +218,24 @@ def _configured(settings: HttpSystem | None) -> str:
     return (settings.username or "") if settings else ""
 
 
-def _clock(exchanges: list[Exchange]) -> float | None:
+def _aws(sources: Sources, seen: _Seen) -> _Self:
+    """As whom AWS sees us, which needs no permission."""
+    account = sources.aws
+    answer: dict[str, Any] = {}
+    for _time in range(2):
+        started, began = datetime.now(UTC), time.monotonic()
+        answer = account.call("sts", "get_caller_identity")
+        date = str(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", ""))
+        seen.timed("aws", _Timed(started, time.monotonic() - began, date))
+    account.check_account()
+    return _Self(identity=str(answer.get("Arn", "")))
+
+
+def _clock(answers: list[_Timed]) -> float | None:
     """How far the server's clock is ahead, from the shortest answer with a Date header, which is cut to the second (RFC 9110, 6.6.1)."""
-    for one in sorted(exchanges, key=lambda one: one.seconds):
+    for one in sorted(answers, key=lambda one: one.seconds):
         try:
-            date = email.utils.parsedate_to_datetime(one.response.headers.get("date", ""))
+            date = email.utils.parsedate_to_datetime(one.date)
         except ValueError:
             continue
         sent = one.started + timedelta(seconds=one.seconds / 2)
@@ -217,19 +249,20 @@ def _clock(exchanges: list[Exchange]) -> float | None:
 def _credentials(sources: Sources, systems: tuple[System, ...], seen: _Seen) -> tuple[Credential, ...]:
     found: list[Credential] = []
     for system in systems:
-        of_server = _server_certificate(system, seen.of(system.name))
+        of_server = _server_certificate(system, seen)
         if of_server is not None:
             found.append(_from_certificate(system.name, Kind.SERVER, of_server))
         if system.name == "kubernetes":
             found += _of_cluster(sources)
-        elif system.named:
+        elif system.named and system.name != "aws":
             found += _of_settings(system.name, getattr(sources.environment, system.name))
     return tuple(found)
 
 
-def _server_certificate(system: System, exchanges: list[Exchange]) -> certificates.Certificate | None:
+def _server_certificate(system: System, seen: _Seen) -> certificates.Certificate | None:
     """That of the answers; where TLS failed, that which the server shows, whoever it is."""
-    shown = next((one.response.certificate for one in reversed(exchanges) if one.response.certificate), b"")
+    with seen.lock:
+        shown = seen.certificates.get(system.name, b"")
     if shown:
         return certificates.from_der(shown)
     if not isinstance(system.error, Unreachable) or not _is_tls(system.error):

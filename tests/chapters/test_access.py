@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -10,16 +12,17 @@ import pytest
 
 from opslib.chapters import CHAPTERS, access
 from opslib.chapters.access import Credential, Facts, Kind, Parameters, System, Verdict
-from opslib.chapters.rights import RIGHTS, Right, merged
+from opslib.chapters.rights import ACTIONS, RIGHTS, Right, merged
 from opslib.environments import Environment
 from opslib.errors import InputError, OpsError, SourceError, Unauthenticated, Unreachable, WrongTarget
 from opslib.findings import Finding, Severity
 from opslib.messages import Message
+from opslib.sources import aws
 
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 PARAMETERS = Parameters()
 EVERY = {right.key for rights in RIGHTS.values() for right in rights}
-ALL = ("kubernetes", "prometheus", "alertmanager", "elasticsearch")
+ALL = tuple(access.NAMES)
 
 
 def environment(**fields: Any) -> Environment:
@@ -56,6 +59,15 @@ def test_where_all_answer_there_is_nothing_to_say_and_every_chapter_runs() -> No
 
 def test_every_chapter_says_which_rights_it_needs() -> None:
     assert {chapter.slug for chapter in CHAPTERS} == set(RIGHTS)
+
+
+def test_the_policies_allow_what_the_source_asks_aws_for() -> None:
+    """Every operation of EKS in the source's code, under the name that a policy gives it."""
+    calls = [node for node in ast.walk(ast.parse(Path(aws.__file__).read_text("utf-8"))) if isinstance(node, ast.Call)]
+    named = [[str(one.value) for one in call.args if isinstance(one, ast.Constant)] for call in calls]
+    asked = {f"eks:{''.join(part.capitalize() for part in words[1].split('_'))}" for words in named if words[:1] == ["eks"]}
+    assert asked
+    assert asked == set(ACTIONS["patching"])
 
 
 def test_no_chapter_names_a_right_twice() -> None:
