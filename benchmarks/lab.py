@@ -23,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -57,6 +57,7 @@ class Server:
     name: str
     kubeconfig: Path
     process: int
+    kept: list[tuple[http.client.HTTPSConnection, dict[str, str]]] = field(default_factory=list)
 
     def connection(self) -> tuple[http.client.HTTPSConnection, dict[str, str]]:
         """A connection, and the headers that say who asks."""
@@ -69,15 +70,16 @@ class Server:
         return http.client.HTTPSConnection(host, context=context, timeout=120), {"Authorization": f"Bearer {user['token']}"}
 
     def get(self, path: str, accept: str = "application/json", *, packed: bool = False) -> bytes:
-        """The body of an answer, unpacked."""
-        connection, headers = self.connection()
-        with contextlib.closing(connection):
-            connection.request("GET", path, headers={**headers, "Accept": accept, "Accept-Encoding": "gzip" if packed else "identity"})
-            answer = connection.getresponse()
-            body = answer.read()
-            if answer.status != 200:
-                raise SystemExit(f"{self.name}: {path}: {answer.status} {body[:300]!r}")
-            return gzip.decompress(body) if answer.getheader("content-encoding") == "gzip" else body
+        """The body of an answer, unpacked, over a connection that is kept."""
+        if not self.kept:
+            self.kept.append(self.connection())
+        connection, headers = self.kept[0]
+        connection.request("GET", path, headers={**headers, "Accept": accept, "Accept-Encoding": "gzip" if packed else "identity"})
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status != 200:
+            raise SystemExit(f"{self.name}: {path}: {answer.status} {body[:300]!r}")
+        return gzip.decompress(body) if answer.getheader("content-encoding") == "gzip" else body
 
 
 def main() -> None:
@@ -236,9 +238,10 @@ def _embedded(folder: Path) -> Iterator[Server]:
     try:
         server = Server("embedded", folder / "kubeconfig", process.pid)
         while True:
-            with contextlib.suppress(OSError, KeyError):
+            with contextlib.suppress(OSError, KeyError, http.client.HTTPException):
                 server.get("/readyz")
                 break
+            server.kept.clear()
             if process.poll() is not None:
                 raise SystemExit((folder / "log").read_text("utf-8"))
             time.sleep(0.02)
@@ -362,8 +365,8 @@ class _Lab:
 
         user = yaml.safe_load((folder / "kubeconfig").read_text("utf-8"))["users"][0]["user"]
         pair = [folder / f"bench.{kind}" for kind in ("crt", "key")]
-        for file, field in zip(pair, ("client-certificate-data", "client-key-data"), strict=True):
-            file.write_bytes(base64.b64decode(user[field]))
+        for file, name in zip(pair, ("client-certificate-data", "client-key-data"), strict=True):
+            file.write_bytes(base64.b64decode(user[name]))
         self._addresses = addresses
         self._pool = urllib3.PoolManager(cert_reqs="CERT_NONE", cert_file=str(pair[0]), key_file=str(pair[1]))
         urllib3.disable_warnings()

@@ -267,7 +267,10 @@ class Store:
 
     def look_again(self, resource: str) -> None:
         """Read the selectable fields and the printed cells of all objects anew: the resource's definition has changed."""
-        for record in self._shelf(resource).records.values():
+        shelf = self._shelf(resource)
+        if not shelf.records:
+            shelf.compacted = self.version  # of what was before there were such objects nothing is known
+        for record in shelf.records.values():
             record.fields = self._fields(resource, record.object())
             record._cells = None
 

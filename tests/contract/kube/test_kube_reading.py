@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -269,3 +270,40 @@ def test_json_of_watch_lines(cluster: Cluster, namespace: str) -> None:
     event = cluster.watch(path, 1, fieldSelector="metadata.name=odd")[0]
     assert event["object"]["data"] == {"a": text}
     assert json.dumps(event)
+
+
+def test_jobs_by_how_many_have_succeeded(cluster: Cluster, namespace: str) -> None:
+    path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
+    pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "x"}]}
+    for name in ("done", "begun"):
+        assert cluster.request("POST", path, {"metadata": {"name": name}, "spec": {"template": {"spec": pod}}}).status == 201
+    patch = {"status": {"startTime": "2026-01-01T00:00:00Z", "succeeded": 1, "uncountedTerminatedPods": {}}}
+    assert cluster.request("PATCH", f"{path}/done/status", patch, content_type="application/merge-patch+json").status == 200
+    for value, name in (("0", "begun"), ("1", "done")):
+        found = cluster.request("GET", path, fieldSelector=f"status.successful={value}").json["items"]
+        assert [one["metadata"]["name"] for one in found] == [name]
+
+
+def test_what_is_too_old_to_watch(cluster: Cluster) -> None:
+    """A version from before the objects' definition answers 410."""
+    group = "aged.example.org"
+    names = {"plural": "aged", "kind": "Aged", "listKind": "AgedList"}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object"}}}
+    spec = {"group": group, "scope": "Cluster", "names": names, "versions": [version]}
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    assert cluster.request("POST", definitions, {"metadata": {"name": f"aged.{group}"}, "spec": spec}).status == 201
+    try:
+        path = f"/apis/{group}/v1/aged"
+        deadline = time.monotonic() + 30
+        while cluster.request("POST", path, {"apiVersion": f"{group}/v1", "kind": "Aged", "metadata": {"name": "a"}}).status == 404:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        deadline = time.monotonic() + 30
+        while cluster.request("GET", path, resourceVersion=0).status != 200:
+            assert time.monotonic() < deadline  # the real server fills its cache
+            time.sleep(0.05)
+        event = cluster.watch(path, 1, resourceVersion=1)[0]
+        assert (event["type"], event["object"]["code"], event["object"]["reason"]) == ("ERROR", 410, "Expired")
+        assert event["object"]["message"].startswith("too old resource version: 1 (")
+    finally:
+        cluster.request("DELETE", f"{definitions}/aged.{group}")
