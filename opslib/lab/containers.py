@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import math
@@ -283,6 +284,31 @@ class Containers:
     def _restart(self, pod: Object, container: str, code: int) -> None:
         """The first process of a container has ended: the kubelet starts it again."""
         self._change(pod, container, lambda one, pod: _terminate(one, code, again=True))
+        for reason, message in (("Created", "Container created"), ("Started", "Container started")):
+            self._say(pod, container, reason, message)
+
+    def _say(self, pod: Object, container: str, reason: str, message: str) -> None:
+        """Write an event about a container, as its kubelet."""
+        from opslib.lab.api import ApiError
+
+        metadata, now = pod["metadata"], _now()
+        about = {"apiVersion": "v1", "kind": "Pod", **{key: metadata[key] for key in ("namespace", "name", "uid")}}
+        event: Object = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"namespace": metadata["namespace"], "generateName": f"{metadata['name']}."},
+            "involvedObject": {**about, "fieldPath": f"spec.containers{{{container}}}"},
+            "reason": reason,
+            "message": message,
+            "type": "Normal",
+            "count": 1,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "source": {"component": "kubelet", "host": pod["spec"].get("nodeName", "")},
+            "reportingComponent": "kubelet",
+        }
+        with contextlib.suppress(ApiError):  # the pod's namespace goes
+            self._api.create(event)
 
     def _change(self, pod: Object, container: str, change: Callable[[Object, Object], None]) -> None:
         from opslib.lab.api import ApiError

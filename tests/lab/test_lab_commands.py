@@ -165,6 +165,7 @@ def test_a_container_whose_first_process_ends_begins_again(shop: Shop) -> None:
     until(lambda: shop.lab.api.get(path)["status"]["containerStatuses"][0]["restartCount"] == before["restartCount"] + 1)
     state = shop.lab.api.get(path)["status"]["containerStatuses"][0]
     assert state["lastState"]["terminated"]["exitCode"] == 143 and state["containerID"] != before["containerID"]
+    until(lambda: "Container started" in shop.run("events", "-n", "shop", "--for", f"pod/{name}")[1])
     code, output, _error = shop.run("logs", "-n", "shop", name)
     assert code == 0 and "started, listening on :8080" in output.splitlines()[0]
     code, output, error = shop.run("logs", "-n", "shop", name, "--previous", "--tail=5")
