@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from opslib.lab import certificates
 from opslib.lab.engines.servers import Setup, Spec
 
 PARTS = ("aws", "velero")
@@ -29,6 +28,7 @@ def specs(setup: Setup, part: str) -> Iterator[Spec]:
 
 def environment(setup: Setup) -> dict[str, Any]:
     """Where they are, under the keys of an environment; the lab's credentials are in a file of their own."""
+    from opslib.lab import certificates
     from opslib.lab.world import account
 
     content: dict[str, Any] = {}

@@ -21,8 +21,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import urllib3
-
 from opslib.errors import InputError, OpsError
 from opslib.lab import processes
 from opslib.lab.engines.servers import DEFAULT_ENGINE, DEFAULT_SEED, KEPT, PARTS, Options, is_kept, load
@@ -308,6 +306,8 @@ def _clear(place: Path, *, keep_logs: bool = False, keep_data: bool = False) -> 
 
 
 def _health(place: Path, server: dict[str, Any]) -> str:
+    import urllib3
+
     if not processes.is_alive(server):
         return "ended"
     address = server["health"]

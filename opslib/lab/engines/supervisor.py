@@ -28,7 +28,7 @@ import urllib3
 import yaml
 
 from opslib.errors import OpsError
-from opslib.lab import certificates, processes
+from opslib.lab import processes
 from opslib.lab.api import Api, ApiError
 from opslib.lab.engines import background
 from opslib.lab.engines.servers import Options, Setup, Spec, is_kept, load
@@ -307,6 +307,8 @@ class Supervisor:
 
     def _certificates(self) -> dict[str, Path]:
         """The authority and everybody's certificates, keys and tokens, as files."""
+        from opslib.lab import certificates
+
         pki = self.folder / "pki"
         if not (pki / "tokens.csv").exists():
             _make_certificates(pki)
@@ -442,6 +444,8 @@ def _load_ahead() -> None:
 
 def _make_certificates(pki: Path) -> None:
     """Make the authority, everybody's certificates and keys, and last the tokens, which say that all is there."""
+    from opslib.lab import certificates
+
     pki.mkdir(mode=0o700, exist_ok=True)
     ca = certificates.authority("opslib-lab")
     kubelet_hosts = ("127.0.0.1", "localhost")
