@@ -116,6 +116,7 @@ def lesson(lab: RealLab, name: str) -> None:
     scenario = scenarios.load(name)
     try:
         control.ask(lab.folder, "break", {"kind": "scenario", "name": name})
+        until(lambda: not broken(lab)["due"], f"all of {name} is on")
         last = max((sign.after for sign in scenario.signature), default=0)
         for sign in scenario.signature if name not in DAYLIGHT else ():
             if sign.after == last:

@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -180,13 +181,13 @@ class Stage:
             places = iter(range(first, len(broken.faults)))
             faults = [next(places) if step.fault else -1 for step in scenario.timeline]
             one = Broken(name, "scenario", began, now, faults, list(range(len(scenario.timeline))))
-            with self._lock:
-                self._broken.append(one)
             self._step(one, scenario, broken, now)
-            self._keep()
             if len(broken.faults) > first:
                 self._wait_for_rollouts(broken, first)
                 self.become(broken, time.time())
+            with self._lock:
+                self._broken.append(one)
+            self._keep()
         self._wake.set()
         return replace(one)
 
@@ -242,16 +243,14 @@ class Stage:
             self._informers.clear()
             self._lift([silence for one in self._broken for silence in one.silences])
             resetting.nodes(cluster, before)
-            if self._kubelet is not None:
-                self._kubelet.look_again()
+            self._look_again()
             count = player.reset(cluster.api, logs=self.folder / "logs")
             count += resetting.leftovers(cluster, before)
             if self._platform:
                 count += resetting.platform(cluster, well)
             if any(step.backups for one in self._broken if one.kind == "scenario" for step in scenarios.load(one.name).timeline):
                 trouble.repair(cluster.api, self.folder)
-            if self._kubelet is not None:
-                self._kubelet.look_again()
+            self._look_again()
             with self._lock:
                 self._broken = []
             self._keep()
@@ -284,8 +283,8 @@ class Stage:
                     for one in self._broken:
                         if one.kind == "scenario" and one.ended is None:
                             wake = min(wake, self._go_on(one))
-            except (OpsError, OSError) as error:  # the API server is away for a moment, or an object went meanwhile: once more
-                sys.stderr.write(f"stage: {error}\n")
+            except Exception:  # the API server is away for a moment, an object went meanwhile, or worse: the stage goes on
+                sys.stderr.write(f"stage: {traceback.format_exc()}")
                 wake = time.time() + 1
             self._wake.wait(max(0.05, min(wake - time.time(), 3600)))
             self._wake.clear()
@@ -309,6 +308,8 @@ class Stage:
                     wake = min(wake, acts.show(cluster, self.world, timed, now, self.handover))
             elif now < timed.start:
                 wake = min(wake, timed.start)
+            elif acts.ended(cluster, timed):
+                self._look_again()
             if now < timed.end < float("inf"):
                 wake = min(wake, timed.end)
         self._watch(one, scenario)
@@ -325,8 +326,7 @@ class Stage:
             if all(self.world.faults[place].end <= now for place in places):
                 one.ended, one.end = now, number
                 cluster.holds.drop("lesson")
-                if self._kubelet is not None:
-                    self._kubelet.look_again()
+                self._look_again()
                 self._keep()
                 return float("inf")
         if any(end.asked for end in scenario.accepted):
@@ -352,10 +352,10 @@ class Stage:
             if step.backups:
                 from opslib.lab.velero import trouble
 
-                trouble.break_location(self._cluster.api)
                 since = datetime.fromtimestamp(one.began + step.after, UTC)
                 if not trouble.fail_backups(self._cluster.api, self.folder, since, step.backups.phase, step.backups.message):
                     continue  # Velero has not brought its backups yet
+                trouble.break_location(self._cluster.api)
             if step.play is not None:  # its pods are held before they can come
                 self._cluster.holds.add(*holds_of(step.played("lesson"), step.played("lesson").namespace))
             for patch in step.patches:
@@ -373,6 +373,10 @@ class Stage:
         timed = self.world.faults[place]
         self.become(self.world.ended(place, now))
         acts.ended(self._cluster, timed)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Let the kubelet look at pods that are held no longer."""
         if self._kubelet is not None:
             self._kubelet.look_again()
 

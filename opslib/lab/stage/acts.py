@@ -144,13 +144,11 @@ def _ordinal(pod: Pod) -> int:
     return pod.ordinal
 
 
-def ended(cluster: Cluster, timed: Timed) -> None:
-    """What is set free when a fault has ended."""
-    fault = timed.fault
-    if isinstance(fault, NodeDown):
-        cluster.holds.drop(BY, node=fault.node)
-    elif timed.service:
-        cluster.holds.drop(BY, service=timed.service)
+def ended(cluster: Cluster, timed: Timed) -> int:
+    """Set free what a fault held; how many holds that were."""
+    if isinstance(timed.fault, NodeDown):
+        return cluster.holds.drop(BY, node=timed.fault.node)
+    return cluster.holds.drop(BY, service=timed.service) if timed.service else 0
 
 
 # --- single acts ------------------------------------------------------------------------------------------------------------------------
