@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from opslib.lab.world import account
+from opslib.lab.world.platform import NODES
+
 SOURCE = Path(__file__).parents[2] / "terraform"
 ENVIRONMENTS = ("dev", "stg", "prod", "lab")
 
@@ -167,6 +170,57 @@ def test_what_is_sensitive_is_not_printed(run: Run, project: Path) -> None:
         assert "(sensitive value)" in plan["printed"]
     owner = next(one for one in first["resource_changes"] if one["address"].endswith("terraform_data.owner"))
     assert owner["change"]["after_sensitive"]["triggers_replace"]
+
+
+def test_what_somebody_applied_from_elsewhere_shows_as_drift(run: Run, project: Path) -> None:
+    folder = project / "environments" / "lab"
+    applied(run, folder, '-var=instance_types=["m7i.2xlarge"]')
+    assert changes(planned(run, folder)) == {'module.node_group["main"].terraform_data.node_group': ["delete", "create"]}
+
+
+def test_a_locked_state_says_who_holds_it(project: Path) -> None:
+    program = shutil.which("terraform")
+    if program is None:
+        pytest.skip("terraform is not on PATH")
+    folder = project / "environments" / "dev"
+    own = os.environ | {"TF_CLI_CONFIG_FILE": os.devnull, "TF_IN_AUTOMATION": "1", "CHECKPOINT_DISABLE": "1"}
+    subprocess.run([program, "init", "-input=false"], cwd=folder, env=own, check=True, capture_output=True)
+    holder = subprocess.Popen([program, "apply", "-no-color"], cwd=folder, env=own, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        printed = b""
+        while b"Enter a value" not in printed:  # it waits for an answer, and holds the lock meanwhile
+            piece = os.read(holder.stdout.fileno(), 4096)
+            assert piece, printed.decode()
+            printed += piece
+        done = subprocess.run(
+            [program, "plan", "-input=false", "-no-color", "-lock-timeout=0s"],
+            cwd=folder,
+            env=own,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "Error acquiring the state lock" in done.stderr and "OperationTypeApply" in done.stderr
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_the_lab_s_environment_is_that_of_its_account(run: Run, project: Path) -> None:
+    folder = project / "environments" / "lab"
+    assert run(folder, "init", "-input=false", "-no-color").status == 0
+    found = {one["address"].removeprefix("module.platform."): one["change"]["after"] for one in planned(run, folder)["resource_changes"]}
+    group = found[f'module.node_group["{account.NODE_GROUP}"].terraform_data.node_group']
+    assert group["input"]["size"]["desired"] == len(NODES)
+    assert {node.instance_type for node in NODES} == {group["triggers_replace"][-1][0]}
+    assert found["module.cluster.terraform_data.cluster"]["input"]["name"] == account.CLUSTER
+    assert found["module.cluster.terraform_data.cluster"]["input"]["version"] == account.NODE_RELEASE.rpartition(".")[0]
+    assert found["module.backup.terraform_data.bucket"]["input"]["name"] == account.BACKUP_BUCKET
+    assert f'module.node_group["{account.SPARE_NODE_GROUP}"].terraform_data.node_group' in found
+    zones = {address.split('"')[1] for address in found if ".terraform_data.subnet[" in address}
+    assert zones == {node.zone for node in NODES}
 
 
 @pytest.mark.parametrize("version", ["1.36.3", "latest", "2.0", "1.9", ""])
