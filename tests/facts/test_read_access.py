@@ -77,11 +77,15 @@ class Server:
 
             def do_GET(self) -> None:
                 status, content = pages.get(self.path.partition("?")[0], (404, {}))
-                body = json.dumps(content).encode()
+                body = content if isinstance(content, bytes) else json.dumps(content).encode()
                 self.send_response(status)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("content-length", 0)))
+                self.do_GET()
 
             def date_time_string(self, timestamp: float | None = None) -> str:
                 return email.utils.format_datetime(datetime.now(UTC) + clock, usegmt=True)
@@ -262,6 +266,26 @@ def test_elasticsearch_and_opensearch_say_who_we_are(
 ) -> None:
     elasticsearch = system(read(environment(tmp_path, elasticsearch={"url": serve(pages).url})), "elasticsearch")
     assert (elasticsearch.error, elasticsearch.version, elasticsearch.identity) == (None, version, identity)
+
+
+STS = b"""<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>
+<Arn>arn:aws:iam::123456789012:user/reader</Arn><UserId>AIDAEXAMPLE</UserId><Account>123456789012</Account>
+</GetCallerIdentityResult><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></GetCallerIdentityResponse>"""
+
+
+@pytest.mark.parametrize(("account", "wrong"), [("123456789012", False), ("210987654321", True)])
+def test_aws_says_who_we_are_and_another_account_is_a_wrong_target(
+    account: str, wrong: bool, tmp_path: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "example")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "example")
+    server = serve({"/": (200, STS)}, clock=timedelta(minutes=7))
+    facts = read(environment(tmp_path, aws={"region": "ap-northeast-1", "account": account, "endpoint_url": server.url}))
+    aws = system(facts, "aws")
+    assert isinstance(aws.error, WrongTarget) is wrong
+    assert aws.identity == ("" if wrong else "arn:aws:iam::123456789012:user/reader")
+    checks = {(one.check, one.severity) for one in access.findings(facts, Parameters()) if one.subject.name == "aws"}
+    assert checks == {("systems.wrong_target" if wrong else "systems.clock", Severity.CRITICAL)}
 
 
 # --- certificates and tokens ----------------------------------------------------------------------------------------------------------
