@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from opslib.lab.api import ApiError, Object
@@ -183,18 +183,7 @@ class Scheduler:
     def _keep_newest(self, node: str, uid: str, pod: Object) -> None:
         found = self._nodes.get(node)
         if found is not None and uid in found.pods and found.pods[uid].pod is not pod:
-            info = found.pods[uid]
-            found.pods[uid] = PodInfo(
-                pod,
-                info.requests,
-                info.cpu_and_memory,
-                info.ports,
-                info.priority,
-                info.required_anti,
-                info.preferred,
-                info.required,
-                info.claims,
-            )
+            found.renew(replace(found.pods[uid], pod=pod))
 
     def _take_off(self, uid: str) -> PodInfo | None:
         node = self._placed.pop(uid, None)

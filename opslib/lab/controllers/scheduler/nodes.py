@@ -126,6 +126,7 @@ class NodeInfo:
     used: list[int] = field(default_factory=lambda: [0, 0])  # cpu and memory, with what pods without requests are taken for
     ports: set[tuple[str, str, int]] = field(default_factory=set)
     anti: dict[str, PodInfo] = field(default_factory=dict)  # those of the pods that want some others away, or near
+    spaces: dict[str, dict[str, PodInfo]] = field(default_factory=dict)  # the pods by namespace
 
     @property
     def name(self) -> str:
@@ -145,16 +146,22 @@ class NodeInfo:
 
     def add(self, info: PodInfo) -> None:
         """Put a pod on it."""
-        self.pods[uid_of(info.pod)] = info
+        self.renew(info)
         self._count(info, 1)
         self.ports |= info.ports
         if info.required_anti or info.preferred or info.required:
             self.anti[uid_of(info.pod)] = info
 
+    def renew(self, info: PodInfo) -> None:
+        """Have a newer version of a pod in the place of the one that is there."""
+        self.pods[uid_of(info.pod)] = info
+        self.spaces.setdefault(namespace_of(info.pod), {})[uid_of(info.pod)] = info
+
     def remove(self, uid: str) -> PodInfo | None:
         """Take a pod off it; what it was."""
         info = self.pods.pop(uid, None)
         if info is not None:
+            del self.spaces[namespace_of(info.pod)][uid]
             self._count(info, -1)
             if info.ports:
                 self.ports = {port for other in self.pods.values() for port in other.ports}
@@ -169,7 +176,8 @@ class NodeInfo:
 
     def copy(self) -> NodeInfo:
         """One that can be changed for a trial."""
-        return NodeInfo(self.node, dict(self.pods), dict(self.requested), list(self.used), set(self.ports), dict(self.anti))
+        spaces = {name: dict(pods) for name, pods in self.spaces.items()}
+        return NodeInfo(self.node, dict(self.pods), dict(self.requested), list(self.used), set(self.ports), dict(self.anti), spaces)
 
 
 def in_namespaces(term: Object, pod: Object, namespace_labels: dict[str, dict[str, str]]) -> frozenset[str]:

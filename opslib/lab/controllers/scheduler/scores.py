@@ -123,9 +123,7 @@ def _defaults(question: Question) -> list[Spread]:
 
     place = namespace_of(pod)
     numbers = {
-        info.name: sum(
-            namespace_of(other.pod) == place and not is_deleted(other.pod) and matches(labels_of(other.pod)) for other in info.pods.values()
-        )
+        info.name: sum(not is_deleted(other.pod) and matches(labels_of(other.pod)) for other in info.spaces.get(place, {}).values())
         for info in question.nodes
     }
     made = []
