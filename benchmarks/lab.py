@@ -74,8 +74,14 @@ class Server:
         if not self.kept:
             self.kept.append(self.connection())
         connection, headers = self.kept[0]
-        connection.request("GET", path, headers={**headers, "Accept": accept, "Accept-Encoding": "gzip" if packed else "identity"})
-        answer = connection.getresponse()
+        headers = {**headers, "Accept": accept, "Accept-Encoding": "gzip" if packed else "identity"}
+        try:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+        except http.client.RemoteDisconnected:  # it was idle for long
+            connection.close()
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
         body = answer.read()
         if answer.status != 200:
             raise SystemExit(f"{self.name}: {path}: {answer.status} {body[:300]!r}")

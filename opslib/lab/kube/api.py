@@ -10,7 +10,6 @@ import json
 import logging
 import random
 import re
-import sqlite3
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,8 +134,6 @@ class Api:
             answer = await self._answer(request)
         except Refused as error:
             answer = self._failure(request, error)
-        except sqlite3.Error as error:
-            answer = self._failure(request, errors.internal(f"the store cannot be written: {error}"))
         except Exception as error:  # a defect of ours must not look like a lost connection
             _log.exception("%s %s", request.method, request.url.path)
             answer = self._failure(request, errors.internal(f"{type(error).__name__}: {error}"))

@@ -80,7 +80,7 @@ class File:
         self._lock = threading.Condition()
         self._closed = False
         self._failed = ""
-        self._database = _open(path)
+        self._database = _open(path.absolute())
         self._seeded = bool(self._database.execute("SELECT EXISTS (SELECT 1 FROM seed)").fetchone()[0])
         self._thread = threading.Thread(target=self._run, name="state", daemon=True)
         self._thread.start()
@@ -161,6 +161,9 @@ class File:
 def _open(path: Path) -> sqlite3.Connection:
     try:
         return _prepared(path)
+    except sqlite3.OperationalError as error:  # no room, no right: what is there is read, and nothing written
+        _log.error("%s cannot be written: %s; the server goes on in memory, and a restart would find the state of before", path, error)
+        return _copied(path)
     except sqlite3.DatabaseError as error:
         aside = path.with_suffix(".unreadable")
         _log.error("%s cannot be read: %s; it is put aside as %s", path, error, aside.name)
@@ -168,6 +171,17 @@ def _open(path: Path) -> sqlite3.Connection:
         for suffix in ("-wal", "-shm"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         return _prepared(path)
+
+
+def _copied(path: Path) -> sqlite3.Connection:
+    """The database in memory, with what the file has."""
+    database = sqlite3.connect(":memory:", check_same_thread=False)
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(f"{path.as_uri()}?immutable=1", uri=True)) as file:
+        file.backup(database)
+    for statement in _TABLES.split(";"):
+        database.execute(statement)
+    database.commit()
+    return database
 
 
 def _prepared(path: Path) -> sqlite3.Connection:

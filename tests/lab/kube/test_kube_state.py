@@ -145,6 +145,33 @@ def test_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert list(values(Store(fields, state.File(path)))) == ["a", "b"]
 
 
+_READER = """
+import resource, sys
+from pathlib import Path
+from opslib.lab.kube import state
+from opslib.lab.kube.store import Store
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+store = Store(lambda resource, obj: {}, state.File(Path(sys.argv[1])))
+store.create("things", ("", "b"), {"metadata": {"name": "b"}})
+print(*(one.name for one in store.records("things")))
+store.close()
+"""
+
+
+def test_a_disk_that_is_full_from_the_start(tmp_path: Path) -> None:
+    """The server begins with what it had, and leaves the file as it was."""
+    path = tmp_path / "state.db"
+    store = Store(fields, state.File(path))
+    store.create("things", ("", "a"), thing("a"))
+    store.close()
+    before = path.read_bytes()
+    answer = subprocess.run([sys.executable, "-c", _READER, str(path)], capture_output=True, text=True, timeout=60, check=True)
+    assert answer.stdout == "a b\n"
+    assert "cannot be written" in answer.stderr
+    assert path.read_bytes() == before
+
+
 # --- what a lab begins with ---
 
 _TIME = "2026-01-02T03:04:05Z"
