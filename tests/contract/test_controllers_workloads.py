@@ -401,6 +401,8 @@ def grows(place: Place) -> None:
     size = {"requests": {"storage": "1Gi"}}
     claim = {"accessModes": ["ReadWriteOnce"], "storageClassName": metadata["name"], "resources": size}
     place.make("PersistentVolumeClaim", "data", claim, version="v1")
+    events = place.path("events", base="/api/v1")
+    place.until(lambda: bool(place.api.list(events, fields="reason=WaitForFirstConsumer")), "it waits")  # else it waits for the pod
     volume = [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]
     place.make("Pod", "user", {"containers": [{"name": "web", "image": "web:1"}], "volumes": volume}, version="v1")
     place.until(lambda: ready(place) == 1, "the pod runs")
