@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from opslib.lab.world.pods import Pod
 
 _HOLD = "lab.opslib/hold"
+_PATIENCE_SECONDS = 60.0
 _PODS, _NODES = "/api/v1/pods", "/api/v1/nodes"
 
 
@@ -106,7 +107,7 @@ class Exporter:
         self._said: dict[str, tuple[str, str]] = {}  # by an object's uid: its version, and what kube-state-metrics says of it
         self._heads: dict[str, None] = dict.fromkeys(state_metrics.GAUGES)
         self._lock = threading.RLock()
-        self._taking = threading.Lock()
+        self._taking, self._counted = threading.Lock(), threading.Event()
         self._stale = threading.Event()
         self._traffic: list[History] = []
         self._now: _Now | None = None
@@ -128,8 +129,7 @@ class Exporter:
         self._stale.set()
         self._stage.become(self._stage.world, handover=time.time())
         self._stage.subscribe(self._on_stage)
-        # what the counters have come to takes a moment to compute, for which scrapes wait and nobody else has to
-        threading.Thread(target=self._take_over, name="past", daemon=True).start()
+        self._begin()
         self._served = Served(self._application(), held=held)
 
     def close(self) -> None:
@@ -180,34 +180,54 @@ class Exporter:
         if self._layers and self._stage.handover > self._layers[-1].end:
             self._take_over()
 
+    def _begin(self) -> None:
+        """Make the first past. What counters have come to takes a moment to compute, for which scrapes wait and nobody else has to."""
+        if not self._with_past:
+            past.write(self._folder, ())
+            self._counted.set()
+            return
+        at, world = time.time(), self._stage.world
+        adopted = past.adopt(world, self._found(world), at)
+        self._lay(adopted, world.start, at)
+
+        def count() -> None:
+            adopted.history.resume(world.history, at)
+            self._before = pages.counters(families(adopted, at, at), at)
+            adopted.history.forget()
+            self._counted.set()
+
+        threading.Thread(target=count, name="counters", daemon=True).start()
+
     def _take_over(self) -> None:
-        """Make the past from the world on stage, up to now, and let the pages go on from there."""
+        """Make the past anew from the world on stage, up to now, and let the pages go on from there."""
         with self._taking:
-            if not self._with_past:
-                past.write(self._folder, ())
-                return
+            self._counted.wait()
             world, now = self._stage.world, time.time()
-            found, _others = seen(world, self._informers[_PODS].objects())
-            adopted = past.adopt(world, found, now)
-            before = self._layers[-1].world if self._layers else None
-            since = world.start if before is None else past.differs_since(before, adopted)
+            adopted = past.adopt(world, self._found(world), now)
+            before = self._layers[-1].world
+            since = past.differs_since(before, adopted)
             if since >= now:
                 return
-            adopted.history.resume((before or world).history, since if before else now)
+            adopted.history.resume(before.history, since)
             pages.counters(families(adopted, now, now), now)  # the work of this is kept, and scrapes go on meanwhile
             with self._lock:
                 at = time.time()
                 self._before = pages.counters(families(adopted, at, at), at)
-                self._layers = past.lay(self._layers, adopted, since, at)
+                self._lay(adopted, since, at)
                 self._kept = (None, {})
                 self._pages.clear()
                 self._stale.set()
-            if self._prometheus:
-                self._shown.show([layer.document() for layer in self._layers])
-            past.write(self._folder, self._layers)
             adopted.history.forget()
-            if self._prometheus:
-                self._forget(since, at)
+
+    def _found(self, world: World) -> list[Seen]:
+        return seen(world, self._informers[_PODS].objects())[0]
+
+    def _lay(self, adopted: past.Adopted, since: float, at: float) -> None:
+        self._layers = past.lay(self._layers, adopted, since, at)
+        if self._prometheus:
+            self._shown.show([layer.document() for layer in self._layers])
+            self._forget(since, at)
+        past.write(self._folder, self._layers)
 
     def _forget(self, since: float, until: float) -> None:
         """Let Prometheus forget what it scraped of a time whose past is another one now."""
@@ -314,6 +334,7 @@ class Exporter:
         from starlette.responses import PlainTextResponse
 
         node = request.query_params.get("node", "")
+        self._counted.wait(_PATIENCE_SECONDS)
         with self._lock:
             now = self._look()
             if node not in now.nodes or self._lost(node):
@@ -328,6 +349,7 @@ class Exporter:
         return found is None or found["metadata"].get("annotations", {}).get(_HOLD) == "true"
 
     def _platform(self, request: Request) -> Response:
+        self._counted.wait(_PATIENCE_SECONDS)
         with self._lock:
             world = self._look().world
 
