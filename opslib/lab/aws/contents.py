@@ -50,6 +50,7 @@ def seed(server: Server, world: World | None = None, *, cluster_version: str = "
     _forget_other_regions(server.account.region)
     _roles_and_users(server, connect("iam"))
     _networks_and_cluster(server, connect, world, cluster_version)
+    _node_images(server)
     _buckets_and_trail(server, connect)
     images.push(server, connect("ecr"), world)
     connect("guardduty").create_detector(Enable=True, FindingPublishingFrequency="FIFTEEN_MINUTES")
@@ -308,6 +309,32 @@ def _age(server: Server, now: datetime) -> None:
     for group in cluster.nodegroups.values():
         group.created_at = _bare(now - timedelta(days=180))
         group.modified_at = _bare(now - timedelta(days=96))
+
+
+def _node_images(server: Server) -> None:
+    """What AWS publishes of its newest node images: https://docs.aws.amazon.com/eks/latest/userguide/retrieve-ami-id.html"""
+    from moto.ssm import models
+
+    account, parameter = server.account, getattr(models, "Parameter")  # noqa: B009 - its bases are abstract to who checks types
+    held: Any = models.ssm_backends[account.account_id][account.region]
+    for version in catalogue.versions().values():
+        release = version.node_releases[-1]
+        base = f"/aws/service/eks/optimized-ami/{version.minor}/amazon-linux-2023/x86_64/standard/recommended"
+        for name, value in (("release_version", release), ("image_id", f"ami-0{release.encode().hex()[:16]}")):
+            held._parameters[f"{base}/{name}"].append(  # its own put_parameter refuses names of AWS
+                parameter(
+                    account_id=account.account_id,
+                    name=f"{base}/{name}",
+                    value=value,
+                    parameter_type="String",
+                    description=None,
+                    allowed_pattern=None,
+                    keyid=None,
+                    last_modified_date=_bare(max(version.released, account.now() - timedelta(days=12))),
+                    version=1,
+                    data_type="text",
+                )
+            )
 
 
 def _buckets_and_trail(server: Server, connect: Callable[[str], Any]) -> None:

@@ -504,6 +504,14 @@ def test_the_credential_report_shows_old_keys_and_missing_second_factors(lab: La
     assert (lab.clock.now() - made).days >= 400
 
 
+def test_the_newest_node_image_is_newer_than_that_of_the_nodes(lab: Lab) -> None:
+    name = "/aws/service/eks/optimized-ami/1.36/amazon-linux-2023/x86_64/standard/recommended/release_version"
+    newest = lab.client("ssm").get_parameter(Name=name)["Parameter"]["Value"]
+    group = lab.client("eks").describe_nodegroup(clusterName="lab", nodegroupName="main")["nodegroup"]
+    assert group["releaseVersion"] < newest and newest.startswith("1.36.")
+    assert refused(lab.client("ssm").get_parameter, Name=name.replace("1.36", "1.99")) == "ParameterNotFound"
+
+
 def test_one_group_opens_ssh_to_the_world(lab: Lab) -> None:
     found = []
     for group in lab.client("ec2").describe_security_groups()["SecurityGroups"]:
@@ -526,7 +534,8 @@ def test_images_have_the_findings_that_were_given(lab: Lab) -> None:
     by_tag = ecr.describe_image_scan_findings(repositoryName="shop/search", imageId={"imageTag": "0.30.9"})
     by_digest = ecr.describe_image_scan_findings(repositoryName="shop/search", imageId={"imageDigest": by_tag["imageId"]["imageDigest"]})
     assert by_tag["imageScanFindings"]["findings"] == by_digest["imageScanFindings"]["findings"]
-    assert by_tag["imageScanFindings"]["findingSeverityCounts"] == {"CRITICAL": 1}
+    assert by_tag["imageScanFindings"]["findingSeverityCounts"] == {"CRITICAL": 2}
+    assert "CVE-2021-44228" in {one["name"] for one in by_tag["imageScanFindings"]["findings"]}
     assert refused(ecr.describe_image_scan_findings, repositoryName="shop/mail", imageId={"imageTag": "0.8.1"}) == "ScanNotFoundException"
     assert refused(ecr.describe_image_scan_findings, repositoryName="shop/search", imageId={"imageTag": "0"}) == "ImageNotFoundException"
     assert refused(ecr.describe_image_scan_findings, repositoryName="shop/none", imageId={"imageTag": "0"}) == "RepositoryNotFoundException"
