@@ -344,11 +344,12 @@ def _ask(lab: Lab, what: str, content: dict[str, object] | None = None) -> Any:
     return control.ask(lab.folder, what, content)
 
 
-def _hour(time: float) -> str:
-    """A time in the reader's zone."""
+def _hour(moment: float) -> str:
+    """A time (Unix seconds) in the reader's zone; with its date where that is not today's."""
     from datetime import datetime
 
-    return f"{datetime.fromtimestamp(time).astimezone():%H:%M}"
+    then, now = datetime.fromtimestamp(moment).astimezone(), datetime.now().astimezone()
+    return f"{then:%H:%M}" if then.date() == now.date() else f"{then:%Y-%m-%d %H:%M}"
 
 
 def _wait_for_alert(lab: Lab, before: set[str]) -> None:

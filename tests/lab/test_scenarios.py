@@ -116,7 +116,7 @@ def lesson(lab: RealLab, name: str) -> None:
     scenario = scenarios.load(name)
     try:
         control.ask(lab.folder, "break", {"kind": "scenario", "name": name})
-        until(lambda: not broken(lab)["due"], f"all of {name} is on")
+        until(lambda: not broken(lab)["due"], f"all of {name} is on", 150)  # backups: once Velero is up
         last = max((sign.after for sign in scenario.signature), default=0)
         for sign in scenario.signature if name not in DAYLIGHT else ():
             if sign.after == last:
@@ -135,7 +135,7 @@ def lesson(lab: RealLab, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", scenarios.names())
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_a_scenario_breaks_and_a_right_fix_ends_it(name: str, embedded_lab: RealLab) -> None:
     lesson(embedded_lab, name)
 
