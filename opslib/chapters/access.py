@@ -195,7 +195,9 @@ def _ability(facts: Facts, chapter: Chapter) -> Ability:
     missing = tuple(right for right in rights if allowed.get(right.key) is False)
     unknown = tuple(right for right in rights if allowed.get(right.key) is None)
     nothing_left = bool(reads) and set(reads) <= set(without)
-    if nothing_left or not set(without).isdisjoint(required) or any(right.needed for right in missing):
+    cluster = facts.system("kubernetes")
+    refused = cluster is not None and isinstance(cluster.error, InputError) and chapter.slug != "access"  # where others do not begin
+    if nothing_left or refused or not set(without).isdisjoint(required) or any(right.needed for right in missing):
         verdict = Verdict.CANNOT
     else:
         verdict = Verdict.GAPS if without or missing or unknown else Verdict.RUNS

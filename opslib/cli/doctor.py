@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-WITHIN_SECONDS = 2.5  # one screen in under three seconds, whatever is down
+WITHIN_SECONDS = 2.4  # one screen in under three seconds, whatever is down
 QUESTION = 0.8  # of that time for one question, so that its own reason is there in time
 LEAST_SECONDS = 1.5  # on a machine that is too busy to load our own modules in time
 MOST_FINDINGS = 12

@@ -109,7 +109,7 @@ def read(sources: Sources, parameters: Parameters, questions: Questions, patienc
             now=datetime.now(UTC),
             environment=environment,
             systems=systems,
-            credentials=_credentials(sources, systems, seen),
+            credentials=_credentials(sources, systems, seen, give_up),
             allowed=allowed,
             may_change=may_change,
             namespace=parameters.namespace,
@@ -246,10 +246,10 @@ def _clock(answers: list[_Timed]) -> float | None:
 # --- certificates and tokens ----------------------------------------------------------------------------------------------------------
 
 
-def _credentials(sources: Sources, systems: tuple[System, ...], seen: _Seen) -> tuple[Credential, ...]:
+def _credentials(sources: Sources, systems: tuple[System, ...], seen: _Seen, give_up: float) -> tuple[Credential, ...]:
     found: list[Credential] = []
     for system in systems:
-        of_server = _server_certificate(system, seen)
+        of_server = _server_certificate(system, seen, give_up)
         if of_server is not None:
             found.append(_from_certificate(system.name, Kind.SERVER, of_server))
         if system.name == "kubernetes":
@@ -259,7 +259,7 @@ def _credentials(sources: Sources, systems: tuple[System, ...], seen: _Seen) -> 
     return tuple(found)
 
 
-def _server_certificate(system: System, seen: _Seen) -> certificates.Certificate | None:
+def _server_certificate(system: System, seen: _Seen, give_up: float) -> certificates.Certificate | None:
     """That of the answers; where TLS failed, that which the server shows, whoever it is."""
     with seen.lock:
         shown = seen.certificates.get(system.name, b"")
@@ -268,10 +268,11 @@ def _server_certificate(system: System, seen: _Seen) -> certificates.Certificate
     if not isinstance(system.error, Unreachable) or not _is_tls(system.error):
         return None
     parts = urlsplit(system.address)
+    seconds = min(max(give_up - time.monotonic(), 0.2), _UNVERIFIED_SECONDS)
     try:
         import ssl
 
-        pem = ssl.get_server_certificate((parts.hostname or "", parts.port or 443), timeout=_UNVERIFIED_SECONDS)
+        pem = ssl.get_server_certificate((parts.hostname or "", parts.port or 443), timeout=seconds)
     except (OSError, ValueError):
         return None
     return certificates.from_pem(pem.encode("ascii"))

@@ -210,6 +210,12 @@ def test_where_everything_is_down_only_this_chapter_runs() -> None:
     assert {slug for slug, verdict in verdicts(of).items() if verdict is not Verdict.CANNOT} == {"access"}
 
 
+@pytest.mark.parametrize("error", [WrongTarget("another"), InputError("no such context")])
+def test_where_the_cluster_is_another_or_not_to_be_had_no_other_chapter_begins(error: OpsError) -> None:
+    of = facts(down("kubernetes", error), allowed=None)
+    assert {slug for slug, verdict in verdicts(of).items() if verdict is not Verdict.CANNOT} == {"access"}
+
+
 def test_who_may_not_change_anything_is_told_so() -> None:
     assert [(one.check, one.severity) for one in found(facts(may_change=False))] == [("rights.view_only", Severity.INFO)]
     assert found(facts(may_change=None)) == []
