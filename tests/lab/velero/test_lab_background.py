@@ -161,7 +161,7 @@ def test_each_day_s_logs_are_in_a_snapshot(lab: Lab) -> None:
         answer = urllib3.request("GET", url)
         return list(answer.json()["snapshots"]) if answer.status == 200 else []
 
-    soon(lambda: len(snapshots()) >= 6, "snapshots of the last days", 240)
+    soon(lambda: len(snapshots()) >= 6 and not any(one["state"] == "IN_PROGRESS" for one in snapshots()), "the last days' snapshots", 240)
     found = {one["snapshot"]: one for one in snapshots()}
     for name, one in found.items():
         assert one["state"] == "SUCCESS" and one["indices"] == [name.replace("daily-", "logs-")]
