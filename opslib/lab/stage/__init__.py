@@ -55,6 +55,8 @@ class Broken:
         For each step of its timeline the place of its fault in the world's; -1 for what is none.
     due
         Steps that are still to come.
+    open
+        Ends that were seen not to be reached: a status may show for a moment longer what was before.
     ended
         When an accepted end was reached, and which.
     """
@@ -66,6 +68,7 @@ class Broken:
     faults: list[int] = field(default_factory=list)
     due: list[int] = field(default_factory=list)
     silences: list[str] = field(default_factory=list)
+    open: list[int] = field(default_factory=list)
     ended: float | None = None
     end: int | None = None
 
@@ -165,6 +168,7 @@ class Stage:
         OpsError
             The API server refused.
         """
+        from opslib.lab.stage import ends
         from opslib.lab.world import scenarios
 
         scenario = scenarios.load(name)
@@ -185,6 +189,7 @@ class Stage:
             if len(broken.faults) > first:
                 self._wait_for_rollouts(broken, first)
                 self.become(broken, time.time())
+            one.open = [number for number, end in enumerate(scenario.accepted) if not ends.objects_fit(self._cluster, end)]
             with self._lock:
                 self._broken.append(one)
             self._keep()
@@ -317,6 +322,9 @@ class Stage:
             return wake
         for number, end in enumerate(scenario.accepted):
             if not ends.reached(cluster, end, self._ask):
+                one.open = sorted({*one.open, number})
+                continue
+            if end.objects and number not in one.open:
                 continue
             places = [one.faults[step] for step in end.ends]
             for place in places:

@@ -42,7 +42,12 @@ def by_nature(cluster: Cluster, world: World, timed: Timed, acted: float) -> boo
 
 def reached(cluster: Cluster, end: End, ask: Ask) -> bool:
     """Whether the cluster's objects, and the other systems, are as an end state asks."""
-    return all(_object_fits(cluster, state) for state in end.objects) and all(_answer_fits(state, ask) for state in end.asked)
+    return objects_fit(cluster, end) and all(_answer_fits(state, ask) for state in end.asked)
+
+
+def objects_fit(cluster: Cluster, end: End) -> bool:
+    """Whether the cluster's objects alone are so."""
+    return all(_object_fits(cluster, state) for state in end.objects)
 
 
 def watched(ends: Iterable[End], services: Iterable[Service]) -> set[tuple[str, str, str]]:
