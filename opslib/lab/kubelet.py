@@ -7,13 +7,14 @@ with ``lab.opslib/hold: "true"`` stops answering, as a lost one does. What it se
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import heapq
 import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -152,15 +153,19 @@ class Kubelet:
         rounds = 0
         while not self._stop.wait(10):
             rounds += 1
-            for name, node in self._machines.items():
-                if self._is_held_node(name) or self.nodes.get("", name) is None:  # one that was deleted does not come back by itself
-                    continue
-                try:
-                    self._renew(name)
-                    if rounds % 6 == 0 or not self._is_ready_node(name):
-                        self._write_node_status(node)
-                except ApiError:
-                    continue  # the server is away or the node was deleted; the next round tries again
+            with contextlib.suppress(RuntimeError, CancelledError):  # the workers were stopped in this moment
+                # side by side: many nodes must not wait for one another longer than they are waited for
+                for done in [self._workers.submit(self._look_after, node, rounds) for node in self._machines.values()]:
+                    done.exception()
+
+    def _look_after(self, node: Node, rounds: int) -> None:
+        """A node's sign of life; each minute, or where it is not ready, its status too."""
+        if self._is_held_node(node.name) or self.nodes.get("", node.name) is None:  # one that was deleted does not come back by itself
+            return
+        with contextlib.suppress(ApiError):  # the server is away or the node was deleted; the next round tries again
+            self._renew(node.name)
+            if rounds % 6 == 0 or not self._is_ready_node(node.name):
+                self._write_node_status(node)
 
     def _is_held_node(self, name: str) -> bool:
         node = self.nodes.get("", name)
