@@ -97,7 +97,7 @@ def test_pods_are_those_of_the_cluster(any_lab: RealLab, handed_over: float) -> 
             return {(labels["namespace"], labels["pod"]) for labels, _value in query(any_lab, f"group by (namespace, pod) ({name})", at)}
 
         assert found(handed_over - 600) == pods, name
-        until(lambda: found(time.time()) == pods)  # noqa: B023 - called at once
+        until(lambda: found(time.time()) == pods)
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
