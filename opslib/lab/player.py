@@ -83,7 +83,7 @@ def apply_fault(
         _apply(api, obj, deadline)
     objects += [_edit(api, edit, fault, place, folder) for edit in fault.edits]
     if fault.changes:
-        _wait_until_available(api, objects, deadline)
+        _wait_until_available(api, [obj for obj in objects if not _is_played(fault, obj)], deadline)
         for change in fault.changes:
             before = next((obj for obj in objects if same(obj, change)), {})
             after = complete(merged(before, change), fault, place, hold=folder is None)
@@ -225,11 +225,10 @@ def _refuses_pods(api: Api, namespace: str) -> bool:
 
 
 def _wait_until_available(api: Api, objects: Iterable[Object], deadline: float) -> None:
-    """Wait until what nobody holds runs, and a little: a change must come to something that worked, and not in the second of its making."""
+    """Wait until these run, and a little: a change must come to something that worked, and not in the second of its making."""
     begun = time.monotonic()
     _poll(lambda: time.monotonic() - begun >= SECONDS_BEFORE_CHANGE, deadline, "the change")
-    waiting = [obj for obj in objects if obj["kind"] in ("Deployment", "DaemonSet", "StatefulSet") and HOLD not in _annotations(obj)]
-    for obj in waiting:
+    for obj in (obj for obj in objects if obj["kind"] in ("Deployment", "DaemonSet", "StatefulSet")):
         path = api.path_of(obj)
 
         def available(path: str = path) -> bool:
@@ -240,8 +239,9 @@ def _wait_until_available(api: Api, objects: Iterable[Object], deadline: float) 
         _poll(available, deadline, f"{obj['kind']}/{obj['metadata']['name']} runs before it is changed")
 
 
-def _annotations(workload: Object) -> dict[str, str]:
-    return workload["spec"]["template"].get("metadata", {}).get("annotations", {})  # type: ignore[no-any-return]
+def _is_played(fault: Fault, obj: Object) -> bool:
+    """Whether the fault plays the object's pods, which then do not run by themselves."""
+    return any(_makes(obj, rule) for rule in fault.pods)
 
 
 def _poll(ready: Callable[[], bool], deadline: float, what: str) -> None:
