@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: labs, on real servers and on the embedded ones.
+"""Fixtures that all tests share: labs, on real servers and on the embedded ones, one a file: what a file breaks is nobody else's.
 
 A test with `real_cluster` or `real_lab` is about the real servers. One with `any_cluster` or `any_lab` runs on both engines: always on the
 embedded one, and, marked ``real``, on the real one. What is known to differ on the embedded one is marked ``differs("why")`` and stands in
@@ -51,28 +51,28 @@ class RealLab:
         return answer.stdout if check else answer.stdout + answer.stderr
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def real_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
     """A real API server with controllers, scheduler and six ready nodes, and nothing that runs on them."""
-    yield from _lab("real", tmp_path_factory.mktemp("cluster"), parts=("kubernetes",), platform=False)
+    yield from start_lab("real", tmp_path_factory.mktemp("cluster"), parts=("kubernetes",), platform=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def real_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
     """All the real servers, with the background platform."""
-    yield from _lab("real", tmp_path_factory.mktemp("lab"), parts=PARTS, platform=True)
+    yield from start_lab("real", tmp_path_factory.mktemp("lab"), parts=PARTS, platform=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def embedded_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
     """As `real_cluster`, on the embedded engine."""
-    yield from _lab("embedded", tmp_path_factory.mktemp("embedded-cluster"), parts=("kubernetes",), platform=False)
+    yield from start_lab("embedded", tmp_path_factory.mktemp("embedded-cluster"), parts=("kubernetes",), platform=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def embedded_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
     """As `real_lab`, on the embedded engine."""
-    yield from _lab("embedded", tmp_path_factory.mktemp("embedded-lab"), parts=PARTS, platform=True)
+    yield from start_lab("embedded", tmp_path_factory.mktemp("embedded-lab"), parts=PARTS, platform=True)
 
 
 @pytest.fixture(scope="session", params=["embedded", pytest.param("real", marks=pytest.mark.real)])
@@ -82,14 +82,14 @@ def engine(request: pytest.FixtureRequest) -> str:
     return name
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def any_cluster(engine: str, request: pytest.FixtureRequest) -> RealLab:
     """A cluster of each engine in turn, with nothing that runs on it."""
     found: RealLab = request.getfixturevalue(f"{engine}_cluster")
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def any_lab(engine: str, request: pytest.FixtureRequest) -> RealLab:
     """A whole lab of each engine in turn, with the background platform."""
     found: RealLab = request.getfixturevalue(f"{engine}_lab")
@@ -115,7 +115,7 @@ def _need_servers(*names: str) -> None:
         pytest.skip(reason)
 
 
-def _lab(engine: str, folder: Path, *, parts: tuple[str, ...], platform: bool) -> Iterator[RealLab]:
+def start_lab(engine: str, folder: Path, *, parts: tuple[str, ...], platform: bool) -> Iterator[RealLab]:
     if engine == "real":
         _need_servers(*(name for part in parts for name in real.NEEDS[part]))
     lab = engines.up(folder, engine=engine, parts=parts, platform=platform)
@@ -127,8 +127,8 @@ def _lab(engine: str, folder: Path, *, parts: tuple[str, ...], platform: bool) -
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With xdist's ``--dist loadgroup`` all tests on real servers go to one process, which starts them once; those on an embedded lab go
-    to one process a file. What differs on the embedded engine has to fail there: a difference that is gone is taken off the list.
+    """With xdist's ``--dist loadgroup`` all tests on real servers go to one process; those on an embedded lab go to one process a file.
+    What differs on the embedded engine has to fail there: a difference that is gone is taken off the list.
     """
     for item in items:
         if item.get_closest_marker("real"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["REQUIRES", "Facts", "Parameters", "findings"]
 
 REQUIRES: tuple[str, ...] = ()  # any of the systems may be down: that is what this chapter is for
-READS = ("prometheus", "alertmanager", "elasticsearch", "kubernetes")
+READS = ("kubernetes", "prometheus", "alertmanager", "elasticsearch")
 
 NOT_READ = _("Could not be read; the findings say why.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,13 @@ import urllib3
 from scenario_fixes import FIXES
 
 from opslib.errors import InputError, OpsError
-from opslib.lab import catalogue, faults, stage
+from opslib.lab import catalogue, engines, faults, stage
 from opslib.lab.holds import Holds
 from opslib.lab.stage import control
 from opslib.lab.world import World, scenarios
 from opslib.lab.world.faults import BadDeploy, NodeDown
 from opslib.lab.world.platform import NODES, SERVICES
+from tests.conftest import start_lab
 
 if TYPE_CHECKING:
     from conftest import RealLab
@@ -85,6 +86,15 @@ RECOVERS = ("bad-deploy", "dns", "no-endpoints", "alert-storm")
 ON_REAL = ("bad-deploy", "bad-setting", "node-not-ready")
 DAYLIGHT = ("cpu-throttling", "traffic-spike")
 """What shows in their metrics depends on the hour; tests/lab/world looks at it at theirs."""
+
+
+@pytest.fixture(scope="module")
+def embedded_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
+    """A lab with all its parts: some scenarios are about backups, or about the account."""
+    folder = tmp_path_factory.mktemp("whole-lab")
+    for lab in start_lab("embedded", folder, parts=engines.PARTS, platform=True):
+        until(lambda: all(one.health == "ok" for one in engines.status(folder)), "what starts in the background is ready", 120)
+        yield lab
 
 
 def until(done: Callable[[], object], what: str, seconds: float = 60) -> None:
