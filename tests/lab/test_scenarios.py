@@ -15,6 +15,7 @@ from scenario_fixes import FIXES
 
 from opslib.errors import InputError, OpsError
 from opslib.lab import catalogue, engines, faults, stage
+from opslib.lab.engines import background
 from opslib.lab.holds import Holds
 from opslib.lab.stage import control
 from opslib.lab.world import World, scenarios
@@ -93,7 +94,11 @@ def embedded_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
     """A lab with all its parts: some scenarios are about backups, or about the account."""
     folder = tmp_path_factory.mktemp("whole-lab")
     for lab in start_lab("embedded", folder, parts=engines.PARTS, platform=True):
-        until(lambda: all(one.health == "ok" for one in engines.status(folder)), "what starts in the background is ready", 120)
+
+        def ready() -> bool:
+            return set(background.PARTS) <= {one.name for one in engines.status(folder) if one.health == "ok"}
+
+        until(ready, "what starts in the background is ready", 120)
         yield lab
 
 
