@@ -233,7 +233,8 @@ def test_autoscalers_know_the_load(shop: Shop) -> None:
     def known() -> bool:
         found = shop.lab.api.list("/apis/autoscaling/v2/namespaces/shop/horizontalpodautoscalers")
         return bool(found) and all(
-            one.get("status", {}).get("currentMetrics", [{}])[0].get("resource", {}).get("current", {}).get("averageUtilization", 0) > 0
+            ((one.get("status", {}).get("currentMetrics") or [{}])[0].get("resource") or {}).get("current", {}).get("averageUtilization", 0)
+            > 0
             for one in found
         )
 
