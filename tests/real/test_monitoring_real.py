@@ -66,11 +66,12 @@ def send(method: str, url: str, content: Any = None, kind: str = "application/js
 
 @pytest.fixture(scope="module")
 def everything(any_lab: Any) -> tuple[Facts, list[Finding]]:
-    """The lab with its background platform, once Prometheus has scraped the applications twice."""
+    """The lab with its background platform, once everything has been scraped, and the first logs are there."""
 
     def complete() -> tuple[Facts, list[Finding]] | None:
         facts, findings = read(environment(any_lab))
-        return (facts, findings) if facts.services and facts.nodes and all(node.cpu_used for node in facts.nodes) else None
+        there = facts.services and facts.nodes and all(node.cpu_used for node in facts.nodes) and not facts.gaps
+        return (facts, findings) if there else None
 
     found: tuple[Facts, list[Finding]] = until(complete)
     return found
