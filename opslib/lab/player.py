@@ -407,7 +407,11 @@ def _say_ready(api: Api, node: Object, status: str) -> None:
             {**one, "status": status, "lastTransitionTime": now} if one["type"] == "Ready" else one
             for one in pod["status"].get("conditions", [])
         ]
-        api.patch(api.path_of(pod), {"status": {"conditions": conditions}}, subresource="status")
+        try:
+            api.patch(api.path_of(pod), {"status": {"conditions": conditions}}, subresource="status")
+        except ApiError as error:
+            if error.status != 404:  # it has gone meanwhile, as pods do in a rollout
+                raise
 
 
 def _restore_node(api: Api, node: Object, deadline: float, *, lost: bool) -> bool:
