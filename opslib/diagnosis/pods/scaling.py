@@ -10,6 +10,9 @@ from opslib.findings import Evidence, Finding, Severity, Step, Subject
 from opslib.messages import Text, _
 from opslib.sources.objects import Autoscaler, Condition
 
+# in the controller's words that there are no metrics since no pod of the target is ready: the pods' own findings say why
+_UNREADY = "pods might be unready"
+
 
 def autoscalers(facts: Facts) -> Iterator[Finding]:
     """Horizontal pod autoscalers at their limit, without metrics, or without a target."""
@@ -29,7 +32,7 @@ def autoscalers(facts: Facts) -> Iterator[Finding]:
                 None,
                 (look, Step(_("Name the right target in scaleTargetRef"))),
             )
-        elif active and active.status == "False" and active.reason != "ScalingDisabled":
+        elif active and active.status == "False" and active.reason != "ScalingDisabled" and _UNREADY not in active.message:
             yield _finding(
                 facts,
                 item,
