@@ -5,11 +5,12 @@ Requests and answers are protocol buffers in snappy's block format. The few mess
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from opslib.lab import wire
 from opslib.lab.prometheus.labels import Labels, Matcher
 from opslib.lab.prometheus.store import Floats, Integers, Samples, Store, is_absent
 
@@ -40,24 +41,24 @@ def answer(store: Store, request: bytes) -> bytes:
         plain = bytes(cramjam.snappy.decompress_raw(request))
     except cramjam.DecompressionError as error:
         raise ValueError(f"not in snappy's block format: {error}") from error
-    parts = [_field(1, b"".join(_results(store, query))) for query in queries(plain)]
+    parts = [wire.field(1, b"".join(_results(store, query))) for query in queries(plain)]
     return bytes(cramjam.snappy.compress_raw(b"".join(parts)))
 
 
 def queries(message: bytes) -> list[Query]:
     """The queries of a ReadRequest."""
-    return [_query(value) for number, value in _fields(message) if number == 1 and isinstance(value, bytes)]
+    return [_query(value) for number, value in wire.fields(message) if number == 1 and isinstance(value, bytes)]
 
 
 def _query(message: bytes) -> Query:
     query = Query()
-    for number, value in _fields(message):
+    for number, value in wire.fields(message):
         if number == 1 and isinstance(value, int):
-            query.start = _signed(value)
+            query.start = wire.signed(value)
         elif number == 2 and isinstance(value, int):
-            query.end = _signed(value)
+            query.end = wire.signed(value)
         elif number == 3 and isinstance(value, bytes):
-            parts = dict(_fields(value))
+            parts = dict(wire.fields(value))
             name, text = parts.get(2, b""), parts.get(3, b"")
             kind = parts.get(1, 0)
             if not isinstance(name, bytes) or not isinstance(text, bytes) or kind not in range(len(_SIGNS)):
@@ -82,8 +83,8 @@ def _series(samples: Samples) -> Iterator[tuple[Labels, bytes]]:
     there = ~is_absent(samples.values)
     for row, labels in enumerate(samples.labels):
         if there[row].any():
-            named = b"".join(_field(1, _field(1, name.encode()) + _field(2, value.encode())) for name, value in labels)
-            yield labels, _field(1, named + _samples(samples.times[there[row]], samples.values[row, there[row]]))
+            named = b"".join(wire.field(1, wire.field(1, name.encode()) + wire.field(2, value.encode())) for name, value in labels)
+            yield labels, wire.field(1, named + _samples(samples.times[there[row]], samples.values[row, there[row]]))
 
 
 def _samples(times: Integers, values: Floats) -> bytes:
@@ -98,49 +99,3 @@ def _samples(times: Integers, values: Floats) -> bytes:
         table[:, 12 + column] = (rest & np.uint64(0x7F)) | np.uint64(0x80 if column < 5 else 0)
         rest = rest >> np.uint64(7)
     return table.tobytes()
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    result = bytearray()
-    while value > 0x7F:
-        result.append(value & 0x7F | 0x80)
-        value >>= 7
-    result.append(value)
-    return bytes(result)
-
-
-def _fields(message: bytes) -> Iterable[tuple[int, int | bytes]]:
-    place = 0
-
-    def number() -> int:
-        nonlocal place
-        value = shift = 0
-        while True:
-            if place >= len(message) or shift > 63:
-                raise ValueError("a number that does not end")
-            byte = message[place]
-            place += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-
-    while place < len(message):
-        key = number()
-        kind = key & 7
-        if kind == 0:
-            yield key >> 3, number()
-            continue
-        length = {1: 8, 5: 4}.get(kind) or (number() if kind == 2 else -1)
-        if length < 0 or place + length > len(message):
-            raise ValueError("a field that does not end")
-        yield key >> 3, message[place : place + length]
-        place += length
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value

@@ -10,13 +10,13 @@ import base64
 import functools
 import json
 import re
-import struct as binary
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from opslib.lab import wire
 from opslib.lab.kube.errors import Object, bad_request
 from opslib.lab.kube.schema import ANY, Node
 
@@ -50,56 +50,16 @@ def parse(body: bytes, node_of: Callable[[str, str], Node | None]) -> Object:
     if not body.startswith(_MAGIC):
         raise bad_request("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")
     try:
-        unknown = {number: value for number, _wire, value in _fields(body[4:])}
-        about = {number: bytes(value).decode() for number, _wire, value in _fields(unknown.get(1, b""))}
+        unknown = dict(wire.fields(body[4:]))
+        about = {number: bytes(value).decode() for number, value in wire.fields(unknown.get(1, b""))}
         api_version, kind = about.get(1, ""), about.get(2, "")
         node = node_of(api_version, kind)
         if node is None:
             raise bad_request(f'no kind "{kind}" is registered for version "{api_version}"')
         content = _message(bytes(unknown.get(2, b"")), node, message_name(node))
-    except (ValueError, IndexError, KeyError, binary.error) as error:
+    except (ValueError, KeyError) as error:
         raise bad_request(f"unable to decode the protobuf body: {error}") from None
     return {"apiVersion": api_version, "kind": kind, **content}
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int, Any]]:
-    position = 0
-    size = len(data)
-    while position < size:
-        tag, position = _varint(data, position)
-        wire = tag & 7
-        value: Any
-        if wire == 0:
-            value, position = _varint(data, position)
-        elif wire == 2:
-            length, position = _varint(data, position)
-            if position + length > size:
-                raise ValueError("unexpected EOF")
-            value, position = data[position : position + length], position + length
-        elif wire == 1:
-            value, position = binary.unpack_from("<d", data, position)[0], position + 8
-        elif wire == 5:
-            value, position = binary.unpack_from("<f", data, position)[0], position + 4
-        else:
-            raise ValueError(f"illegal wire type {wire}")
-        yield tag >> 3, wire, value
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("integer overflow")
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def _message(data: bytes, node: Node, name: str) -> Object:
@@ -107,7 +67,7 @@ def _message(data: bytes, node: Node, name: str) -> Object:
     if table is None:
         raise ValueError(f"unknown message {name}")
     made: Object = {}
-    for number, _wire, value in _fields(data):
+    for number, value in wire.fields(data):
         label, inline = table.get(number, ("", ""))
         if inline:
             made.update(_message(bytes(value), node, inline))
@@ -119,7 +79,7 @@ def _message(data: bytes, node: Node, name: str) -> Object:
             item = child.item or ANY
             made.setdefault(label, []).append(_value(value, item))
         elif child.kind == "map":
-            entry = {key: one for key, _entry_wire, one in _fields(value)}
+            entry = dict(wire.fields(value))
             item = child.item or ANY
             made.setdefault(label, {})[bytes(entry.get(1, b"")).decode()] = _value(entry.get(2, b""), item)
         else:
@@ -136,26 +96,26 @@ def _value(value: Any, node: Node) -> Any:
     if kind == "string":
         return bytes(value).decode()
     if kind == "integer":
-        return _signed(value)
+        return wire.signed(value)
     if kind == "boolean":
         return bool(value)
     if kind == "bytes":
         return base64.b64encode(bytes(value)).decode()
     if kind == "quantity":
-        return next((bytes(one).decode() for number, _wire, one in _fields(value) if number == 1), "0")
+        return next((bytes(one).decode() for number, one in wire.fields(value) if number == 1), "0")
     if kind in ("time", "microtime"):
-        parts = {number: _signed(one) for number, _wire, one in _fields(value)}
+        parts = {number: wire.signed(one) for number, one in wire.fields(value)}
         if not parts.get(1):
             return None
         moment = datetime.fromtimestamp(parts[1], UTC).replace(microsecond=parts.get(2, 0) // 1000)
         return moment.isoformat().replace("+00:00", "Z")
     if kind == "int-or-string":
-        parts = {number: one for number, _wire, one in _fields(value)}
-        return bytes(parts.get(3, b"")).decode() if parts.get(1) else _signed(parts.get(2, 0))
+        parts = dict(wire.fields(value))
+        return bytes(parts.get(3, b"")).decode() if parts.get(1) else wire.signed(parts.get(2, 0))
     if kind == "list":  # lists in maps: a message of their own
-        return [_value(one, node.item or ANY) for _number, _wire, one in _fields(value)]
+        return [_value(one, node.item or ANY) for _number, one in wire.fields(value)]
     if kind == "any" and isinstance(value, bytes):
-        raw = next((one for number, _wire, one in _fields(value) if number == 1), b"")
+        raw = next((one for number, one in wire.fields(value) if number == 1), b"")
         return json.loads(raw) if raw else None
     return value
 

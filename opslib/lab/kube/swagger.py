@@ -10,6 +10,7 @@ import struct
 from typing import Any
 
 from opslib.lab.kube.errors import Object
+from opslib.lab.wire import field, varint
 
 MEDIA_TYPE = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 MEDIA_TYPES = (MEDIA_TYPE, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
@@ -22,55 +23,42 @@ _FLAGS = {"exclusiveMaximum": 8, "exclusiveMinimum": 10, "uniqueItems": 16, "rea
 def encode(document: Object) -> bytes:
     """The document's bytes."""
     info = document["info"]
-    definitions = b"".join(_part(1, _named(name, schema)) for name, schema in document["definitions"].items())
-    about = _part(1, info["title"].encode()) + _part(2, info["version"].encode())
-    return _part(1, document["swagger"].encode()) + _part(2, about) + _part(8, b"") + _part(9, definitions)
+    definitions = b"".join(field(1, _named(name, schema)) for name, schema in document["definitions"].items())
+    about = field(1, info["title"].encode()) + field(2, info["version"].encode())
+    return field(1, document["swagger"].encode()) + field(2, about) + field(8, b"") + field(9, definitions)
 
 
 def _schema(schema: Object) -> bytes:
-    made = [_part(number, schema[name].encode()) for name, number in _TEXTS.items() if schema.get(name)]
+    made = [field(number, schema[name].encode()) for name, number in _TEXTS.items() if schema.get(name)]
     if "default" in schema:
-        made.append(_part(5, _any(schema["default"])))
-    made += [_varint(number << 3 | 1) + struct.pack("<d", schema[name]) for name, number in _DOUBLES.items() if name in schema]
-    made += [_varint(number << 3) + _varint(schema[name]) for name, number in _NUMBERS.items() if name in schema]
-    made += [_varint(number << 3) + b"\x01" for name, number in _FLAGS.items() if schema.get(name) is True]
-    made += [_part(19, name.encode()) for name in schema.get("required") or ()]
-    made += [_part(20, _any(value)) for value in schema.get("enum") or ()]
+        made.append(field(5, _any(schema["default"])))
+    made += [varint(number << 3 | 1) + struct.pack("<d", schema[name]) for name, number in _DOUBLES.items() if name in schema]
+    made += [varint(number << 3) + varint(schema[name]) for name, number in _NUMBERS.items() if name in schema]
+    made += [varint(number << 3) + b"\x01" for name, number in _FLAGS.items() if schema.get(name) is True]
+    made += [field(19, name.encode()) for name in schema.get("required") or ()]
+    made += [field(20, _any(value)) for value in schema.get("enum") or ()]
     more = schema.get("additionalProperties")
     if isinstance(more, dict):
-        made.append(_part(21, _part(1, _schema(more))))
+        made.append(field(21, field(1, _schema(more))))
     elif more:
-        made.append(_part(21, _varint(2 << 3) + b"\x01"))
+        made.append(field(21, varint(2 << 3) + b"\x01"))
     if schema.get("type"):
-        made.append(_part(22, _part(1, schema["type"].encode())))
+        made.append(field(22, field(1, schema["type"].encode())))
     if isinstance(schema.get("items"), dict):
-        made.append(_part(23, _part(1, _schema(schema["items"]))))
-    made += [_part(24, _schema(one)) for one in schema.get("allOf") or ()]
+        made.append(field(23, field(1, _schema(schema["items"]))))
+    made += [field(24, _schema(one)) for one in schema.get("allOf") or ()]
     properties = schema.get("properties")
     if properties:
-        made.append(_part(25, b"".join(_part(1, _named(name, one)) for name, one in properties.items())))
+        made.append(field(25, b"".join(field(1, _named(name, one)) for name, one in properties.items())))
     for name, value in schema.items():
         if name.startswith("x-"):
-            made.append(_part(31, _part(1, name.encode()) + _part(2, _any(value))))
+            made.append(field(31, field(1, name.encode()) + field(2, _any(value))))
     return b"".join(made)
 
 
 def _named(name: str, schema: Object) -> bytes:
-    return _part(1, name.encode()) + _part(2, _schema(schema))
+    return field(1, name.encode()) + field(2, _schema(schema))
 
 
 def _any(value: Any) -> bytes:
-    return _part(2, (json.dumps(value) + "\n").encode())  # JSON is YAML
-
-
-def _part(number: int, data: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
-
-
-def _varint(value: int) -> bytes:
-    made = bytearray()
-    while value > 0x7F:
-        made.append(value & 0x7F | 0x80)
-        value >>= 7
-    made.append(value)
-    return bytes(made)
+    return field(2, (json.dumps(value) + "\n").encode())  # JSON is YAML
