@@ -61,7 +61,7 @@ def scan(api: Api, workloads: Iterable[Object]) -> None:
             continue  # somebody else's
         new = wanted.pop(key, None)
         if new is None:
-            _delete(api, api.path_of(old))
+            api.delete(api.path_of(old))
         elif labels != new["metadata"]["labels"]:
             api.apply(new, field_manager="trivy-operator")
     for new in wanted.values():
@@ -155,11 +155,3 @@ def _entry(one: Vulnerability) -> dict[str, Any]:
         "links": [one.link],
         "target": "",
     }
-
-
-def _delete(api: Api, path: str) -> None:
-    try:
-        api.delete(path)
-    except ApiError as error:
-        if error.status != 404:
-            raise

@@ -76,7 +76,7 @@ def repair(api: Api, folder: Path) -> None:
         kept = aside / name
         partial = status.get("phase") == "PartiallyFailed" and (store / name / "velero-backup.json").is_file()
         if kept.is_dir() or partial:
-            _delete(api, f"{_BASE}/backups/{name}")  # Velero takes it over from the store anew
+            api.delete(f"{_BASE}/backups/{name}")  # Velero takes it over from the store anew
         if partial:
             _results(store / name, {})
         if kept.is_dir() and not (store / name).exists():
@@ -94,11 +94,3 @@ def _results(folder: Path, content: dict[str, Any]) -> None:
 
     if folder.is_dir():
         (folder / f"{folder.name}-results.gz").write_bytes(gzip.compress(json.dumps(content).encode()))
-
-
-def _delete(api: Api, path: str) -> None:
-    try:
-        api.delete(path)
-    except ApiError as error:
-        if error.status != 404:
-            raise
