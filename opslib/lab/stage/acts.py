@@ -28,6 +28,7 @@ from opslib.lab.world.faults import (
     NodeDown,
     Timed,
 )
+from opslib.lab.world.manifests import COREFILE
 from opslib.lab.world.model import World
 from opslib.lab.world.platform import Service
 from opslib.lab.world.pods import TOLERATION_SECONDS, Pod, observed
@@ -261,28 +262,6 @@ def _break_dns(cluster: Cluster) -> None:
         "kubernetes cluster.local", "kubernetes lab.local"
     )
     cluster.patch(name, {"data": {"Corefile": after}}, by="kubectl-edit")
-
-
-COREFILE = """\
-.:53 {
-    errors
-    health {
-       lameduck 5s
-    }
-    ready
-    kubernetes cluster.local in-addr.arpa ip6.arpa {
-       pods insecure
-       fallthrough in-addr.arpa ip6.arpa
-       ttl 30
-    }
-    prometheus :9153
-    forward . /etc/resolv.conf
-    cache 30
-    loop
-    reload
-    loadbalance
-}
-"""
 
 
 def tls_secret(service: Service, end: float) -> Object:

@@ -20,7 +20,7 @@ HOSTS = (("shop.microservices.example.com", "/", "web"), ("api.microservices.exa
 """Host, path and service of each Ingress; its certificate is in the Secret ``<service>-tls``."""
 CAUSE = "kubernetes.io/change-cause"
 """Annotation: why the last change of a Deployment was made, as `kubectl rollout history` shows it."""
-_COREFILE = """.:53 {
+COREFILE = """.:53 {
     errors
     health {
         lameduck 5s
@@ -38,6 +38,7 @@ _COREFILE = """.:53 {
     loadbalance
 }
 """
+"""What the cluster's names are resolved by: the key Corefile of the ConfigMap kube-system/coredns."""
 # namespace, name, schedule, image version, what it does
 _JOBS = (
     ("shop", "session-cleanup", "17 * * * *", "1.3.0", "delete sessions that nobody used for a month"),
@@ -109,7 +110,7 @@ def _objects(world: World, service: Service, time: float) -> Iterator[Object]:
     selector = {"matchLabels": {"app": service.name}}
     yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
     calls = {f"{call.to.upper().replace('-', '_')}_URL": _address(world, call.to) for call in service.calls}
-    data = {**_ENVIRONMENT, "PORT": str(service.port), **calls, **({"Corefile": _COREFILE} if service.name == "coredns" else {})}
+    data = {**_ENVIRONMENT, "PORT": str(service.port), **calls, **({"Corefile": COREFILE} if service.name == "coredns" else {})}
     yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
     headless = {"clusterIP": "None"} if service.kind == "StatefulSet" else {}
     if service.kind != "DaemonSet":
