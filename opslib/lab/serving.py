@@ -1,4 +1,4 @@
-"""A web application served from a thread of this process."""
+"""Served from a thread of this process: a web application, or only whether it is well."""
 
 from __future__ import annotations
 
@@ -58,3 +58,22 @@ class Served:
         """Stop; returns when the port is free."""
         self._server.should_exit = True
         self._thread.join(3)
+
+
+def tell_health(port: int, ready: threading.Event) -> None:
+    """Answer on the loopback whether this process is ready, until it ends.
+
+    One answer needs no web framework, which would double the time to the start.
+    """
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if ready.is_set() else 503)
+            self.end_headers()
+            self.wfile.write(b"ok" if ready.is_set() else b"not yet")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    threading.Thread(target=HTTPServer(("127.0.0.1", port), Health).serve_forever, name="health", daemon=True).start()

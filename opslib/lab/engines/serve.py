@@ -64,25 +64,15 @@ def kube_apiserver(port: int, folder: Path) -> None:
 
 def all_controllers(port: int, kubeconfig: Path) -> None:
     """All controllers and the scheduler."""
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-
     from opslib.lab.api import Api
     from opslib.lab.controllers import controllers, run
+    from opslib.lab.serving import tell_health
 
     stop, ready = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_ignored: stop.set())
 
-    class Health(BaseHTTPRequestHandler):  # one answer needs no web framework, which would double the time to the start
-        def do_GET(self) -> None:
-            self.send_response(200 if ready.is_set() else 503)
-            self.end_headers()
-            self.wfile.write(b"ok" if ready.is_set() else b"not yet")
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    threading.Thread(target=HTTPServer(("127.0.0.1", port), Health).serve_forever, name="health", daemon=True).start()
+    tell_health(port, ready)
     chosen = tuple(one for one in controllers() if one.name not in _DONE_BY_THE_API_SERVER)
     run(Api.from_kubeconfig(kubeconfig), stop, chosen=chosen, ready=ready.set)
 

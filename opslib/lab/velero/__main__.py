@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import signal
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from opslib.lab.api import Api
+from opslib.lab.serving import tell_health
 from opslib.lab.velero import Velero
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     api = Api.from_kubeconfig(chosen.kubeconfig)
     velero = Velero(api, chosen.folder, namespace=chosen.namespace)
     if chosen.port:
-        _tell_health(chosen.port, velero.ready)
+        tell_health(chosen.port, velero.ready)
     velero.install()
     if chosen.port:
         velero.remember()
@@ -48,19 +48,6 @@ def main() -> None:
         snapshots.take(chosen.elasticsearch, chosen.snapshots, stop)
     stop.wait()
     velero.close()
-
-
-def _tell_health(port: int, ready: threading.Event) -> None:
-    class Health(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if ready.is_set() else 503)
-            self.end_headers()
-            self.wfile.write(b"ok" if ready.is_set() else b"not yet")
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    threading.Thread(target=HTTPServer(("127.0.0.1", port), Health).serve_forever, name="health", daemon=True).start()
 
 
 if __name__ == "__main__":
