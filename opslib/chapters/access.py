@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import importlib
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, tzinfo
@@ -359,13 +358,14 @@ def _of_target(facts: Facts) -> Iterator[Finding]:
         steps=(
             Step(
                 _("If this is the right cluster, write its UID into {field}", field="kubernetes.expected_cluster_uid"),
-                shlex.join([*_kubectl(facts), "get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}"]),
+                command("kubectl", *settings.kubectl_options, "get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}"),
             ),
         ),
     )
 
 
 def _of_rights(facts: Facts) -> Iterator[Finding]:
+    kubectl = facts.environment.kubernetes.kubectl_options
     for ability in abilities(facts):
         if not ability.missing:
             continue
@@ -397,7 +397,7 @@ def _of_rights(facts: Facts) -> Iterator[Finding]:
             steps=(
                 Step(
                     _("Have the role of this chapter bound to these credentials; the single rules stand in the table"),
-                    shlex.join([*_kubectl(facts), "apply", "-f", f"deploy/rbac/{chapter.section}_{chapter.slug}.yaml"]),
+                    command("kubectl", *kubectl, "apply", "-f", f"deploy/rbac/{chapter.section}_{chapter.slug}.yaml"),
                     changes=True,
                 ),
             ),
@@ -416,16 +416,6 @@ def identity(facts: Facts) -> str:
     """As whom the cluster sees us; empty where that is not known."""
     cluster = facts.system("kubernetes")
     return cluster.identity if cluster else ""
-
-
-def _kubectl(facts: Facts) -> list[str]:
-    settings = facts.environment.kubernetes
-    words = ["kubectl"]
-    if settings.kubeconfig:
-        words += ["--kubeconfig", str(settings.kubeconfig)]
-    if settings.context:
-        words += ["--context", settings.context]
-    return words
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------------------------

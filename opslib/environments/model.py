@@ -44,6 +44,12 @@ class Kubernetes(Section):
     expected_cluster_uid: str | None = Field(None, description="UID of the kube-system namespace, which identifies a cluster.")
     deadline_seconds: float = Field(10, gt=0, le=600, description="Time for one question, retries included.")
 
+    @property
+    def kubectl_options(self) -> tuple[str, ...]:
+        """The options that lead kubectl to this cluster: of kubeconfig and context those that are named."""
+        kubeconfig = ("--kubeconfig", str(self.kubeconfig)) if self.kubeconfig else ()
+        return (*kubeconfig, *(("--context", self.context) if self.context else ()))
+
 
 class HttpSystem(Section):
     """A system with an HTTP interface."""

@@ -29,11 +29,6 @@ _COPIES = ("podvolumebackups.velero.io", "datauploads.velero.io")
 def read(sources: Sources, parameters: Parameters, questions: Questions) -> Facts:
     """The facts of chapter 3.2, read from the cluster and from Elasticsearch at once."""
     environment = sources.environment
-    settings = environment.kubernetes
-    words = [
-        *(["--kubeconfig", str(settings.kubeconfig)] if settings.kubeconfig else []),
-        *(["--context", settings.context] if settings.context else []),
-    ]
     installed = questions.ask("velero.io", lambda: sources.kubernetes.knows("velero.io"))
     lists = {name: questions.ask(resource, _list(sources, kind, resource)) for name, (kind, resource) in _KINDS.items()}
     copies = [questions.ask(resource, _list(sources, VolumeCopy, resource)) for resource in _COPIES]
@@ -45,7 +40,7 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
         now=datetime.now(UTC),
         environment=environment.name,
         zone=environment.zone,
-        kubectl=tuple(words),
+        kubectl=environment.kubernetes.kubectl_options,
         elasticsearch_url=environment.elasticsearch.url if environment.elasticsearch else "",
         namespaces=namespaces.get(),
         installed=installed.get(),

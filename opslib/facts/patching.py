@@ -18,11 +18,6 @@ GROUP = "eks.amazonaws.com/nodegroup"  # the label that EKS puts on the nodes of
 def read(sources: Sources, parameters: Parameters, questions: Questions) -> Facts:
     """The facts of chapter 3.3, read from AWS, the cluster and Prometheus at once."""
     environment = sources.environment
-    settings = environment.kubernetes
-    words = [
-        *(["--kubeconfig", str(settings.kubeconfig)] if settings.kubeconfig else []),
-        *(["--context", settings.context] if settings.context else []),
-    ]
     version = questions.ask(_("the API server's version"), lambda: sources.kubernetes.version())  # noqa: PLW0108 - connecting may fail, too
     nodes = questions.ask(_("nodes"), lambda: sources.kubernetes.list(Node, "nodes"))
     budgets = questions.ask(_("disruption budgets"), lambda: sources.kubernetes.list(DisruptionBudget, "poddisruptionbudgets.policy"))
@@ -36,7 +31,7 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
         now=datetime.now(UTC),
         environment=environment.name,
         zone=environment.zone,
-        kubectl=tuple(words),
+        kubectl=environment.kubernetes.kubectl_options,
         region=environment.aws.region if environment.aws else "",
         terraform_folder=str(environment.terraform.folder) if environment.terraform else "",
         server_version=version.get(),

@@ -101,11 +101,6 @@ class _Reader:
 
     def read(self) -> Facts:
         settings = self.sources.environment
-        words: list[str] = []
-        if settings.kubernetes.kubeconfig:
-            words += ["--kubeconfig", str(settings.kubernetes.kubeconfig)]
-        if settings.kubernetes.context:
-            words += ["--context", settings.kubernetes.context]
         first = self._lists()
         unhealthy = first.pop("unhealthy").get()
         nodes_down = first.pop("nodes_down").get()
@@ -117,7 +112,7 @@ class _Reader:
             now=datetime.now(UTC),
             environment=settings.name,
             namespace=self.namespace,
-            kubectl=tuple(words),
+            kubectl=settings.kubernetes.kubectl_options,
             grace=timedelta(seconds=self.parameters.grace_seconds),
             onset_window=timedelta(minutes=self.parameters.window_minutes),
             total=unhealthy.total if unhealthy else None,
