@@ -14,13 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from opslib import chapters
 from opslib.chapters import Chapter
 from opslib.chapters.rights import RIGHTS, Right
+from opslib.chapters.tables import about
 from opslib.diagnosis.links import alertmanager_alerts, aws_console, grafana_explore, kibana_discover, kql, prometheus_graph
 from opslib.environments import Environment
 from opslib.errors import InputError, OpsError, Unauthenticated, Unreachable, WrongTarget
 from opslib.findings import Column, Evidence, Finding, Link, Severity, Step, Subject, Table, Unit, by_severity, command
 from opslib.messages import Message, _, _n
 
-__all__ = ["READS", "REPORTS_WRONG_TARGET", "Facts", "Parameters", "findings"]
+__all__ = ["READS", "REPORTS_WRONG_TARGET", "Facts", "Parameters", "about", "findings"]
 
 READS: tuple[str, ...] = ()  # that none of the systems answers is no reason not to run: it is what this chapter is for
 REPORTS_WRONG_TARGET = True
@@ -219,11 +220,6 @@ def findings(facts: Facts, parameters: Parameters) -> list[Finding]:
     return by_severity(
         [*facts.gaps, *_of_systems(facts, parameters), *_of_credentials(facts, parameters), *_of_target(facts), *_of_rights(facts)]
     )
-
-
-def about(found: list[Finding], *families: str) -> list[Finding]:
-    """Those of `found` whose check is of one of the families: "systems", "credentials", "rights"."""
-    return [finding for finding in found if finding.check.partition(".")[0] in families]
 
 
 def _of_systems(facts: Facts, parameters: Parameters) -> Iterator[Finding]:

@@ -5,39 +5,28 @@ Pure functions over `Facts`: findings, tables, a plot. The rules stand in `opsli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from opslib.chapters import plotting
+from opslib.chapters.tables import NOT_READ, about, table
 from opslib.diagnosis.backup import diagnose
 from opslib.diagnosis.backup.facts import Facts, Parameters, days, good, good_snapshots, wanted_namespaces
 from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity
-from opslib.messages import Message, Text, _
+from opslib.messages import _
 from opslib.sources.velero import BAD, GOOD
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["REQUIRES", "Facts", "Parameters", "findings"]
+__all__ = ["NOT_READ", "REQUIRES", "Facts", "Parameters", "about", "findings"]
 
 REQUIRES: tuple[str, ...] = ()  # what the one system cannot tell the other still can
 READS = ("kubernetes", "elasticsearch")
-
-NOT_READ = _("Could not be read; the findings say why.")
 
 
 def findings(facts: Facts, parameters: Parameters) -> list[Finding]:
     """Everything that the reader should know, worst first; what could not be looked at is among it."""
     return by_severity([*facts.gaps, *diagnose(facts, parameters)])
-
-
-def about(found: Sequence[Finding], *families: str) -> list[Finding]:
-    """Those of `found` whose check is of one of the families: "velero", "coverage", "snapshots", "gap"."""
-    return [finding for finding in found if finding.check.partition(".")[0] in families]
-
-
-def _table(name: str, title: Message, columns: tuple[Column, ...], rows: list[tuple[Any, ...]] | None, empty: Text) -> Table:
-    return Table(name=name, title=title, columns=columns, rows=rows or [], empty=NOT_READ if rows is None else empty)
 
 
 def recovery_points_table(facts: Facts, parameters: Parameters) -> Table:
@@ -61,7 +50,7 @@ def recovery_points_table(facts: Facts, parameters: Parameters) -> Table:
                     len(found),
                 )
             )
-    return _table(
+    return table(
         "recovery_points",
         _("Recovery points by namespace"),
         (
@@ -99,7 +88,7 @@ def backups_table(facts: Facts) -> Table:
             )
             for one in ordered[:500]
         ]
-    return _table(
+    return table(
         "backups",
         _("Velero backups"),
         (
@@ -141,7 +130,7 @@ def schedules_table(facts: Facts) -> Table:
                     phases.get(location) or None,
                 )
             )
-    return _table(
+    return table(
         "schedules",
         _("Velero schedules and storage"),
         (
@@ -177,7 +166,7 @@ def snapshots_table(facts: Facts) -> Table:
             )
             for one in sorted(facts.snapshots, key=lambda one: one.start_time_in_millis, reverse=True)[:500]
         ]
-    return _table(
+    return table(
         "snapshots",
         _("Elasticsearch snapshots"),
         (
@@ -210,7 +199,7 @@ def indices_table(facts: Facts, parameters: Parameters) -> Table:
             rows.append(
                 (Severity.OK if met else Severity.WARNING, one.index, documents, size, found[0].snapshot if found else None, taken, age)
             )
-    return _table(
+    return table(
         "indices",
         _("Recovery points by index"),
         (
@@ -243,7 +232,7 @@ def restores_table(facts: Facts) -> Table:
             )
             for one in sorted(facts.restores, key=lambda one: one.status.start_timestamp or facts.now, reverse=True)[:200]
         ]
-    return _table(
+    return table(
         "restores",
         _("Restores and rehearsals"),
         (

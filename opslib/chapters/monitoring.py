@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from opslib.chapters import plotting
+from opslib.chapters.tables import NOT_READ, about, table
 from opslib.diagnosis.links import grafana_explore, kibana_discover, kql
 from opslib.diagnosis.monitoring import diagnose
 from opslib.diagnosis.monitoring.alerts import firing_alerts
@@ -20,29 +20,15 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-__all__ = ["REQUIRES", "Facts", "Parameters", "findings"]
+__all__ = ["NOT_READ", "REQUIRES", "Facts", "Parameters", "about", "findings"]
 
 REQUIRES: tuple[str, ...] = ()  # any of the systems may be down: that is what this chapter is for
 READS = ("kubernetes", "prometheus", "alertmanager", "elasticsearch")
-
-NOT_READ = _("Could not be read; the findings say why.")
 
 
 def findings(facts: Facts, parameters: Parameters) -> list[Finding]:
     """Everything that the reader should know, worst first; what could not be looked at is among it."""
     return by_severity([*facts.gaps, *diagnose(facts, parameters)])
-
-
-def about(findings: Sequence[Finding], *families: str) -> list[Finding]:
-    """Those of `findings` whose check is of one of the families: "rules", "alerts", "gap"."""
-    return [finding for finding in findings if finding.check.partition(".")[0] in families]
-
-
-def _table(
-    name: str, title: Message, columns: tuple[Column, ...], rows: list[tuple[Any, ...]] | None, empty: Text, note: Text = ""
-) -> Table:
-    """A table that says, where it has no rows, whether there is nothing or nothing could be read."""
-    return Table(name=name, title=title, columns=columns, rows=rows or [], empty=NOT_READ if rows is None else empty, note=note)
 
 
 # --- 1. the dashboards' view ----------------------------------------------------------------------------------------------------------
@@ -69,7 +55,7 @@ def nodes_table(facts: Facts) -> Table:
                     fullest[1] if fullest else None,
                 )
             )
-    return _table(
+    return table(
         "nodes",
         _("Use of the nodes"),
         (
@@ -113,7 +99,7 @@ def services_table(facts: Facts) -> Table:
         ]
     at_this_time = _("The same window, one day earlier")
     a_week_ago = _("The same window, seven days earlier")
-    return _table(
+    return table(
         "services",
         _("Applications: requests, errors, latency"),
         (
@@ -213,7 +199,7 @@ def alerts_table(facts: Facts) -> Table:
             )
             for alert in alerts
         ]
-    return _table(
+    return table(
         "alerts",
         _("Firing alerts"),
         (
@@ -250,7 +236,7 @@ def rules_table(facts: Facts) -> Table:
             )
             for group in sorted(facts.groups, key=lambda group: (-sum(rule.health == "err" for rule in group.rules), group.name))
         ]
-    return _table(
+    return table(
         "rules",
         _("Rule groups"),
         (
@@ -287,7 +273,7 @@ def targets_table(facts: Facts) -> Table:
             ),
             key=lambda row: (-row[2], row[0]),
         )
-    return _table(
+    return table(
         "targets",
         _("Scrape targets"),
         (
@@ -318,7 +304,7 @@ def silences_table(facts: Facts) -> Table:
                 facts.silences, key=lambda silence: (silence.ends_at or datetime.max.replace(tzinfo=facts.now.tzinfo), silence.id)
             )
         ]
-    return _table(
+    return table(
         "silences",
         _("Silences"),
         (
@@ -351,7 +337,7 @@ def deliveries_table(facts: Facts, parameters: Parameters) -> Table:
             ),
             key=lambda row: (-row[3], row[1]),
         )
-    return _table(
+    return table(
         "deliveries",
         _("Notifications"),
         (
@@ -422,7 +408,7 @@ def errors_table(facts: Facts) -> Table:
             )
             for count in facts.logs.errors
         ]
-    return _table(
+    return table(
         "log_errors",
         _("Errors in the logs"),
         (
@@ -448,7 +434,7 @@ def templates_table(facts: Facts) -> Table:
         ]
         if facts.logs.uncovered:
             note = _("{count} further errors are of kinds that are not shown.", count=facts.logs.uncovered)
-    return _table(
+    return table(
         "log_templates",
         _("Kinds of errors in the logs"),
         (

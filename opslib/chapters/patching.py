@@ -6,36 +6,23 @@ Pure functions over `Facts`: findings and tables. The rules stand in `opslib.dia
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
+from opslib.chapters.tables import NOT_READ, about, table
 from opslib.diagnosis.patching import diagnose
 from opslib.diagnosis.patching.facts import Facts, Parameters, control_plane, default_of, minor, offered, ordered, target
 from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity
-from opslib.messages import Message, Text, _
+from opslib.messages import _
 
-__all__ = ["REQUIRES", "Facts", "Parameters", "findings"]
+__all__ = ["NOT_READ", "REQUIRES", "Facts", "Parameters", "about", "findings"]
 
 REQUIRES: tuple[str, ...] = ()  # what AWS cannot tell the cluster still can
 READS = ("kubernetes", "aws", "prometheus")
-
-NOT_READ = _("Could not be read; the findings say why.")
 
 
 def findings(facts: Facts, parameters: Parameters) -> list[Finding]:
     """Everything that the reader should know, worst first; what could not be looked at is among it."""
     return by_severity([*facts.gaps, *diagnose(facts, parameters)])
-
-
-def about(found: Sequence[Finding], *families: str) -> list[Finding]:
-    """Those of `found` whose check is of one of the families: "versions", "addons", "nodes", "gap"."""
-    return [finding for finding in found if finding.check.partition(".")[0] in families]
-
-
-def _table(
-    name: str, title: Message, columns: tuple[Column, ...], rows: list[tuple[Any, ...]] | None, empty: Text, note: Text = ""
-) -> Table:
-    return Table(name=name, title=title, columns=columns, rows=rows or [], empty=NOT_READ if rows is None else empty, note=note)
 
 
 def versions_table(facts: Facts) -> Table:
@@ -53,7 +40,7 @@ def versions_table(facts: Facts) -> Table:
             )
             for one in sorted(facts.versions, key=lambda one: -(minor(str(one.get("clusterVersion", ""))) or 0))
         ]
-    return _table(
+    return table(
         "versions",
         _("Kubernetes versions on EKS"),
         (
@@ -93,7 +80,7 @@ def addons_table(facts: Facts, parameters: Parameters) -> Table:
                     default_of(known, goal) or None,
                 )
             )
-    return _table(
+    return table(
         "addons",
         _("Add-ons"),
         (
@@ -135,7 +122,7 @@ def node_groups_table(facts: Facts) -> Table:
                     str(one.get("status", "")),
                 )
             )
-    return _table(
+    return table(
         "node_groups",
         _("Node groups"),
         (
@@ -164,7 +151,7 @@ def kubelets_table(facts: Facts) -> Table:
         for version, count in sorted(counts.items()):
             number = minor(version)
             rows.append((version, count, plane - number if plane is not None and number is not None else None))
-    return _table(
+    return table(
         "kubelets",
         _("Kubelet versions"),
         (
@@ -199,7 +186,7 @@ def work_table(facts: Facts, parameters: Parameters) -> Table:
         for one in sorted(facts.node_groups or (), key=lambda one: str(one["nodegroupName"])):
             name = str(one["nodegroupName"])
             rows.append((3, name, str(one.get("version", "")) or None, goal, f"aws eks update-nodegroup-version --nodegroup-name {name}"))
-    return _table(
+    return table(
         "work",
         _("Order of work"),
         (
