@@ -36,8 +36,8 @@ class Record:
     time
         Aware, UTC.
     event
-        What happened: "planned", "approved", "refused", "started", "step.begins", "step.done", "step.failed", "verified", "not verified",
-        "finished", "failed", "undo.started", "undo.begins", "undo.done", "undone".
+        What happened: "planned", "approved", "refused", "started", "step.begins", "step.done", "step.failed", "finished", "undo.started",
+        "undo.begins", "undo.done", "undone".
     plan
         Its id.
     who
@@ -145,6 +145,11 @@ class Log:
         with self.path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
+
+
+def log_in(place: Path) -> Log:
+    """The log of a folder of plans."""
+    return Log(place / "audit.jsonl")
 
 
 def _last(file: Any) -> tuple[Record | None, bytes]:

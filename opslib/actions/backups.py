@@ -7,15 +7,16 @@ The rehearsal of a restore goes into a namespace, or an index, of its own; undoi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from urllib.parse import quote
 
 from opslib.actions.elasticsearch import ElasticsearchSystem
 from opslib.actions.kubernetes import KubernetesSystem, Object
-from opslib.actions.plans import Action, Condition, Plan, Reach, Step
-from opslib.actions.systems import ABSENT, System
+from opslib.actions.plans import Condition, Plan, Reach, Step, make
+from opslib.actions.systems import ABSENT
 from opslib.environments import Environment
 from opslib.errors import InputError, NotFound
+from opslib.findings import command
 from opslib.messages import Message, _, one_line
 from opslib.sources.velero import BAD, GOOD, Backup
 
@@ -44,7 +45,7 @@ def backup(
     step = _create(system, what, "Backup", "backups.velero.io", name, spec)
     step = step.model_copy(update={"why_no_inverse": _("a backup more does no harm; it expires by itself").text()})
     verify = _phase(system, "backups.velero.io", name, _("the backup {name} is Completed", name=name))
-    return _plan(system, environment, requester, "backup", what, step, [verify], Reach())
+    return make(system, environment, requester, "backup", what.text(), [step], verify=[verify])
 
 
 def restore_rehearsal(system: KubernetesSystem, environment: Environment, requester: str, backup: str, namespace: str) -> Plan:
@@ -60,7 +61,9 @@ def restore_rehearsal(system: KubernetesSystem, environment: Environment, reques
         found = system.cluster.get(Backup, "backups.velero.io", backup, VELERO)
     except NotFound as error:
         raise InputError(
-            _("There is no backup {name}", name=one_line(backup)), _("Those that are there"), f"kubectl get backups.velero.io -n {VELERO}"
+            _("There is no backup {name}", name=one_line(backup)),
+            _("Those that are there"),
+            command("kubectl", "get", "backups.velero.io", "-n", VELERO),
         ) from error
     if found.status.phase != GOOD:
         raise InputError(
@@ -85,8 +88,9 @@ def restore_rehearsal(system: KubernetesSystem, environment: Environment, reques
         ),
     ]  # fmt: skip
     cautions = [_("The restored pods run: they may take work from queues and call others, as those of {namespace} do", namespace=namespace)]
+    step = step.model_copy(update={"inverse": inverse})
     reach = Reach(namespaces=[into])
-    return _plan(system, environment, requester, "restore", what, step.model_copy(update={"inverse": inverse}), verify, reach, cautions)
+    return make(system, environment, requester, "restore", what.text(), [step], reach=reach, cautions=cautions, verify=verify)
 
 
 def snapshot(system: ElasticsearchSystem, environment: Environment, requester: str, repository: str, indices: str = "*") -> Plan:
@@ -117,7 +121,7 @@ def snapshot(system: ElasticsearchSystem, environment: Environment, requester: s
     verify = Condition(
         what=_("the snapshot {name} is whole", name=name).text(), system=system.name, question=question, deadline_seconds=_DAY
     )
-    return _plan(system, environment, requester, "backup", what, step, [verify], Reach())
+    return make(system, environment, requester, "backup", what.text(), [step], verify=[verify])
 
 
 def snapshot_rehearsal(
@@ -160,7 +164,7 @@ def snapshot_rehearsal(
         question={"documents": [index, into]}, deadline_seconds=3600,
     )  # fmt: skip
     cautions = [_("Documents that were written after the snapshot are in {index} alone: the counts are then not equal", index=index)]
-    return _plan(system, environment, requester, "restore", what, step, [verify], Reach(), cautions)
+    return make(system, environment, requester, "restore", what.text(), [step], cautions=cautions, verify=[verify])
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------------------------
@@ -203,13 +207,3 @@ def _phase(system: KubernetesSystem, resource: str, name: str, what: Message) ->
     where = {"resource": resource, "namespace": VELERO, "name": name}
     question = {"field": where, "path": ["status", "phase"], "wanted": [GOOD], "never": sorted(BAD)}
     return Condition(what=what.text(), system=system.name, question=question, deadline_seconds=_DAY)
-
-
-def _plan(
-    system: System, environment: Environment, requester: str, action: Action, what: Message, step: Step, verify: list[Condition],
-    reach: Reach, cautions: Iterable[Message] = (),
-) -> Plan:  # fmt: skip
-    return Plan(
-        action=action, title=what.text(), environment=environment.name, target={system.name: system.target()}, requester=requester,
-        created=datetime.now(UTC), reach=reach, cautions=[one.text() for one in cautions], steps=[step], verify=verify,
-    )  # fmt: skip

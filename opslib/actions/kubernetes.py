@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -190,6 +191,21 @@ class KubernetesSystem:
         numbers = {"updated": updated, "available": available, "wanted": wanted}
         done = updated >= wanted and available >= wanted and extra <= 0
         return done, _("{updated} of {wanted} pods are updated, {available} are available", **numbers)
+
+
+def controller_of(obj: Object) -> Object | None:
+    """The owner reference of who makes an object again when it is gone; None where nobody does."""
+    return next((one for one in obj["metadata"].get("ownerReferences", []) if one.get("controller")), None)
+
+
+def services_of(cluster: Kubernetes, pods: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]:
+    """The Services, as namespace/name, that lead to pods with such labels; `pods` has the labels of each by namespace."""
+    return sorted(
+        f"{namespace}/{service['metadata']['name']}"
+        for namespace, labels in pods.items()
+        for service in cluster.whole_list("services", namespace)
+        if (selector := service["spec"].get("selector")) and any(selector.items() <= each.items() for each in labels)
+    )
 
 
 def state_of(obj: Object) -> dict[str, Any]:

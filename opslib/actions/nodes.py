@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
-from opslib.actions.kubernetes import KubernetesSystem, Object, state_of
-from opslib.actions.plans import Condition, Plan, Reach, Step
-from opslib.actions.systems import Preview
+from opslib.actions.kubernetes import KubernetesSystem, Object, controller_of, services_of, state_of
+from opslib.actions.plans import Condition, Plan, Reach, Step, make
 from opslib.environments import Environment
 from opslib.errors import InputError, NotFound
 from opslib.messages import Message, _, _n, one_line
@@ -52,11 +50,7 @@ def cordon(system: KubernetesSystem, environment: Environment, requester: str, n
     InputError
         It is not there, or is cordoned already.
     """
-    found = _node(system, node)
-    if found["spec"].get("unschedulable"):
-        raise InputError(_("{node} is cordoned already", node=node))
-    what = _("Cordon {node}", node=node)
-    return _plan(system, environment, requester, what, [_scheduling(system, found, what, cordoned=True)], Reach(nodes=1))
+    return _only_scheduling(system, environment, requester, node, cordoned=True)
 
 
 def uncordon(system: KubernetesSystem, environment: Environment, requester: str, node: str) -> Plan:
@@ -67,11 +61,7 @@ def uncordon(system: KubernetesSystem, environment: Environment, requester: str,
     InputError
         It is not there, or is not cordoned.
     """
-    found = _node(system, node)
-    if not found["spec"].get("unschedulable"):
-        raise InputError(_("{node} is not cordoned", node=node))
-    what = _("Uncordon {node}", node=node)
-    return _plan(system, environment, requester, what, [_scheduling(system, found, what, cordoned=False)], Reach(nodes=1))
+    return _only_scheduling(system, environment, requester, node, cordoned=False)
 
 
 def drain(
@@ -114,7 +104,6 @@ def drain(
     steps += [_eviction(system, one, patience_seconds) for one in going]
     if not steps:
         raise InputError(_("{node} is cordoned and empty already", node=node))
-    namespaces = sorted({one.pod["metadata"]["namespace"] for one in going})
     verify = Condition(
         what=_("nothing but DaemonSets' pods is on {node}", node=node).text(),
         system=system.name,
@@ -123,8 +112,12 @@ def drain(
     )
     cautions = [_("{pod}: {why}", pod=one.name, why=one.why) for one in going if one.why is not None]
     cautions += _budgets(system, going) + _lonely(system, going)
-    reach = Reach(pods=len(going), nodes=1, services=_services(system, going, namespaces))
-    return _plan(system, environment, requester, _("Drain {node}", node=node), steps, reach, cautions, [verify])
+    labels: dict[str, list[dict[str, str]]] = {}
+    for one in going:
+        labels.setdefault(one.pod["metadata"]["namespace"], []).append(one.pod["metadata"].get("labels", {}))
+    reach = Reach(pods=len(going), nodes=1, services=services_of(system.cluster, labels))
+    title = _("Drain {node}", node=node).text()
+    return make(system, environment, requester, "drain", title, steps, reach=reach, cautions=cautions, verify=[verify])
 
 
 def departures_of(system: KubernetesSystem, node: str, *, delete_emptydir_data: bool = False, force: bool = False) -> list[Departure]:
@@ -136,7 +129,7 @@ def departures_of(system: KubernetesSystem, node: str, *, delete_emptydir_data: 
 
 def departure_of(pod: Object, *, delete_emptydir_data: bool = False, force: bool = False) -> Departure:
     """What a drain does with a pod."""
-    owner = next((one for one in pod["metadata"].get("ownerReferences", []) if one.get("controller")), None)
+    owner = controller_of(pod)
     if MIRROR in pod["metadata"].get("annotations", {}):
         return Departure(pod, "stay", _("a mirror pod: the kubelet's own"))
     if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
@@ -168,6 +161,15 @@ def _node(system: KubernetesSystem, name: str) -> Object:
         raise InputError(_("There is no node {name}", name=one_line(name)), _("Those that are there"), "kubectl get nodes") from error
 
 
+def _only_scheduling(system: KubernetesSystem, environment: Environment, requester: str, node: str, *, cordoned: bool) -> Plan:
+    found = _node(system, node)
+    if bool(found["spec"].get("unschedulable")) == cordoned:
+        raise InputError(_("{node} is cordoned already", node=node) if cordoned else _("{node} is not cordoned", node=node))
+    what = _("Cordon {node}", node=node) if cordoned else _("Uncordon {node}", node=node)
+    step = _scheduling(system, found, what, cordoned=cordoned)
+    return make(system, environment, requester, "drain", step.what, [step], reach=Reach(nodes=1))
+
+
 def _scheduling(system: KubernetesSystem, node: Object, what: Message, *, cordoned: bool) -> Step:
     def request(value: bool) -> dict[str, Any]:
         body = {"spec": {"unschedulable": value}}
@@ -187,13 +189,11 @@ def _eviction(system: KubernetesSystem, one: Departure, patience_seconds: float)
         "resource": "pods", "namespace": metadata["namespace"], "name": metadata["name"], "verb": "create", "subresource": "eviction",
         "body": body, "patience_seconds": patience_seconds,
     }  # fmt: skip
+    why = one.why or _("its owner makes another elsewhere")
     # no dry run of each: a budget that allows one eviction now allows the next one later, which a dry run of all would not see
-    preview = Preview({"gone": metadata["uid"]}, "")
-    lost = one.why is not None
-    why = one.why.text() if one.why is not None else _("its owner makes another elsewhere").text()
     return Step(
-        what=_("Evict {pod}", pod=one.name).text(), system=system.name, request=request, before=state_of(one.pod), after=preview.after,
-        why_no_inverse=why, final=lost,
+        what=_("Evict {pod}", pod=one.name).text(), system=system.name, request=request, before=state_of(one.pod),
+        after={"gone": metadata["uid"]}, why_no_inverse=why.text(), final=one.why is not None,
     )  # fmt: skip
 
 
@@ -216,7 +216,7 @@ def _lonely(system: KubernetesSystem, going: Iterable[Departure]) -> list[Messag
     """The pods whose workload has no other one that is ready."""
     found = []
     for one in going:
-        owner = next((each for each in one.pod["metadata"].get("ownerReferences", []) if each.get("controller")), None)
+        owner = controller_of(one.pod)
         if owner is None or owner["kind"] not in ("ReplicaSet", "StatefulSet"):
             continue
         shown = f"{owner['kind']}/{owner['name']}"
@@ -229,18 +229,6 @@ def _lonely(system: KubernetesSystem, going: Iterable[Departure]) -> list[Messag
         if workload.get("status", {}).get("readyReplicas", 0) <= 1:
             found.append(_("{pod} is the only ready one of {owner}: it is away until another is ready", pod=one.name, owner=shown))
     return found
-
-
-def _services(system: KubernetesSystem, going: list[Departure], namespaces: list[str]) -> list[str]:
-    labels = {
-        space: [one.pod["metadata"].get("labels", {}) for one in going if one.pod["metadata"]["namespace"] == space] for space in namespaces
-    }
-    return sorted(
-        f"{space}/{service['metadata']['name']}"
-        for space in namespaces
-        for service in system.cluster.whole_list("services", space)
-        if (selector := service["spec"].get("selector")) and any(selector.items() <= each.items() for each in labels[space])
-    )
 
 
 def _selects(selector: Object | None, labels: dict[str, str]) -> bool:
@@ -260,13 +248,3 @@ def _selects(selector: Object | None, labels: dict[str, str]) -> bool:
         if not holds:
             return False
     return True
-
-
-def _plan(
-    system: KubernetesSystem, environment: Environment, requester: str, title: Message, steps: list[Step], reach: Reach,
-    cautions: Iterable[Message] = (), verify: Iterable[Condition] = (),
-) -> Plan:  # fmt: skip
-    return Plan(
-        action="drain", title=title.text(), environment=environment.name, target={system.name: system.target()}, requester=requester,
-        created=datetime.now(UTC), reach=reach, cautions=[one.text() for one in cautions], steps=steps, verify=list(verify),
-    )  # fmt: skip

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from opslib.actions import plans
-from opslib.actions.audit import Log, Record
+from opslib.actions.audit import Log, Record, log_in
 from opslib.actions.plans import Condition, Plan, Step
 from opslib.actions.systems import ABSENT, Preview, System
 from opslib.environments import Environment
 from opslib.errors import InputError, OpsError, SourceError
-from opslib.messages import Message, Text, _, one_line
+from opslib.messages import Message, Text, _, one_line, text_of
 
 Report = Callable[[Text], None]
 
@@ -60,7 +60,7 @@ class Desk:
     @property
     def log(self) -> Log:
         """The log of this environment's actions."""
-        return Log(self.place / "audit.jsonl")
+        return log_in(self.place)
 
 
 def identity(environment: Environment, cluster_user: Callable[[], str]) -> str:
@@ -218,9 +218,7 @@ def _do(desk: Desk, plan: Plan, number: int, step: Step, records: list[Record]) 
         desk.systems[step.system].send(step.request, step.before)
     except SourceError as error:
         # it may have arrived all the same: what the object is like says so, when the plan is executed again
-        desk.log.append(
-            "step.failed", plan.id, desk.who, step=number, reason=error.what.text("en") if isinstance(error.what, Message) else error.what
-        )
+        desk.log.append("step.failed", plan.id, desk.who, step=number, reason=text_of(error.what, "en"))
         raise
     desk.log.append("step.done", plan.id, desk.who, step=number)
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from opslib.environments import Environment, Limits
+from opslib.actions.systems import System
+from opslib.environments import Action, Environment, Limits
 from opslib.errors import InputError
 from opslib.messages import Message, _, _n, one_line
 
-Action = Literal["restart", "delete", "scale", "rollback", "image", "drain", "backup", "restore", "patch", "terraform", "exec", "silence"]
 SHORT = 12  # hex digits of an id that people type and read
 
 
@@ -118,6 +119,33 @@ class Plan(Part):
     def short_id(self) -> str:
         """As much of the id as people type."""
         return self.id[:SHORT]
+
+
+def make(
+    system: System,
+    environment: Environment,
+    requester: str,
+    action: Action,
+    title: str,
+    steps: list[Step],
+    *,
+    reach: Reach | None = None,
+    cautions: Iterable[Message] = (),
+    verify: Iterable[Condition] = (),
+) -> Plan:
+    """A plan for one system, made now. Its texts are in the language that is current."""
+    return Plan(
+        action=action,
+        title=title,
+        environment=environment.name,
+        target={system.name: system.target()},
+        requester=requester,
+        created=datetime.now(UTC),
+        reach=reach or Reach(),
+        cautions=[one.text() for one in cautions],
+        steps=steps,
+        verify=list(verify),
+    )
 
 
 def check_reach(reach: Reach, limits: Limits) -> None:

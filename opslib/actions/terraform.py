@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from opslib.actions.plans import Condition, Plan, Reach, Step
+from opslib.actions.plans import Condition, Plan, Step, make
 from opslib.actions.systems import Preview
 from opslib.environments import Environment
 from opslib.errors import Conflict, InputError
@@ -47,13 +47,7 @@ class TerraformSystem:
 
     def reached(self, request: dict[str, Any], after: dict[str, Any], now: dict[str, Any]) -> bool:
         """Whether nothing is left to do: the state has changed since, and a plan with the same variables is empty."""
-        if now == request["state"]:
-            return False
-        file = Path(request["file"]).with_suffix(".check")
-        try:
-            return not self.source.plan(file, request["variables"])
-        finally:
-            file.unlink(missing_ok=True)
+        return now != request["state"] and self._left(request["file"], request["variables"]) is None
 
     def send(self, request: dict[str, Any], before: dict[str, Any]) -> None:
         """Apply the saved plan, if it is the one that was looked at and the state is still the one that it was made for."""
@@ -65,13 +59,16 @@ class TerraformSystem:
 
     def holds(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
         """``{"nothing_to_do": variables, "file"}``: a plan with these variables is empty."""
-        file = Path(question["file"]).with_suffix(".check")
+        left = self._left(question["file"], question["nothing_to_do"])
+        return left is None, _("still to do: {names}", names=[one.address for one in (left or [])[:10]])
+
+    def _left(self, saved: str, variables: Mapping[str, str]) -> list[ResourceChange] | None:
+        """The resources that a new plan with these variables would change; None where it is empty (one of outputs alone is not)."""
+        file = Path(saved).with_suffix(".check")
         try:
-            left = self.source.plan(file, question["nothing_to_do"])
-            changes = changes_of(self.source.show(file)) if left else []
+            return changes_of(self.source.show(file)) if self.source.plan(file, variables) else None
         finally:
             file.unlink(missing_ok=True)
-        return not left, _("still to do: {names}", names=[one.address for one in changes[:10]])
 
 
 def apply(
@@ -166,10 +163,7 @@ def _plan(
         what=_("nothing is left to do").text(), system=system.name, question={"nothing_to_do": dict(variables), "file": request["file"]},
         deadline_seconds=600,
     )  # fmt: skip
-    return Plan(
-        action="terraform", title=what.text(), environment=environment.name, target={system.name: system.target()}, requester=requester,
-        created=datetime.now(UTC), reach=Reach(), cautions=[one.text() for one in cautions], steps=[step], verify=[verify],
-    )  # fmt: skip
+    return make(system, environment, requester, "terraform", what.text(), [step], cautions=cautions, verify=[verify])
 
 
 def _saved(request: Mapping[str, Any]) -> Path:

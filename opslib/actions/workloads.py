@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from opslib.actions.kubernetes import KubernetesSystem, Object
-from opslib.actions.plans import Action, Condition, Plan, Reach, Step
-from opslib.environments import Environment
+from opslib.actions.kubernetes import KubernetesSystem, Object, controller_of, services_of, state_of
+from opslib.actions.plans import Condition, Plan, Reach, Step, make
+from opslib.environments import Action, Environment
 from opslib.errors import InputError, NotFound
+from opslib.findings import command
 from opslib.messages import Message, _, _n, one_line
 
 RESTARTED = "kubectl.kubernetes.io/restartedAt"
@@ -46,13 +47,13 @@ def restart(
     if found["spec"].get("updateStrategy", {}).get("type") == "OnDelete":
         raise InputError(
             _("{workload} replaces pods only when they are deleted (OnDelete)", workload=workload), _("Delete its pods one by one"),
-            f"opslib plan delete POD -n {namespace} --env {environment.name}",
+            command("opslib", "plan", "delete", "POD", "-n", namespace, "--env", environment.name),
         )  # fmt: skip
     if found["spec"].get("paused"):
         raise InputError(
             _("The rollout of {workload} is paused", workload=workload),
             _("Resume it first"),
-            f"kubectl rollout resume {workload} -n {namespace}",
+            command("kubectl", "rollout", "resume", workload, "-n", namespace),
         )
     now = datetime.now(UTC).isoformat(timespec="seconds")
     request = _patch(where, {"spec": {"template": {"metadata": {"annotations": {RESTARTED: now}}}}})
@@ -62,7 +63,7 @@ def restart(
     )
     return _plan(
         system, environment, requester, "restart", step, found, namespace,
-        cautions=_risks(system, found, namespace), verify=[_rolled_out(workload, where, steady_seconds)],
+        cautions=_risks(found), verify=[_rolled_out(workload, where, steady_seconds)],
     )  # fmt: skip
 
 
@@ -131,20 +132,19 @@ def rollback(
         raise InputError(
             _("{workload} has no revision {revision} to go back to", workload=workload, revision=revision or "-"),
             _("It has {names}", names=sorted(known)),
-            f"kubectl rollout history {workload} -n {namespace}",
+            command("kubectl", "rollout", "history", workload, "-n", namespace),
         )
     template = known[wanted]
     if template == _without_hash(found["spec"]["template"]):
         raise InputError(_("{workload} is like revision {revision} already", workload=workload, revision=wanted))
-    # a template is replaced as a whole: a merge would keep what the newer one has added
-    request = _json_patch(where, template)
+    request = _replacement(where, template)
     step = _step(
         system, _("Roll {workload} in {namespace} back to revision {revision}", workload=workload, namespace=namespace, revision=wanted),
-        request, found, inverse=_json_patch(where, found["spec"]["template"]),
+        request, found, inverse=_replacement(where, found["spec"]["template"]),
     )  # fmt: skip
     return _plan(
         system, environment, requester, "rollback", step, found, namespace,
-        cautions=_risks(system, found, namespace), verify=[_rolled_out(workload, where, steady_seconds)],
+        cautions=_risks(found), verify=[_rolled_out(workload, where, steady_seconds)],
     )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def image(
     )  # fmt: skip
     return _plan(
         system, environment, requester, "image", step, found, namespace,
-        cautions=_risks(system, found, namespace), verify=[_rolled_out(workload, where, steady_seconds)],
+        cautions=_risks(found), verify=[_rolled_out(workload, where, steady_seconds)],
     )  # fmt: skip
 
 
@@ -198,38 +198,27 @@ def delete_pods(system: KubernetesSystem, environment: Environment, requester: s
     names = list(dict.fromkeys(pods))
     if not names:
         raise InputError(_("Name the pods to delete"))
-    steps, verify, cautions, owners = [], [], [], []
+    steps, verify, cautions, labels = [], [], [], []
     for name in names:
         where = {"resource": "pods", "namespace": namespace, "name": name}
         found = _found(system, where, f"pod/{name}")
+        metadata = found["metadata"]
+        labels.append(metadata.get("labels", {}))
         request = {**where, "verb": "delete", "body": {"apiVersion": "v1", "kind": "DeleteOptions"}}
         step = _step(system, _("Delete pod {name} in {namespace}", name=name, namespace=namespace), request, found)
-        steps.append(
-            step.model_copy(update={"why_no_inverse": _("a pod that was deleted does not come back; its owner makes another").text()})
-        )
-        uid = found["metadata"]["uid"]
-        verify.append(
-            Condition(
-                what=_("{name} is gone", name=name).text(), system=system.name, question={"gone": where, "uid": uid}, deadline_seconds=180
-            )
-        )
-        owner = next((one for one in found["metadata"].get("ownerReferences", []) if one.get("controller")), None)
-        owners.append(owner)
-        if owner is None:
+        why = _("a pod that was deleted does not come back; its owner makes another").text()
+        steps.append(step.model_copy(update={"why_no_inverse": why}))
+        question = {"gone": where, "uid": metadata["uid"]}
+        verify.append(Condition(what=_("{name} is gone", name=name).text(), system=system.name, question=question, deadline_seconds=180))
+        if controller_of(found) is None:
             cautions.append(_("Nobody will make {name} again: it has no owner", name=name))
         if any("emptyDir" in volume for volume in found["spec"].get("volumes", [])):
             cautions.append(_("What {name} keeps in an emptyDir volume is lost", name=name))
-        if found["metadata"].get("finalizers"):
+        if metadata.get("finalizers"):
             cautions.append(_("{name} has finalizers and may stay until they are gone", name=name))
-    reach = Reach(
-        pods=len(names), namespaces=[namespace], services=_services(system, [_labels(system, name, namespace) for name in names], namespace)
-    )
     title = _n("Delete {count} pod in {namespace}", "Delete {count} pods in {namespace}", len(names), namespace=namespace).text()
-    return Plan(
-        action="delete", title=title, environment=environment.name,
-        target={system.name: system.target()}, requester=requester, created=datetime.now(UTC), reach=reach,
-        cautions=[one.text() for one in cautions], steps=steps, verify=verify,
-    )  # fmt: skip
+    reach = Reach(pods=len(names), namespaces=[namespace], services=services_of(system.cluster, {namespace: labels}))
+    return make(system, environment, requester, "delete", title, steps, reach=reach, cautions=cautions, verify=verify)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------------------------
@@ -255,7 +244,7 @@ def _found(system: KubernetesSystem, where: dict[str, str], shown: str) -> Objec
         raise InputError(
             _("There is no {what} in {namespace}", what=shown, namespace=where["namespace"]),
             _("Those that are there"),
-            f"kubectl get {where['resource']} -n {where['namespace']}",
+            command("kubectl", "get", where["resource"], "-n", where["namespace"]),
         ) from error
 
 
@@ -263,16 +252,14 @@ def _patch(where: dict[str, str], body: Object) -> dict[str, Any]:
     return {**where, "verb": "patch", "patch": "strategic-merge-patch", "body": body}
 
 
-def _json_patch(where: dict[str, str], template: Object) -> dict[str, Any]:
-    """Replace a template as a whole (a merge patch keeps what is not named, so what is there is taken away first)."""
-    return {**where, "verb": "patch", "patch": "strategic-merge-patch", "body": {"spec": {"template": {**template, "$patch": "replace"}}}}
+def _replacement(where: dict[str, str], template: Object) -> dict[str, Any]:
+    """Another template as a whole: a merge would keep what the one that is there has added."""
+    return _patch(where, {"spec": {"template": {**template, "$patch": "replace"}}})
 
 
 def _step(
     system: KubernetesSystem, what: Message, request: dict[str, Any], found: Object, *, inverse: dict[str, Any] | None = None
 ) -> Step:
-    from opslib.actions.kubernetes import state_of
-
     preview = system.preview(request)
     return Step(
         what=what.text(), system=system.name, request=request, before=state_of(found), after=preview.after,
@@ -285,13 +272,10 @@ def _plan(
     *, pods: int | None = None, cautions: Iterable[Message] = (), verify: Iterable[Condition] = (),
 ) -> Plan:  # fmt: skip
     labels = found["spec"]["template"]["metadata"].get("labels", {})
-    status = found.get("status", {})
-    all_pods = found["spec"].get("replicas", status.get("desiredNumberScheduled", 0))
-    reach = Reach(pods=all_pods if pods is None else pods, namespaces=[namespace], services=_services(system, [labels], namespace))
-    return Plan(
-        action=action, title=step.what, environment=environment.name, target={system.name: system.target()}, requester=requester,
-        created=datetime.now(UTC), reach=reach, cautions=[one.text() for one in cautions], steps=[step], verify=list(verify),
-    )  # fmt: skip
+    all_pods = found["spec"].get("replicas", found.get("status", {}).get("desiredNumberScheduled", 0))
+    services = services_of(system.cluster, {namespace: [labels]})
+    reach = Reach(pods=all_pods if pods is None else pods, namespaces=[namespace], services=services)
+    return make(system, environment, requester, action, step.what, [step], reach=reach, cautions=cautions, verify=verify)
 
 
 def _rolled_out(workload: str, where: dict[str, str], steady_seconds: float) -> Condition:
@@ -299,7 +283,7 @@ def _rolled_out(workload: str, where: dict[str, str], steady_seconds: float) -> 
     return Condition(what=what, system="kubernetes", question={"rolled_out": where}, deadline_seconds=600, steady_seconds=steady_seconds)
 
 
-def _risks(system: KubernetesSystem, found: Object, namespace: str) -> list[Message]:
+def _risks(found: Object) -> list[Message]:
     """What may go wrong when all pods of a workload are replaced."""
     cautions = []
     spec = found["spec"]
@@ -314,11 +298,11 @@ def _risks(system: KubernetesSystem, found: Object, namespace: str) -> list[Mess
 
 def _revisions(system: KubernetesSystem, found: Object, namespace: str) -> dict[int, Object]:
     """The templates that were, by revision."""
-    uid = found["metadata"]["uid"]
-    if found["kind"] == "Deployment":
-        owned = [one for one in system.cluster.whole_list("replicasets.apps", namespace) if _is_of(one, uid)]
+    of_deployment = found["kind"] == "Deployment"
+    listed = system.cluster.whole_list("replicasets.apps" if of_deployment else "controllerrevisions.apps", namespace)
+    owned = [one for one in listed if (controller_of(one) or {}).get("uid") == found["metadata"]["uid"]]
+    if of_deployment:
         return {int(one["metadata"].get("annotations", {}).get(REVISION, 0)): _without_hash(one["spec"]["template"]) for one in owned}
-    owned = [one for one in system.cluster.whole_list("controllerrevisions.apps", namespace) if _is_of(one, uid)]
     return {int(one["revision"]): _revised(one["data"]) for one in owned}
 
 
@@ -326,10 +310,6 @@ def _revised(data: Object) -> Object:
     template: Object = json.loads(json.dumps(data["spec"]["template"]))
     template.pop("$patch", None)
     return template
-
-
-def _is_of(one: Object, uid: str) -> bool:
-    return any(owner["uid"] == uid and owner.get("controller") for owner in one["metadata"].get("ownerReferences", []))
 
 
 def _without_hash(template: Object) -> Object:
@@ -340,17 +320,3 @@ def _without_hash(template: Object) -> Object:
 
 def _is_target(reference: Object, found: Object) -> bool:
     return bool(reference["kind"] == found["kind"] and reference["name"] == found["metadata"]["name"])
-
-
-def _labels(system: KubernetesSystem, pod: str, namespace: str) -> dict[str, str]:
-    labels: dict[str, str] = system.cluster.metadata("pods", pod, namespace).metadata.labels
-    return labels
-
-
-def _services(system: KubernetesSystem, labels: list[dict[str, str]], namespace: str) -> list[str]:
-    """The Services that lead to pods with such labels."""
-    return sorted(
-        f"{namespace}/{one['metadata']['name']}"
-        for one in system.cluster.whole_list("services", namespace)
-        if (selector := one["spec"].get("selector")) and any(selector.items() <= each.items() for each in labels)
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -259,7 +259,7 @@ def _terraform() -> click.Command:
 
 
 def _plan_terraform(words: tuple[str, ...], allow_destroy: tuple[str, ...], environment: str, outputs: Path) -> None:
-    from opslib.actions import pipeline, terraform
+    from opslib.actions import terraform
 
     variables = {}
     for word in words:
@@ -269,29 +269,33 @@ def _plan_terraform(words: tuple[str, ...], allow_destroy: tuple[str, ...], envi
         variables[name] = value
     desk = _desk(environment, outputs)
     plan = terraform.apply(desk.systems["terraform"], desk.environment, desk.who, desk.place, variables, allow_destroy=allow_destroy)  # type: ignore[arg-type]
-    path = pipeline.file_plan(desk, plan)
-    _show(desk, plan)
-    click.echo(str(_("Kept in {file}", file=path)))
-    click.echo(str(_("Next: {command}", command=_next(desk, plan))))
+    _keep(desk, plan)
 
 
 def _planner(name: str) -> Callable[..., None]:
     """The callback of a planning command: one of `opslib.actions`' modules has a function of that name with the same arguments."""
 
     def run(environment: str, outputs: Path, **values: Any) -> None:
-        from opslib.actions import backups, nodes, pipeline, workloads
+        from opslib.actions import backups, nodes, workloads
 
         desk = _desk(environment, outputs)
         given = {key: value for key, value in values.items() if value is not None}
         make = next(getattr(module, name) for module in (workloads, nodes, backups) if hasattr(module, name))
         system = desk.systems["elasticsearch" if name.startswith("snapshot") else "kubernetes"]
         plan: Plan = make(system, desk.environment, desk.who, **given)
-        path = pipeline.file_plan(desk, plan)
-        _show(desk, plan)
-        click.echo(str(_("Kept in {file}", file=path)))
-        click.echo(str(_("Next: {command}", command=_next(desk, plan))))
+        _keep(desk, plan)
 
     return run
+
+
+def _keep(desk: Desk, plan: Plan) -> None:
+    """Keep a plan that was made, show it, and say what comes next."""
+    from opslib.actions import pipeline
+
+    path = pipeline.file_plan(desk, plan)
+    _show(desk, plan)
+    click.echo(str(_("Kept in {file}", file=path)))
+    click.echo(str(_("Next: {command}", command=_next(desk, plan))))
 
 
 def _next(desk: Desk, plan: Plan) -> str:
@@ -434,16 +438,15 @@ def _audit() -> click.Command:
 
 
 def _run_audit(plan_id: str | None, verify: bool, environment: str, outputs: Path) -> int:
-    from opslib.actions import plans
-    from opslib.actions.audit import Log
+    from opslib.actions import audit, plans
     from opslib.environments import load
 
     loaded = load(environment)
     place = plans.folder(loaded, outputs)
-    records, broken = Log(place / "audit.jsonl").verify()
+    records, broken = audit.log_in(place).verify()
     if not verify:
-        chosen = records if not plan_id else [one for one in records if one.plan == plans.read(plan_id, place).id]
-        for one in chosen:
+        wanted = plans.read(plan_id, place).id if plan_id and records else None
+        for one in records if wanted is None else [one for one in records if one.plan == wanted]:
             when = f"{one.time.astimezone(loaded.zone):%Y-%m-%d %H:%M:%S}"
             more = ", ".join(f"{name}={value}" for name, value in one.data.items() if value not in ("", None))
             click.echo(printable(f"{one.number:>5}  {when}  {one.plan[: plans.SHORT]}  {one.who:20}  {one.event:12}  {more}"))
@@ -478,32 +481,31 @@ def _desk(environment: str, outputs: Path) -> Desk:
     return pipeline.Desk(loaded, plans.folder(loaded, outputs), _Systems(sources), who)
 
 
-class _Systems(Mapping[str, Any]):
-    """The systems that can be changed, each connected when it is asked for: a plan for the one needs nothing of the other."""
+class _Systems(dict[str, Any]):
+    """The systems that can be changed, each connected once, when it is asked for: a plan for the one needs nothing of the other."""
 
     def __init__(self, sources: Sources) -> None:
+        super().__init__()
         self._sources = sources
 
-    def __getitem__(self, name: str) -> System:
+    def __missing__(self, name: str) -> System:
         from opslib.actions.elasticsearch import ElasticsearchSystem
         from opslib.actions.kubernetes import KubernetesSystem
         from opslib.actions.terraform import TerraformSystem
         from opslib.sources.terraform import Terraform
 
+        made: System
         if name == "kubernetes":
             self._sources.check_cluster()
-            return KubernetesSystem(self._sources.kubernetes)
-        if name == "elasticsearch":
-            return ElasticsearchSystem(self._sources.elasticsearch)
-        if name == "terraform":
-            return TerraformSystem(Terraform.connect(self._sources.environment))
-        raise KeyError(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(("kubernetes", "elasticsearch", "terraform"))
-
-    def __len__(self) -> int:
-        return 3
+            made = KubernetesSystem(self._sources.kubernetes)
+        elif name == "elasticsearch":
+            made = ElasticsearchSystem(self._sources.elasticsearch)
+        elif name == "terraform":
+            made = TerraformSystem(Terraform.connect(self._sources.environment))
+        else:
+            raise KeyError(name)
+        self[name] = made
+        return made
 
 
 def _opened(plan_id: str, environment: str, outputs: Path) -> tuple[Desk, Plan]:

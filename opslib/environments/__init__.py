@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from opslib.environments.files import Fault, check, fields, folder, load, load_file, names, schema, schema_text
 from opslib.environments.model import (
+    Action,
     Approval,
     Aws,
     Environment,
@@ -24,6 +25,7 @@ from opslib.environments.model import (
 )
 
 __all__ = [
+    "Action",
     "Approval",
     "Aws",
     "Environment",

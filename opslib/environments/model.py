@@ -156,12 +156,14 @@ class Links(Section):
     aws_console: HttpAddress | None = Field(None, description="AWS console's address.")
 
 
+Action = Literal["restart", "delete", "scale", "rollback", "image", "drain", "backup", "restore", "patch", "terraform", "exec", "silence"]
+"""Kinds of changes, as approvals and plans name them."""
+
+
 class Approval(Section):
     """What needs an approval, and who may give it."""
 
-    required_for: list[
-        Literal["restart", "delete", "scale", "rollback", "image", "drain", "backup", "restore", "patch", "terraform", "exec", "silence"]
-    ] = Field(default_factory=list, description="Actions that need an approval.")
+    required_for: list[Action] = Field(default_factory=list, description="Actions that need an approval.")
     approvers: list[str] = Field(default_factory=list, description="Who may approve.")
     other_than_requester: bool = Field(True, description="Whether the approver must differ from the requester.")
     valid_minutes: int = Field(60, gt=0, description="How long an approval holds.")

@@ -366,14 +366,11 @@ class Kubernetes:
         NotFound
             There is none of that name.
         """
-        request = Request(path=f"{self._path(resource, namespace)}/{quote(name, safe='')}", what=_what(resource, namespace, name))
-        answer: dict[str, Any] = json.loads(self._send(request, "get", resource, namespace).body)
-        return answer
+        return self.get(dict[str, Any], resource, name, namespace)
 
     def whole_list(self, resource: str, namespace: str = "", *, labels: str = "", fields: str = "") -> Many[dict[str, Any]]:
         """All objects of a resource with all their fields, as JSON data."""
-        pages = self._pages(Items[dict[str, Any]], resource, namespace, "application/json", labels, fields)
-        return [item for page in pages for item in page.items]
+        return self.list(dict[str, Any], resource, namespace, labels=labels, fields=fields)
 
     def change(
         self,
