@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -107,8 +108,9 @@ def apply(
         raise InputError(what, _("Mend it"))
     folder = place / "terraform"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.tfplan"
-    file.touch(mode=0o600)
+    descriptor, name = tempfile.mkstemp(prefix=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-", suffix=".tfplan", dir=folder)  # its owner's alone
+    os.close(descriptor)
+    file = Path(name)
     kept = False
     try:
         if not source.plan(file, variables):
