@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from opslib.diagnosis.backup.facts import Facts, Parameters, days, good, hours, wanted_namespaces
+from opslib.diagnosis.backup.facts import Facts, Parameters, days, good, hours, overdue, wanted_namespaces
 from opslib.diagnosis.backup.velero import backup_command
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import _, _n
@@ -16,17 +16,11 @@ def stale(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
     """Namespaces whose newest good backup is older than the target, or that have none; all that have the same one are one finding."""
     if facts.backups is None or not facts.installed:
         return
-    groups: dict[str, list[str]] = {}
-    for name in wanted_namespaces(facts, parameters):
-        found = good(facts, name)
-        taken = found[0].taken if found else None
-        if taken is None or facts.now - taken > timedelta(hours=parameters.target_hours):
-            groups.setdefault(found[0].metadata.name if found else "", []).append(name)
-    for backup, names in sorted(groups.items()):
+    newest = {name: next(iter(good(facts, name)), None) for name in wanted_namespaces(facts, parameters)}
+    points = {name: (one.metadata.name, one.taken) if one else ("", None) for name, one in newest.items()}
+    for backup, taken, names in overdue(facts, parameters, points):
         subject = Subject("Namespace", names[0]) if len(names) == 1 else Subject("Backup", backup or "-", "velero")
         with_data = [name for name in names if (facts.namespaces or {}).get(name)]
-        first = good(facts, names[0])
-        taken = first[0].taken if first else None
         if taken is not None:
             title = _n(
                 "{count} namespace has no backup newer than {hours} hours",
@@ -36,19 +30,14 @@ def stale(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
             )
         else:
             title = _n("{count} namespace has no backup at all", "{count} namespaces have no backup at all", len(names))
-        evidence = [
-            Evidence(
-                text=_("The newest good backup is {name}; the target is {hours} hours", name=backup, hours=parameters.target_hours),
-                time=taken,
-            )
-        ]
+        target = _("The newest good backup is {name}; the target is {hours} hours", name=backup, hours=parameters.target_hours)
         yield Finding(
             check="coverage.stale" if taken else "coverage.none",
             severity=Severity.CRITICAL if taken or with_data else Severity.WARNING,
             subject=subject,
             title=title,
             cause=_("What has changed since then would be lost") if taken else None,
-            evidence=tuple(evidence) if taken else (),
+            evidence=(Evidence(text=target, time=taken),) if taken else (),
             steps=(Step(_("Take one now"), backup_command(facts, names), changes=True),),
             affected=tuple(Subject("Namespace", name) for name in names),
             since=taken,

@@ -113,6 +113,28 @@ def good_snapshots(facts: Facts, index: str) -> list[Snapshot]:
     return sorted(found, key=lambda one: one.start_time_in_millis, reverse=True)
 
 
+def overdue(
+    facts: Facts, parameters: Parameters, points: Mapping[str, tuple[str, datetime | None]]
+) -> list[tuple[str, datetime | None, list[str]]]:
+    """What has no recovery point as young as the target, together by the newest that it has.
+
+    Parameters
+    ----------
+    points
+        By what is to be recovered: name and time of its newest good backup or snapshot; "" and None where there is none.
+
+    Returns
+    -------
+    list
+        Name and time of a recovery point, and whose newest it is; ordered by its name.
+    """
+    groups: dict[str, tuple[datetime | None, list[str]]] = {}
+    for name, (point, taken) in points.items():
+        if taken is None or facts.now - taken > timedelta(hours=parameters.target_hours):
+            groups.setdefault(point, (taken, []))[1].append(name)
+    return [(point, taken, names) for point, (taken, names) in sorted(groups.items(), key=lambda group: group[0])]
+
+
 def days(facts: Facts, parameters: Parameters) -> Iterator[tuple[datetime, datetime]]:
     """The days of the window in the reader's zone, oldest first: begin and end, aware. The last is today so far."""
     today = facts.now.astimezone(facts.zone).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from opslib.diagnosis.backup.facts import Facts, Parameters, good_snapshots, hours
+from opslib.diagnosis.backup.facts import Facts, Parameters, good_snapshots, hours, overdue
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import _, _n, one_line
 from opslib.sources.snapshots import Snapshot
@@ -138,15 +138,9 @@ def stale(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
     """Indices that are in no good snapshot younger than the target; all that have the same newest one are one finding."""
     if facts.snapshots is None or facts.indices is None or not facts.repositories:
         return
-    groups: dict[str, list[str]] = {}
-    for one in facts.indices:
-        found = good_snapshots(facts, one.index)
-        taken = found[0].taken if found else None
-        if taken is None or facts.now - taken > timedelta(hours=parameters.target_hours):
-            groups.setdefault(found[0].snapshot if found else "", []).append(one.index)
-    for snapshot, names in sorted(groups.items()):
-        first = good_snapshots(facts, names[0])
-        taken = first[0].taken if first else None
+    newest = {one.index: next(iter(good_snapshots(facts, one.index)), None) for one in facts.indices}
+    points = {index: (one.snapshot, one.taken) if one else ("", None) for index, one in newest.items()}
+    for snapshot, taken, names in overdue(facts, parameters, points):
         if taken is not None:
             title = _n(
                 "{count} index has no snapshot newer than {hours} hours",
@@ -156,20 +150,13 @@ def stale(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
             )
         else:
             title = _n("{count} index is in no snapshot", "{count} indices are in no snapshot", len(names))
+        target = _("The newest good snapshot is {name}; the target is {hours} hours", name=snapshot, hours=parameters.target_hours)
         yield Finding(
             check="snapshots.stale" if taken else "snapshots.none",
             severity=Severity.WARNING,
             subject=Subject("Index", names[0]) if len(names) == 1 else Subject("Snapshot", snapshot or "-"),
             title=title,
-            evidence=(
-                Evidence(
-                    text=_("The newest good snapshot is {name}; the target is {hours} hours", name=snapshot, hours=parameters.target_hours),
-                    source="elasticsearch",
-                    time=taken,
-                ),
-            )
-            if taken
-            else (),
+            evidence=(Evidence(text=target, source="elasticsearch", time=taken),) if taken else (),
             steps=(Step(_("Take one now"), snapshot_command(facts, sorted(facts.repositories)[0]), changes=True),),
             affected=tuple(Subject("Index", name) for name in sorted(names)[:_MOST]),
             since=taken,
