@@ -27,6 +27,7 @@ from opslib.sources.transport import HttpTransport, Request, Response, Transport
 
 if TYPE_CHECKING:
     from opslib.environments import Environment
+    from opslib.sources.execution import Execution
     from opslib.sources.unhealthy import UnhealthyPods
 
 T = TypeVar("T")
@@ -145,10 +146,20 @@ class Kubernetes:
         The API server's address, for the reader.
     credentials
         What is known of the credentials without asking; None where that is nothing.
+    execution
+        Runs commands in its containers; None where that cannot be done.
     """
 
-    def __init__(self, transport: Transport, context: str = "", address: str = "", credentials: Credentials | None = None) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        context: str = "",
+        address: str = "",
+        credentials: Credentials | None = None,
+        execution: Execution | None = None,
+    ) -> None:
         self._transport = transport
+        self._execution = execution
         self.context = context
         self.address = address
         self.credentials = credentials
@@ -183,10 +194,26 @@ class Kubernetes:
             )
         from kubernetes.client.rest import RESTClientObject
 
+        from opslib.sources.execution import Execution
+
         configuration.connection_pool_maxsize = PARALLEL * 2
         pool = RESTClientObject(configuration).pool_manager
         transport = HttpTransport(SYSTEM, configuration.host, pool, authorization_of(configuration), settings.deadline_seconds)
-        return cls(wrap(transport), context, configuration.host, credentials_of(configuration, settings.kubeconfig, context))
+        credentials = credentials_of(configuration, settings.kubeconfig, context)
+        return cls(wrap(transport), context, configuration.host, credentials, Execution(configuration))
+
+    @property
+    def execution(self) -> Execution:
+        """Runs commands in the cluster's containers.
+
+        Raises
+        ------
+        SourceError
+            This is no live cluster.
+        """
+        if self._execution is None:
+            raise SourceError(SYSTEM, _("Commands in containers can only be run in a live cluster"))
+        return self._execution
 
     # --- one object, many objects ---
 
