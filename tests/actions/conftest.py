@@ -7,9 +7,8 @@ import os
 import signal
 import ssl
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,6 +24,7 @@ from opslib.environments import Environment
 from opslib.lab.api import ApiError
 from opslib.sources.kubernetes import Kubernetes
 from tests.conftest import RealLab
+from tests.waiting import until
 
 
 @dataclass
@@ -70,11 +70,7 @@ class Place:
     def pods(self) -> list[dict[str, Any]]:
         return self.lab.api.list(f"/api/v1/namespaces/{self.namespace}/pods")
 
-    def until(self, true: Callable[[], bool], what: str, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while not true():
-            assert time.monotonic() < deadline, what
-            time.sleep(0.05)
+    until = staticmethod(until)
 
 
 @pytest.fixture

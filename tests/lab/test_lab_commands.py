@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,16 +12,10 @@ import pytest
 from opslib.lab import build
 from opslib.lab.holds import Holds
 from opslib.lab.shell import grammar
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.conftest import RealLab
-
-
-def until(done: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, "not within the deadline"
-        time.sleep(0.2)
 
 
 # --- the grammar ----------------------------------------------------------------------------------------------------------------------
@@ -238,7 +231,7 @@ def test_autoscalers_know_the_load(shop: Shop) -> None:
             for one in found
         )
 
-    until(known, 90)
+    until(known, seconds=90)
 
 
 def test_logs_of_services_follow_and_stop(shop: Shop) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +10,10 @@ import pytest
 from opslib.lab import kubelet
 from opslib.lab.api import ApiError
 from opslib.lab.world.platform import NODES
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.conftest import RealLab
-
-
-def until(done: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, "not within the deadline"
-        time.sleep(0.1)
 
 
 # --- pods -----------------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import yaml
 from opslib.errors import InputError, OpsError
 from opslib.lab import build, engines
 from opslib.lab.api import Api
+from tests.waiting import until
 
 PARTS = ("kubernetes",)
 SERVERS = {
@@ -40,13 +40,6 @@ def folder(engine: str, tmp_path: Path, need_servers: Callable[..., None]) -> It
 def state(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "state.json").read_text())
     return content
-
-
-def until(done: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, "not within the deadline"
-        time.sleep(0.05)
 
 
 def of_lab(folder: Path) -> list[psutil.Process]:
@@ -98,8 +91,7 @@ def test_a_killed_supervisor_takes_its_servers_with_it_and_the_next_lab_starts(e
     engines.up(folder, engine=engine, parts=PARTS, platform=False)
     before = state(folder)
     os.kill(before["supervisor"]["pid"], signal.SIGKILL)
-    until(lambda: not of_lab(folder))
-    assert engines.status(folder) == []
+    until(lambda: not of_lab(folder) and engines.status(folder) == [], seconds=30)
     with pytest.raises(InputError, match="No lab is running"):
         engines.running(folder)
     again = engines.up(folder, engine=engine, parts=PARTS, platform=False)
@@ -156,7 +148,7 @@ def test_ctrl_c_while_starting_leaves_nothing(engine: str, folder: Path) -> None
     program = "import sys, opslib.cli; sys.exit(opslib.cli.main())"
     command = [sys.executable, "-c", program, "lab", "up", "--engine", engine, "--only", "kubernetes", "--state-dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until(lambda: (folder / "state.json").exists() and "kube-apiserver" in state(folder)["servers"])
+    until(lambda: (folder / "state.json").exists() and "kube-apiserver" in state(folder)["servers"], seconds=30)
     ports = state(folder)["ports"].values()
     process.send_signal(signal.SIGINT)
     _output, errors = process.communicate(timeout=30)
@@ -193,7 +185,7 @@ def test_a_server_that_ends_is_told_by_status(engine: str, folder: Path) -> None
     engines.up(folder, engine=engine, parts=PARTS, platform=False)
     last = SERVERS[engine][-1]
     os.kill(state(folder)["servers"][last]["pid"], signal.SIGKILL)
-    until(lambda: {one.name: one.health for one in engines.status(folder)}[last] == "ended")
+    until(lambda: {one.name: one.health for one in engines.status(folder)}[last] == "ended", seconds=30)
     assert {one.name: one.health for one in engines.status(folder)}["kube-apiserver"] == "ok"
 
 

@@ -6,7 +6,6 @@ import json
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +13,7 @@ import yaml
 
 from opslib.lab.engines.servers import SELF_SCRAPED
 from opslib.lab.world import past
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.conftest import RealLab
@@ -28,7 +28,7 @@ QUESTIONS = (
     'sum by (node) (kube_pod_container_resource_requests{resource="memory",node!=""})',
     "sum by (namespace, service) (rate(http_requests_total[1m]))",
     'sum by (namespace, service) (rate(http_requests_total{code=~"2.."}[1m]))',
-    "histogram_quantile(0.95, sum by (namespace, service, le) (rate(http_request_duration_seconds_bucket[1m])))",
+    "histogram_quantile(0.95, sum by (namespace, le) (rate(http_request_duration_seconds_bucket[1m])))",
     "sum by (namespace, pod) (rate(container_cpu_usage_seconds_total[1m]))",
     "max by (namespace, pod, container) (container_memory_working_set_bytes)",
     'sum by (destination_workload) (rate(istio_requests_total{reporter="destination"}[1m]))',
@@ -36,13 +36,6 @@ QUESTIONS = (
     "sum by (namespace, horizontalpodautoscaler) (kube_horizontalpodautoscaler_status_current_replicas)",
     'service:http_errors:ratio_rate1m{service!="settlement"}',
 )
-
-
-def until(done: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, "not within the deadline"
-        time.sleep(0.2)
 
 
 def answer(address: str, **parameters: object) -> Any:

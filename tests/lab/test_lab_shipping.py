@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from opslib.lab.world import World
 from opslib.lab.world.changes import iso
 from opslib.lab.world.faults import BadDeploy
 from opslib.lab.world.manifests import manifests
+from tests.waiting import until
 
 
 class Server:
@@ -53,13 +54,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
         served = Served(app(Cluster(repositories=tmp_path)), held=held)
         yield Server(f"http://127.0.0.1:{held.getsockname()[1]}")
         served.close()
-
-
-def until(done: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, "not within the deadline"
-        time.sleep(0.2)
 
 
 def gateway(world: World) -> dict[str, Any]:

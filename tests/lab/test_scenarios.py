@@ -22,6 +22,7 @@ from opslib.lab.world import World, scenarios
 from opslib.lab.world.faults import BadDeploy, NodeDown
 from opslib.lab.world.platform import NODES, SERVICES
 from tests.conftest import start_lab
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from conftest import RealLab
@@ -98,15 +99,8 @@ def embedded_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
         def ready() -> bool:
             return set(background.PARTS) <= {one.name for one in engines.status(folder) if one.health == "ok"}
 
-        until(ready, "what starts in the background is ready", 120)
+        until(ready, "what starts in the background is ready", seconds=120)
         yield lab
-
-
-def until(done: Callable[[], object], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 def shown(lab: RealLab, query: str, condition: str, window: str = "[5m]") -> Callable[[], bool]:
@@ -131,7 +125,7 @@ def lesson(lab: RealLab, name: str) -> None:
     scenario = scenarios.load(name)
     try:
         control.ask(lab.folder, "break", {"kind": "scenario", "name": name})
-        until(lambda: not broken(lab)["due"], f"all of {name} is on", 150)  # backups: once Velero is up
+        until(lambda: not broken(lab)["due"], f"all of {name} is on", seconds=150)  # backups: once Velero is up
         last = max((sign.after for sign in scenario.signature), default=0)
         for sign in scenario.signature if name not in DAYLIGHT else ():
             if sign.after == last:
