@@ -49,10 +49,10 @@ class Broken:
     ----------
     began
         When its timeline began.
-    acted
-        When it was put on stage.
     faults
         For each step of its timeline the place of its fault in the world's; -1 for what is none.
+    met
+        For each step the UIDs of the pods that its fault met when it was put on stage.
     due
         Steps that are still to come.
     open
@@ -64,8 +64,8 @@ class Broken:
     name: str
     kind: str
     began: float
-    acted: float
     faults: list[int] = field(default_factory=list)
+    met: list[list[str]] = field(default_factory=list)
     due: list[int] = field(default_factory=list)
     silences: list[str] = field(default_factory=list)
     open: list[int] = field(default_factory=list)
@@ -184,7 +184,8 @@ class Stage:
                 broken = scenario.broken(self._world, began)
             places = iter(range(first, len(broken.faults)))
             faults = [next(places) if step.fault else -1 for step in scenario.timeline]
-            one = Broken(name, "scenario", began, now, faults, list(range(len(scenario.timeline))))
+            steps = len(scenario.timeline)
+            one = Broken(name, "scenario", began, faults, met=[[] for _step in range(steps)], due=list(range(steps)))
             self._step(one, scenario, broken, now)
             if len(broken.faults) > first:
                 self._wait_for_rollouts(broken, first)
@@ -221,7 +222,7 @@ class Stage:
         with self._acting:
             player.apply_fault(self._cluster.api, name, namespace, logs=self.folder / "logs")
             now = time.time()
-            one = Broken(name, "fault", now, now)
+            one = Broken(name, "fault", now)
             with self._lock:
                 self._broken.append(one)
             self._keep()
@@ -302,12 +303,12 @@ class Stage:
 
         scenario, cluster, now = scenarios.load(one.name), self._cluster, time.time()
         wake = self._step(one, scenario, self.world, now)
-        for place in one.faults:
+        for place, met in zip(one.faults, one.met, strict=True):
             if place < 0:
                 continue
             timed = self.world.faults[place]
             if timed.start <= now < timed.end:
-                if ends.by_nature(cluster, self.world, timed, one.acted):
+                if ends.by_nature(cluster, self.world, timed, met):
                     self._end_fault(place, now)
                 else:
                     wake = min(wake, acts.show(cluster, self.world, timed, now, self.handover))
@@ -327,9 +328,9 @@ class Stage:
             if end.objects and number not in one.open:
                 continue
             places = [one.faults[step] for step in end.ends]
-            for place in places:
+            for step, place in zip(end.ends, places, strict=True):
                 timed = self.world.faults[place]
-                if now < timed.end and ends.by_nature(cluster, self.world, timed, one.acted) is None:
+                if now < timed.end and ends.by_nature(cluster, self.world, timed, one.met[step]) is None:
                     self._end_fault(place, now)
             if all(self.world.faults[place].end <= now for place in places):
                 one.ended, one.end = now, number
@@ -353,6 +354,9 @@ class Stage:
                 continue
             if step.fault:
                 timed = world.faults[one.faults[number]]
+                if timed.service:
+                    pods = self._cluster.pods(world.services[world.places[timed.service]])
+                    one.met[number] = [pod["metadata"]["uid"] for pod in pods]
                 if now < timed.end:
                     acts.begin(self._cluster, world, timed, now)
             elif step.silence:

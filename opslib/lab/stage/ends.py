@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,8 +16,8 @@ from opslib.lab.world.scenarios import Asked, End, ObjectState, fits, holds
 Ask = Callable[[Asked], Any]
 
 
-def by_nature(cluster: Cluster, world: World, timed: Timed, acted: float) -> bool | None:
-    """Whether a fault that was put on stage at a time has ended by itself; None for one that does not.
+def by_nature(cluster: Cluster, world: World, timed: Timed, met: Collection[str]) -> bool | None:
+    """Whether a fault that met the pods with these UIDs has ended by itself; None for one that does not.
 
     A release, when no pod that serves runs it and none will; a limit likewise; what hangs, when all that serve have begun anew;
     a certificate, when there is one that is good.
@@ -34,7 +34,7 @@ def by_nature(cluster: Cluster, world: World, timed: Timed, acted: float) -> boo
         return _nowhere(cluster, service, lambda container: holds(limit, container.get("resources", {}).get("limits", {}).get("cpu")))
     if isinstance(fault, Slow) or (isinstance(fault, DependencyDown) and fault.error_ratio >= 1):
         ready = [pod for pod in cluster.pods(service) if _is_ready(pod)]
-        return bool(ready) and all(_seconds(pod["metadata"]["creationTimestamp"]) > acted for pod in ready)
+        return bool(ready) and not any(pod["metadata"]["uid"] in met for pod in ready)
     if isinstance(fault, CertificateExpiry):
         return _is_good(cluster.get(cluster.path(f"Secret/{service.namespace}/{service.name}-tls")))
     return None
@@ -102,7 +102,3 @@ def _is_good(secret: Object | None) -> bool:
 
 def _is_ready(pod: Object) -> bool:
     return any(one["type"] == "Ready" and one["status"] == "True" for one in pod.get("status", {}).get("conditions", []))
-
-
-def _seconds(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
