@@ -37,10 +37,25 @@ CHAPTERS = (
 
 
 def find(name: str) -> Chapter:
-    """The chapter with that section ("4.1") or slug ("pods"); InputError names the nearest where there is none."""
-    for chapter in CHAPTERS:
-        if name in (chapter.section, chapter.slug):
-            return chapter
+    """The one chapter with that slug ("pods"), or section ("4.1") where that section has no other.
+
+    Raises
+    ------
+    InputError
+        There is none (the nearest is named), or the section has several (all are named).
+    """
+    found = find_all(name)
+    if len(found) > 1:
+        what = _("Section {name} has several chapters: {slugs}", name=name, slugs=[chapter.slug for chapter in found])
+        raise InputError(what, _("Name one of them"), "opslib list")
+    return found[0]
+
+
+def find_all(name: str) -> tuple[Chapter, ...]:
+    """The chapters with that section ("4.3" has several) or slug ("pods"); InputError names the nearest where there is none."""
+    found = tuple(chapter for chapter in CHAPTERS if name in (chapter.section, chapter.slug))
+    if found:
+        return found
     names = [word for chapter in CHAPTERS for word in (chapter.section, chapter.slug)]
     near = difflib.get_close_matches(name, names, n=1)
     what = _("There is no chapter {name}", name=name)

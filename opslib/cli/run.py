@@ -12,6 +12,7 @@ from opslib.errors import InputError, OpsError
 from opslib.messages import LANGUAGES, _, _n, one_line, text_of
 
 if TYPE_CHECKING:
+    from opslib.chapters import Chapter
     from opslib.findings import Severity
     from opslib.running.runs import Plan, Run
 
@@ -69,6 +70,7 @@ def _run() -> click.Command:
         fail_on: str,
         language: str | None,
     ) -> int:
+        from opslib import chapters
         from opslib.findings import Severity
 
         if every == (chapter is not None):
@@ -76,8 +78,9 @@ def _run() -> click.Command:
         if opened and not with_html:
             raise InputError(_("--open needs the report that --no-html leaves out"), _("Leave one of them out"))
         least = None if fail_on == "never" else Severity[fail_on.upper()]
-        if every:
-            return _run_all(environment, words, language or "", outputs, with_html, opened, least)
+        chosen = chapters.find_all(chapter) if chapter is not None else chapters.CHAPTERS
+        if every or len(chosen) > 1:
+            return _run_several(chosen, environment, words, language or "", outputs, with_html, opened, least)
         assert chapter is not None
         return _run_one(_prepared(chapter, environment, words, language or ""), outputs, with_html, opened).exit_status(least)
 
@@ -102,24 +105,31 @@ def _run_one(plan: Plan, outputs: Path, with_html: bool, opened: bool) -> Run:
     return finished
 
 
-def _run_all(
-    environment: str, words: tuple[str, ...], language: str, outputs: Path, with_html: bool, opened: bool, least: Severity | None
+def _run_several(
+    chosen: tuple[Chapter, ...],
+    environment: str,
+    words: tuple[str, ...],
+    language: str,
+    outputs: Path,
+    with_html: bool,
+    opened: bool,
+    least: Severity | None,
 ) -> int:
-    from opslib import chapters
+    """All chapters, or those of one section, one after the other; the exit status is the worst."""
     from opslib.findings import Severity
     from opslib.running import parameters, runs
 
-    given = [parameters.parse(words, chapter) for chapter in chapters.CHAPTERS]
-    known = [set(parameters.model(chapter).model_fields) for chapter in chapters.CHAPTERS]
+    given = [parameters.parse(words, chapter) for chapter in chosen]
+    known = [set(parameters.model(chapter).model_fields) for chapter in chosen]
     for name in given[0]:
         if not any(name in names for names in known):
             raise InputError(_("No chapter has a parameter {name}", name=one_line(name, 60)), _("All of them"), "opslib list")
     own = [{name: value for name, value in values.items() if name in names} for values, names in zip(given, known, strict=True)]
-    for chapter, values in zip(chapters.CHAPTERS, own, strict=True):
+    for chapter, values in zip(chosen, own, strict=True):
         parameters.checked(chapter, values)
     severities = [Severity.OK]
     failed = False
-    for chapter, values in zip(chapters.CHAPTERS, own, strict=True):
+    for chapter, values in zip(chosen, own, strict=True):
         try:
             plan = runs.prepare(chapter.slug, environment, values, language)
             click.echo(f"{chapter.section} {chapter.title.text(plan.language)}", err=True)

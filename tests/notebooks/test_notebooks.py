@@ -43,7 +43,7 @@ def test_a_notebook_is_kept_clean(chapter: Chapter, folder: Path) -> None:
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.section)
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.slug)
 def test_the_languages_differ_in_text_only(chapter: Chapter) -> None:
     japanese, english = read(ENGLISH.parent, chapter), read(ENGLISH, chapter)
     assert [cell.id for cell in japanese.cells] == [cell.id for cell in english.cells]
@@ -60,7 +60,7 @@ def test_the_page_begins_with_its_section(chapter: Chapter, folder: Path) -> Non
     assert first.source.startswith(f"# {chapter.section} ")
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.section)
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.slug)
 def test_the_parameters_are_the_chapter_s(chapter: Chapter) -> None:
     model = importlib.import_module(f"opslib.chapters.{chapter.slug}").Parameters
     given = inspect_notebook(str(ENGLISH / chapter.notebook))
@@ -72,7 +72,7 @@ def test_the_parameters_are_the_chapter_s(chapter: Chapter) -> None:
     assert {name: value for name, value in defaults.items() if name not in SESSION} == wanted
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.section)
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.slug)
 def test_code_cells_are_short_calls_into_the_library(chapter: Chapter) -> None:
     for cell in code(read(ENGLISH, chapter)):
         tree = ast.parse(cell.source)

@@ -65,20 +65,20 @@ def _nothing_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
 
 @pytest.mark.real
 @pytest.mark.usefixtures("_lab")
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.section)
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.slug)
 @pytest.mark.parametrize("folder", [NOTEBOOKS, NOTEBOOKS / "en"], ids=["ja", "en"])
 def test_nbval_runs_it(chapter: Chapter, folder: Path) -> None:
     nbval(folder / chapter.notebook)
 
 
 @pytest.mark.usefixtures("_nothing_answers")
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.section)
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.slug)
 def test_nbval_runs_it_where_nothing_answers(chapter: Chapter) -> None:
     nbval(NOTEBOOKS / chapter.notebook)
 
 
 @pytest.mark.usefixtures("_nothing_answers")
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.section)
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.slug)
 @pytest.mark.parametrize(("language", "folder"), [("ja", NOTEBOOKS), ("en", NOTEBOOKS / "en")])
 def test_a_page_where_nothing_answers_says_so(chapter: Chapter, language: str, folder: Path, tmp_path: Path) -> None:
     shown = papermill_html(folder / chapter.notebook, language, tmp_path)
@@ -104,7 +104,7 @@ def nbval(notebook: Path) -> None:
 
 @pytest.mark.real
 @pytest.mark.usefixtures("_lab")
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.section)
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.slug)
 @pytest.mark.parametrize(("language", "folder"), [("ja", NOTEBOOKS), ("en", NOTEBOOKS / "en")])
 def test_papermill_runs_it_in_both_languages(chapter: Chapter, language: str, folder: Path, tmp_path: Path) -> None:
     shown = papermill_html(folder / chapter.notebook, language, tmp_path)
