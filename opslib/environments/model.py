@@ -118,6 +118,15 @@ class Metrics(HttpSystem):
     status_label: str = Field("code", description="Label of that counter with the HTTP status.")
     error_status: str = Field("5..", description="Statuses that are errors, as a regular expression.")
     latency_metric: str = Field("http_request_duration_seconds", description="Histogram of latency in seconds, without _bucket.")
+    namespace_label: str = Field("namespace", description="Label of the kubelet's container metrics (cAdvisor) that names the namespace.")
+    pod_label: str = Field("pod", description="Label of the same that names the pod; older set-ups have pod_name.")
+    container_label: str = Field("container", description="Label of the same that names the container; older set-ups have container_name.")
+    state_prefix: str = Field(
+        "",
+        description=(
+            "What precedes those labels' usual names in kube-state-metrics' metrics: exported_ where Prometheus does not honour its labels."
+        ),
+    )
 
 
 class Aws(Section):
