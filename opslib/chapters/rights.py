@@ -106,6 +106,14 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
         Right("get", "cronjobs.batch", _("the CronJob of a Job that failed")),
         Right("list", "horizontalpodautoscalers.autoscaling", _("autoscalers at their limit")),
     ),
+    "disk": (
+        _CLUSTER,
+        Right("list", "persistentvolumeclaims", _("what claims ask for, and what they have")),
+        Right("list", "pods", _("who has a full volume, and pods that were evicted")),
+        Right("list", "storageclasses.storage.k8s.io", _("whether a volume can be expanded"), everywhere=True),
+        Right("list", "nodes", _("nodes short of disk, and their images"), everywhere=True),
+        Right("list", "events", _("what kubelets say of their disks"), everywhere=True),
+    ),
 }  # fmt: skip
 
 ACTIONS: Mapping[str, tuple[str, ...]] = {

@@ -335,6 +335,11 @@ class Kubernetes:
         answer = self._send(Request(path="/version", what=_("the version")), "get", "/version", "")
         return str(json.loads(answer.body).get("gitVersion", ""))
 
+    def of_kubelet(self, node: str, path: str) -> dict[str, Any]:
+        """What a node's kubelet serves at a path ("configz", "stats/summary"), through the API server; needs ``get nodes/proxy``."""
+        request = Request(path=f"/api/v1/nodes/{quote(node, safe='')}/proxy/{path}", what=_what("nodes/proxy", "", node))
+        return _decode(self._send(request, "get", "nodes/proxy", "").body, dict[str, Any])
+
     def knows(self, group: str) -> bool:
         """Whether the cluster has kinds of an API group, such as "velero.io"."""
         try:

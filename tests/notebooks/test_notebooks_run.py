@@ -31,6 +31,7 @@ ALWAYS_SHOWN = {
     "backup": _("Velero backups"),
     "patching": _("Kubelet versions"),
     "pods": _("Pods by status"),
+    "disk": _("Volumes"),
 }
 
 
