@@ -183,14 +183,16 @@ def test_a_useful_right_that_is_missing_is_information_and_the_chapter_has_gaps(
 def test_a_needed_right_that_is_missing_stops_the_chapter() -> None:
     of = facts(allowed=without(("list", "pods")))
     assert verdicts(of)["pods"] is Verdict.CANNOT
-    assert [finding.severity for finding in found(of)] == [Severity.WARNING]
+    severities = [finding.severity for finding in found(of)]  # other chapters want it too, and can do without
+    assert severities.count(Severity.WARNING) == 1
+    assert max(severities) is Severity.WARNING
 
 
 def test_a_right_that_is_not_known_is_neither_there_nor_missing() -> None:
     of = facts(allowed=without(("list", "pods"), value=None))
     assert verdicts(of)["pods"] is Verdict.GAPS
     assert found(of) == []
-    assert [row[3] for row in access.rights_table(of).rows] == [Message("not known")]
+    assert {row[3] for row in access.rights_table(of).rows} == {Message("not known")}
 
 
 def test_the_table_of_rights_has_the_rule_to_add() -> None:

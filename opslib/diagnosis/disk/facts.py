@@ -91,6 +91,8 @@ class FileSystem:
         Pieces; file systems that have no fixed number of them say 0, which counts as not measured.
     device, fstype
         Of a node's.
+    queries
+        What gives bytes and inodes in use, as PromQL, for the reader to see it again.
     """
 
     place: Place
@@ -101,6 +103,7 @@ class FileSystem:
     device: str = ""
     fstype: str = ""
     readonly: bool = False
+    queries: Mapping[What, str] = field(default_factory=dict)
 
     def amounts(self, what: What) -> tuple[float, float] | None:
         """In use, and all there is; None where it is not measured."""

@@ -11,7 +11,6 @@ from opslib.diagnosis.disk.forecast import FULL, Forecast
 from opslib.diagnosis.links import grafana_explore, prometheus_graph
 from opslib.findings import Evidence, Finding, Link, Severity, Step, Subject, command
 from opslib.messages import Message, Text, _
-from opslib.sources.prometheus import matcher, selector
 from opslib.sources.quantities import text_of_bytes, value_of
 
 _GROW = 1.5  # to how much of what is in use a volume is best expanded
@@ -47,10 +46,10 @@ def _finding(facts: Facts, parameters: Parameters, one: FileSystem, what: What, 
     name = _("Volume {name}", name=str(one.place)) if one.place.kind == "volume" else _("Disk {name}", name=str(one.place))
     owner = facts.owner(one.place) if one.place.kind == "volume" else None
     pods = tuple(Subject("Pod", pod.metadata.name, pod.metadata.namespace) for pod in facts.mounts.get(one.place, ()))
-    promql = metric_of(one, what)
+    promql = one.queries.get(what, "")
     start = facts.now - timedelta(days=parameters.history_days)
-    links: tuple[Link, ...] = grafana_explore(facts.links, promql, start, facts.now)
-    if facts.prometheus_url:
+    links: tuple[Link, ...] = grafana_explore(facts.links, promql, start, facts.now) if promql else ()
+    if facts.prometheus_url and promql:
         links = (*links, prometheus_graph(facts.prometheus_url, promql, start, facts.now))
     return Finding(
         check=f"{family}.{rule}" if what == "bytes" else f"{family}.inodes_{rule}",
@@ -83,17 +82,6 @@ def judge(share: float, seen: Forecast | None, parameters: Parameters) -> tuple[
     if share >= parameters.use_warning:
         return Severity.WARNING, "nearly_full"
     return Severity.OK, ""
-
-
-def metric_of(one: FileSystem, what: What) -> str:
-    """What is in use of it, as PromQL."""
-    if one.place.kind == "volume":
-        labels = (matcher("namespace", one.place.namespace), matcher("persistentvolumeclaim", one.place.name))
-        whole, free = ("capacity_bytes", "available_bytes") if what == "bytes" else ("inodes", "inodes_free")
-        return f"{selector(f'kubelet_volume_stats_{whole}', *labels)} - {selector(f'kubelet_volume_stats_{free}', *labels)}"
-    mount = matcher("mountpoint", one.place.name)
-    whole, free = ("size_bytes", "avail_bytes") if what == "bytes" else ("files", "files_free")
-    return f"{selector(f'node_filesystem_{whole}', mount)} - {selector(f'node_filesystem_{free}', mount)}"
 
 
 # --- texts --------------------------------------------------------------------------------------------------------------------------------
@@ -176,7 +164,7 @@ def _past(one: FileSystem, what: What, seen: Forecast | None, promql: str) -> It
                 latest=span(seen.latest),
             ),
             source="prometheus",
-            reference=f"predict_linear(({promql})[{HOURS}h:2m], {seen.seconds:.0f})" if math.isfinite(seen.seconds) else promql,
+            reference=f"predict_linear(({promql})[{HOURS}h:2m], {seen.seconds:.0f})" if promql and math.isfinite(seen.seconds) else promql,
             time=_moment(seen.since),
         )
     rises = [size for size in seen.steps if size > 0]

@@ -67,6 +67,7 @@ class Metrics:
             FileSystem(
                 place=place, size=whole, available=values["available_bytes"][place],
                 inodes=values.get("inodes", {}).get(place), inodes_free=values.get("inodes_free", {}).get(place),
+                queries=_volume_queries(place),
             )
             for place, whole in sorted(values["capacity_bytes"].items(), key=lambda item: str(item[0]))
             if place in values["available_bytes"]
@@ -98,7 +99,7 @@ class Metrics:
             found = FileSystem(
                 place=place, size=whole, available=free, device=str(row["device"]), fstype=str(row["fstype"]),
                 inodes=values.get("files", {}).get(place), inodes_free=values.get("files_free", {}).get(place),
-                readonly=bool(values.get("readonly", {}).get(place)),
+                readonly=bool(values.get("readonly", {}).get(place)), queries=_disk_queries(row),
             )  # fmt: skip
             key = (place.namespace, found.device or place.name)
             if key not in devices or len(place.name) < len(devices[key].place.name):
@@ -225,6 +226,24 @@ class Metrics:
 
 def _volume(name: str, *matchers: str) -> str:
     return selector(f"kubelet_volume_stats_{name}", *matchers)
+
+
+def _volume_queries(place: Place) -> dict[What, str]:
+    labels = (matcher("namespace", place.namespace), matcher("persistentvolumeclaim", place.name))
+    return {
+        "bytes": f"{_volume('capacity_bytes', *labels)} - {_volume('available_bytes', *labels)}",
+        "inodes": f"{_volume('inodes', *labels)} - {_volume('inodes_free', *labels)}",
+    }
+
+
+def _disk_queries(row: Mapping[str, Any]) -> dict[What, str]:
+    host = next((name for name in _HOSTS if row.get(name)), "instance")
+    labels = (matcher(host, str(row.get(host, ""))), matcher("mountpoint", str(row.get("mountpoint", ""))))
+
+    def in_use(whole: str, free: str) -> str:
+        return f"{selector(f'node_filesystem_{whole}', *labels)} - {selector(f'node_filesystem_{free}', *labels)}"
+
+    return {"bytes": in_use("size_bytes", "avail_bytes"), "inodes": in_use("files", "files_free")}
 
 
 def _disks() -> str:
