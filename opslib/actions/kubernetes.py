@@ -20,6 +20,7 @@ from opslib.actions.systems import ABSENT, CREATED, Preview
 from opslib.errors import Conflict, NotFound, Refused
 from opslib.messages import Message, _
 from opslib.sources.kubernetes import Kubernetes
+from opslib.sources.quantities import text_of_bytes, value_of
 from opslib.sources.redaction import redact
 
 Object = dict[str, Any]
@@ -134,7 +135,8 @@ class KubernetesSystem:
         """``{"rolled_out": R}``: R's pods are all of its newest revision and available; ``{"gone": R, "uid"}``: that object is gone;
         ``{"empty": node}``: nothing that a drain takes away is on the node any more; ``{"field": R, "path", "wanted", "never"}``: the value
         at the path (names) is one of those wanted, and will not be where it is one of those that are never left;
-        ``{"alike": [namespace, namespace], "resources"}``: the second namespace has as many objects of each resource as the first.
+        ``{"alike": [namespace, namespace], "resources"}``: the second namespace has as many objects of each resource as the first;
+        ``{"grown": R, "bytes"}``: the claim R has a volume of that size, whose file system has grown too.
 
         R is ``{"resource", "namespace", "name"}``.
         """
@@ -146,6 +148,8 @@ class KubernetesSystem:
             return self._field(question)
         if "alike" in question:
             return self._alike(question["alike"], question["resources"])
+        if "grown" in question:
+            return self._grown(question["grown"], question["bytes"])
         return self._rolled_out(question["rolled_out"])
 
     def _field(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
@@ -160,6 +164,22 @@ class KubernetesSystem:
         counts = {name: [len(self.cluster.metadata_list(name, one)) for one in namespaces] for name in resources}
         differing = [f"{name}: {one} / {other}" for name, (one, other) in counts.items() if one != other]
         return not differing, _("objects differ in number: {differing}", differing=differing)
+
+    def _grown(self, where: dict[str, str], wanted: float) -> tuple[bool | None, Message]:
+        found = self.cluster.whole(where["resource"], where["name"], where["namespace"])
+        status = found.get("status", {})
+        given = value_of(status.get("capacity", {}).get("storage")) or 0.0
+        conditions = {one["type"]: one.get("message", "") for one in status.get("conditions") or [] if one.get("status") == "True"}
+        state = str((status.get("allocatedResourceStatuses") or {}).get("storage", ""))
+        values = {"given": text_of_bytes(given), "state": state or "-"}
+        if state.endswith("Infeasible"):
+            return None, _("it has {given}, and the storage driver says that it cannot have more ({state})", **values)
+        if "FileSystemResizePending" in conditions:
+            return False, _("the disk has grown; the kubelet grows its file system when a running pod has it mounted")
+        failed = next((conditions[name] for name in ("ControllerResizeError", "NodeResizeError") if name in conditions), "")
+        if failed:
+            return False, _("it has {given}; the storage driver failed, and tries again: {why}", given=values["given"], why=failed)
+        return given >= wanted, _("it has {given} ({state})", **values)
 
     def _gone(self, where: dict[str, str], uid: str) -> tuple[bool, Message]:
         try:
