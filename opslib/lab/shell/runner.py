@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from opslib.lab.shell import grammar, network, system, text
+from opslib.lab.shell import files, grammar, network, system, text
 from opslib.lab.shell.answer import Answer, Command, failed
 from opslib.lab.shell.box import Box
 
@@ -75,7 +75,7 @@ def _command(box: Box, name: str) -> Command | None:
     wanted = _LANGUAGES.get(name)
     if wanted is not None and (box.service is None or box.service.language != wanted):
         return None
-    return system.COMMANDS.get(name) or text.COMMANDS.get(name) or network.COMMANDS.get(name)
+    return system.COMMANDS.get(name) or text.COMMANDS.get(name) or files.COMMANDS.get(name) or network.COMMANDS.get(name)
 
 
 class _Exit(Exception):
