@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -178,7 +178,7 @@ def _plan() -> click.Command:
             epilog=examples("opslib plan drain ip-10-0-1-17.ap-northeast-1.compute.internal --env prod"),
         )
     )
-    for command in (*_backups(), _terraform()):
+    for command in (*_backups(), _terraform(), *_disks()):
         group.add_command(command)
     return group
 
@@ -269,6 +269,74 @@ def _plan_terraform(words: tuple[str, ...], allow_destroy: tuple[str, ...], envi
         variables[name] = value
     desk = _desk(environment, outputs)
     plan = terraform.apply(desk.systems["terraform"], desk.environment, desk.who, desk.place, variables, allow_destroy=allow_destroy)  # type: ignore[arg-type]
+    _keep(desk, plan)
+
+
+def _disks() -> list[click.Command]:
+    return [
+        click.Command(
+            "expand-volume",
+            callback=_plan_expansion,
+            params=[click.Argument(["claim"]), click.Argument(["size"]), _namespace(), _environment(), _outputs()],
+            help=str(_("Make a volume bigger, to a SIZE such as 100Gi or by +20Gi, and follow it until its file system has grown.")),
+            epilog=examples(
+                "opslib plan expand-volume data-order-db-0 100Gi -n data --env prod", "opslib plan expand-volume data-queue-1 +20Gi -n data"
+            ),
+        ),
+        click.Command(
+            "delete-files",
+            callback=_plan_deletion,
+            params=[
+                click.Argument(["pod"]),
+                click.Argument(["files"], metavar="[FILE...]", nargs=-1),
+                _namespace(),
+                click.Option(["--folder"], required=True, help=str(_("Folder in which all of the files are; nothing outside is touched."))),
+                click.Option(["-c", "--container"], default="", help=str(_("Which of the pod's containers; without it its only one."))),
+                click.Option(
+                    ["--from", "listed"],
+                    type=click.File("r", encoding="utf-8", errors="surrogateescape"),
+                    help=str(_("File with the reviewed list, a whole path a line; - is the standard input.")),
+                ),
+                click.Option(["--empty"], is_flag=True, help=str(_("Make them empty rather than delete them: for logs that are open."))),
+                _environment(),
+                _outputs(),
+            ],
+            help=str(_("Delete files of a container by a reviewed list: each by its whole path, no patterns, no folders. For good.")),
+            epilog=examples(
+                "opslib plan delete-files order-db-0 /data/log/server.log.7 -n data --folder /data/log --env prod",
+                "opslib plan delete-files order-db-0 -n data --folder /data/log --from reviewed.txt",
+                "opslib plan delete-files order-db-0 /data/log/server.log -n data --folder /data/log --empty",
+            ),
+        ),
+    ]
+
+
+def _plan_expansion(claim: str, size: str, namespace: str, environment: str, outputs: Path) -> None:
+    from opslib.actions import volumes
+
+    desk = _desk(environment, outputs)
+    metrics = desk.systems["prometheus"] if desk.environment.prometheus else None
+    plan = volumes.expand(desk.systems["kubernetes"], desk.environment, desk.who, claim, namespace, size, metrics=metrics)  # type: ignore[arg-type]
+    _keep(desk, plan)
+
+
+def _plan_deletion(
+    pod: str,
+    files: tuple[str, ...],
+    namespace: str,
+    folder: str,
+    container: str,
+    listed: TextIO | None,
+    empty: bool,
+    environment: str,
+    outputs: Path,
+) -> None:
+    from opslib.actions.files import delete_files
+
+    desk = _desk(environment, outputs)
+    names = [*files, *(line for line in (listed.read().split("\n") if listed else []) if line)]
+    where = desk.systems["files"]
+    plan = delete_files(where, desk.environment, desk.who, pod, names, namespace, folder, container, empty=empty)  # type: ignore[arg-type]
     _keep(desk, plan)
 
 
@@ -490,7 +558,9 @@ class _Systems(dict[str, Any]):
 
     def __missing__(self, name: str) -> System:
         from opslib.actions.elasticsearch import ElasticsearchSystem
+        from opslib.actions.files import ContainerFiles
         from opslib.actions.kubernetes import KubernetesSystem
+        from opslib.actions.prometheus import PrometheusSystem
         from opslib.actions.terraform import TerraformSystem
         from opslib.sources.terraform import Terraform
 
@@ -500,6 +570,11 @@ class _Systems(dict[str, Any]):
             made = KubernetesSystem(self._sources.kubernetes)
         elif name == "elasticsearch":
             made = ElasticsearchSystem(self._sources.elasticsearch)
+        elif name == "files":
+            self._sources.check_cluster()
+            made = ContainerFiles(self._sources.kubernetes)
+        elif name == "prometheus":
+            made = PrometheusSystem(self._sources.prometheus)
         elif name == "terraform":
             made = TerraformSystem(Terraform.connect(self._sources.environment))
         else:
