@@ -52,6 +52,15 @@ class Right:
 
 _CLUSTER = Right("get", "namespaces", _("to be sure that it is the environment's cluster, and that the namespace exists"), everywhere=True)
 
+_WORKLOADS = (
+    Right("list", "deployments.apps", _("what kind of workload a pod belongs to")),
+    Right("list", "statefulsets.apps", _("what kind of workload a pod belongs to")),
+    Right("list", "daemonsets.apps", _("what kind of workload a pod belongs to")),
+    Right("list", "cronjobs.batch", _("what kind of workload a pod belongs to")),
+    Right("list", "replicasets.apps", _("when a Deployment was last changed")),
+    Right("list", "controllerrevisions.apps", _("when a StatefulSet or DaemonSet was last changed")),
+)
+
 RIGHTS: Mapping[str, tuple[Right, ...]] = {
     "access": (_CLUSTER,),
     "monitoring": (
@@ -105,6 +114,10 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
         Right("get", "jobs.batch", _("the owner of a pod of a Job")),
         Right("get", "cronjobs.batch", _("the CronJob of a Job that failed")),
         Right("list", "horizontalpodautoscalers.autoscaling", _("autoscalers at their limit")),
+    ),
+    "memory": (
+        _CLUSTER,
+        *_WORKLOADS,
     ),
     "disk": (
         _CLUSTER,

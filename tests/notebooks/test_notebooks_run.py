@@ -31,6 +31,7 @@ ALWAYS_SHOWN = {
     "backup": _("Velero backups"),
     "patching": _("Kubelet versions"),
     "pods": _("Pods by status"),
+    "memory": _("Memory by workload"),
     "disk": _("Volumes"),
 }
 
