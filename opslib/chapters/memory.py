@@ -206,11 +206,11 @@ def _draw(axes: Axes, facts: Facts, parameters: Parameters, pod: PodPlace, one: 
         text = _("killed for want of memory, or restarted") if killed else _("restart")
         top = max(curve.limit or 0, float(max(curve.working_set)))
         axes.plot(marks, [top] * len(marks), "v", color="black", markersize=7, label=plotting.label(text))  # type: ignore[arg-type]
-    _mark_changes(axes, facts, place, begin)
     highest = max(curve.limit or 0, (use.request or 0) if use else 0, float(max(curve.working_set)))
     axes.set_ylim(0, 1.15 * highest)
     axes.yaxis.set_major_locator(MultipleLocator(2 ** math.ceil(math.log2(max(highest, 1024) / 5))))  # binary steps read as whole numbers
     axes.set_xlim(begin, end)  # type: ignore[arg-type]
+    plotting.marks(axes, [(one.time, one.text) for one in facts.changed(place, begin)])
     plotting.unit_axis(axes.yaxis, Unit.BYTES)
     plotting.time_axis(axes, facts.zone)
     plotting.legend(axes)
@@ -231,11 +231,6 @@ def _draw_forecast(axes: Axes, facts: Facts, parameters: Parameters, one: Trend)
         facecolor="none", edgecolor=plotting.GREY, hatch="////", linewidth=0,
     )  # fmt: skip
     return end
-
-
-def _mark_changes(axes: Axes, facts: Facts, place: Place, begin: datetime) -> None:
-    for one in facts.changed(place, begin):
-        plotting.threshold(axes, one.time, one.text, vertical=True)  # type: ignore[arg-type]
 
 
 def _conspicuous(facts: Facts, place: Place, pod: PodPlace, one: Trend) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from datetime import tzinfo
+from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from opslib.findings import Severity, Unit
@@ -124,6 +124,25 @@ def threshold(axes: Axes, value: float, text: Text, *, vertical: bool = False) -
     else:
         axes.axhline(value, color="black", linestyle=(0, (4, 2)), linewidth=1)
         axes.annotate(label(text), (0, value), xycoords=("axes fraction", "data"), xytext=(2, 2), textcoords="offset points", fontsize=8)
+
+
+def marks(axes: Axes, events: Sequence[tuple[datetime, Text]], *, named: bool = True) -> None:
+    """Upright lines at moments within the plot, each with its text; texts of neighbours stand below each other.
+
+    Call it once the limits of the x axis are set.
+    """
+    from matplotlib.dates import date2num, num2date
+
+    left, right = axes.get_xlim()
+    shown = [(moment, text) for moment, text in sorted(events, key=lambda event: event[0]) if left <= date2num(moment) <= right]  # type: ignore[no-untyped-call]
+    for number, (moment, text) in enumerate(shown):
+        axes.axvline(moment, color="black", linestyle=(0, (4, 2)), linewidth=1)  # type: ignore[arg-type]
+        late = moment > num2date(left + 0.7 * (right - left))  # type: ignore[no-untyped-call]
+        if named:
+            axes.annotate(
+                label(text), (moment, 1), xycoords=("data", "axes fraction"), xytext=(-2 if late else 2, -2 - 11 * (number % 4)),
+                textcoords="offset points", fontsize=8, va="top", ha="right" if late else "left",
+            )  # fmt: skip
 
 
 def legend(axes: Axes) -> None:

@@ -115,6 +115,11 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
         Right("get", "cronjobs.batch", _("the CronJob of a Job that failed")),
         Right("list", "horizontalpodautoscalers.autoscaling", _("autoscalers at their limit")),
     ),
+    "cpu": (
+        _CLUSTER,
+        *_WORKLOADS,
+        Right("list", "horizontalpodautoscalers.autoscaling", _("autoscalers at their limit")),
+    ),
     "memory": (
         _CLUSTER,
         *_WORKLOADS,

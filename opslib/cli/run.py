@@ -35,6 +35,7 @@ def _run() -> click.Command:
         epilog=_examples(
             "opslib run 4.1 --env lab -p namespace=shop",
             "opslib run 3.1 --env prod --lang en --fail-on critical",
+            "opslib run 4.3 --env prod -p namespace=shop",
             "opslib run --all --env stg",
         ),
     )
