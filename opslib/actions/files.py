@@ -216,7 +216,8 @@ def delete_files(
 
 
 def _title(count: int, empty: bool, where: str, size: int, listing: str) -> Message:
-    values = {"where": where, "size": text_of_bytes(size), "listing": listing[:12]}
+    amount = text_of_bytes(size) if size >= 1024 else f"{size} B"
+    values = {"where": where, "size": amount, "listing": listing[:12]}
     if empty:
         return _n(
             "Empty {count} file ({size}) in {where}, listing {listing}", "Empty {count} files ({size}) in {where}, listing {listing}",

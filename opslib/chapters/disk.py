@@ -137,6 +137,32 @@ def folders_table(facts: Facts) -> Table:
     )
 
 
+def files_table(facts: Facts) -> Table:
+    """The biggest files in the containers that were looked into."""
+    rows: list[tuple[Any, ...]] | None = None
+    if facts.folders is not None:
+        known = [(found, one) for found in facts.folders for one in found.files or ()]
+        rows = [
+            (found.namespace, found.pod, found.container, one.path, one.size, one.changed, (facts.now - one.changed).total_seconds())
+            for found, one in sorted(known, key=lambda pair: -pair[1].size)
+        ]
+    return table(
+        "files",
+        _("Biggest files"),
+        (
+            Column("namespace", _("Namespace")),
+            Column("pod", _("Pod")),
+            Column("container", _("Container")),
+            Column("path", _("File")),
+            Column("size", _("Size"), Unit.BYTES),
+            Column("changed", _("Last changed"), Unit.TIME),
+            Column("age", _("Age"), Unit.SECONDS),
+        ),
+        rows,
+        _("No big file was seen: there is none of more than 10 MiB, or the image cannot look for it."),
+    )
+
+
 def writers_table(facts: Facts) -> Table:
     """What containers write outside their volumes, and their limits."""
     rows: list[tuple[Any, ...]] | None = None
@@ -246,7 +272,7 @@ KINDS: dict[str, Message] = {
     "steady": _("steadily"),
     "sawtooth": _("sawtooth"),
     "step": _("in a step"),
-    "flat": _("not"),
+    "flat": _("does not grow"),
     "shrinking": _("shrinks"),
     "short": _("too few points"),
 }

@@ -176,6 +176,15 @@ class Folder:
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file in a container, its bytes, and when it was last changed."""
+
+    path: str
+    size: int
+    changed: datetime
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folders:
     """What ``du`` said of a mount, and ``df`` of its file system; None: it said nothing.
@@ -184,6 +193,8 @@ class Folders:
     ----------
     folders
         The biggest first; the mount itself is among them.
+    files
+        The biggest first; None: the image cannot look for them.
     used
         Bytes in use on the file system.
     claim
@@ -197,6 +208,7 @@ class Folders:
     container: str
     path: str
     folders: tuple[Folder, ...]
+    files: tuple[File, ...] | None = None
     used: int | None = None
     claim: str = ""
     cut: bool = False

@@ -43,7 +43,9 @@ def unused(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
             cause=_("The kubelet deletes such images only when its image file system is full to its threshold (85 % by default)."),
             evidence=tuple(
                 Evidence(
-                    text=_("{size}", size=text_of_bytes(image.size_bytes)), quote=image.names[-1], reference=f"/api/v1/nodes/{name}"
+                    text=_("An image of {size}", size=text_of_bytes(image.size_bytes)),
+                    quote=image.names[-1],
+                    reference=f"/api/v1/nodes/{name}",
                 )
                 for image in found[:5]
             ),

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 
-from opslib.diagnosis.disk.facts import Folder, Folders, Parameters, Place
-from opslib.errors import NotFound
+from opslib.diagnosis.disk.facts import File, Folder, Folders, Parameters, Place
+from opslib.errors import NotFound, SourceError
 from opslib.facts import Questions
 from opslib.facts.sources import Sources
 from opslib.findings import Finding, Severity, Step, Subject, command
 from opslib.messages import Text, _
-from opslib.sources.execution import Execution, NoSuchProgram
+from opslib.sources.execution import Execution, NoSuchProgram, Result
 from opslib.sources.objects import Pod
 
 MOST_MOUNTS = 4
 MOST_FOLDERS = 200
+MOST_FILES = 50
+BIG_FILE_KIB = 10 * 1024
 SECONDS = 20
 _BYTES = 512 * 1024
 
@@ -103,13 +106,7 @@ def folders(execution: Execution, mount: Mount, depth: int) -> Folders:
         The image has no ``du``, or it did not end in time.
     """
     namespace, pod, container, path, claim = mount
-    words = ["du", "-x", "-k", "-d", str(depth), "--", path]
-    try:  # a limit of its own, so that it ends in the container too
-        said = execution.run(
-            namespace, pod, container, ["timeout", str(SECONDS), *words], deadline_seconds=SECONDS + 10, limit_bytes=_BYTES, cut=True
-        )
-    except NoSuchProgram:
-        said = execution.run(namespace, pod, container, words, deadline_seconds=SECONDS, limit_bytes=_BYTES, cut=True)
+    said = _limited(execution, mount, ["du", "-x", "-k", "-d", str(depth), "--", path])
     try:
         used = used_bytes(execution.run(namespace, pod, container, ["df", "-k", "-P", "--", path], limit_bytes=64 * 1024).stdout)
     except NoSuchProgram:
@@ -118,9 +115,40 @@ def folders(execution: Execution, mount: Mount, depth: int) -> Folders:
     biggest = sorted(found.items(), key=lambda item: (-item[1], item[0]))
     return Folders(
         namespace=namespace, pod=pod, container=container, path=path, claim=claim, used=used,
-        folders=tuple(Folder(name, size) for name, size in biggest[:MOST_FOLDERS]),
+        folders=tuple(Folder(name, size) for name, size in biggest[:MOST_FOLDERS]), files=_files(execution, mount),
         cut=said.truncated or said.exit_status == 124,  # timeout's own
     )  # fmt: skip
+
+
+def _limited(execution: Execution, mount: Mount, words: Sequence[str]) -> Result:
+    """What a command says that has a limit of its own, where the image can give it one, so that it ends in the container too."""
+    where = mount[:3]
+    try:
+        limited = ["timeout", str(SECONDS), *words]
+        return execution.run(*where, limited, deadline_seconds=SECONDS + 10, limit_bytes=_BYTES, cut=True)
+    except NoSuchProgram:
+        return execution.run(*where, words, deadline_seconds=SECONDS, limit_bytes=_BYTES, cut=True)
+
+
+def _files(execution: Execution, mount: Mount) -> tuple[File, ...] | None:
+    """The biggest files of a mount; None where the image cannot look for them, or not in time: the folders say the most."""
+    find = ["find", mount[3], "-xdev", "-type", "f", "-size", f"+{BIG_FILE_KIB}k", "-exec", "stat", "-c", "%s|%Y|%n", "{}", "+"]
+    try:
+        said = _limited(execution, mount, find)
+    except SourceError:
+        return None
+    found = files(said.stdout, mount[3])
+    return None if not found and said.exit_status != 0 else tuple(sorted(found, key=lambda one: -one.size)[:MOST_FILES])
+
+
+def files(output: bytes, folder: str) -> list[File]:
+    """Files from the lines "size|seconds|path". What is none (a name may have a line's end in it) is left out."""
+    found = []
+    for line in output.decode("utf-8", "replace").split("\n"):
+        match = re.fullmatch(r"(\d{1,18})\|(\d{1,11})\|(/.*)", line)
+        if match and match[3].startswith(folder.rstrip("/") + "/"):
+            found.append(File(match[3], int(match[1]), datetime.fromtimestamp(int(match[2]), UTC)))
+    return found
 
 
 def sizes(output: bytes) -> Mapping[str, int]:
