@@ -56,8 +56,8 @@ class ElasticsearchSystem:
         self.source.request(request["method"], request["path"], request.get("body"))
 
     def holds(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
-        """``{"snapshot": [repository, name]}``: it is whole; ``{"documents": [index, index]}``: both have as many documents;
-        ``{"absent": path}``: it is gone.
+        """``{"snapshot": [repository, name]}``: it is whole; ``{"documents": [index, index], "sample": n}``: both have as many documents,
+        and n of the second are the same in the first; ``{"absent": path}``: it is gone.
         """
         if "snapshot" in question:
             repository, name = question["snapshot"]
@@ -66,5 +66,17 @@ class ElasticsearchSystem:
             return (True if state == "SUCCESS" else None if state in ("FAILED", "PARTIAL", "INCOMPATIBLE") else False), why
         if "documents" in question:
             one, other = (self.source.count({"match_all": {}}, index=name) for name in question["documents"])
-            return one == other, _("{one} and {other} documents", one=one, other=other)
+            if one != other:
+                return False, _("{one} and {other} documents", one=one, other=other)
+            differing = self._differing(question["documents"][0], question["documents"][1], question.get("sample", 0))
+            return not differing, _("documents differ in content: {differing}", differing=differing[:10])
         return self.observe({"object": question["absent"]}) == ABSENT, _("it is still there")
+
+    def _differing(self, original: str, copy: str, size: int) -> list[str]:
+        """The ids of a sample of the copy's documents that are not the same in the original."""
+        if not size:
+            return []
+        taken = {one["_id"]: one.get("_source") for one in self.source.search({"size": size, "query": {"match_all": {}}}, index=copy).hits}
+        query = {"size": size, "query": {"ids": {"values": sorted(taken)}}}
+        known = {one["_id"]: one.get("_source") for one in self.source.search(query, index=original).hits}
+        return [name for name, source in sorted(taken.items()) if name not in known or known[name] != source]

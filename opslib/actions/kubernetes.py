@@ -18,14 +18,18 @@ import yaml
 
 from opslib.actions.systems import ABSENT, CREATED, Preview
 from opslib.errors import Conflict, NotFound, Refused
-from opslib.messages import Message, _
+from opslib.messages import Message, _, one_line
 from opslib.sources.kubernetes import Kubernetes
 from opslib.sources.quantities import text_of_bytes, value_of
 from opslib.sources.redaction import redact
 
 Object = dict[str, Any]
 
+TAKEN: Object = {"taken": True}
+"""The state of a request for a deletion that is gone like what it took away."""
+
 _ATTEMPTS = 5
+_SAMPLE = 100  # so many objects of a resource are compared in full
 _PAUSE_SECONDS = 1.0
 _BY_ITSELF = ("managedFields", "resourceVersion", "generation", "selfLink", "creationTimestamp", "uid", "ownerReferences")
 _NOTED = ("deployment.kubernetes.io/revision", "kubectl.kubernetes.io/last-applied-configuration")  # controllers and kubectl write them
@@ -48,7 +52,8 @@ class KubernetesSystem:
         try:
             return state_of(self.cluster.whole(request["resource"], request["name"], request.get("namespace", "")))
         except NotFound:
-            return ABSENT
+            target = request.get("takes_away")
+            return ABSENT if target is None or self.observe(target) != ABSENT else TAKEN
 
     def preview(self, request: dict[str, Any]) -> Preview:
         """The server's own dry run."""
@@ -69,7 +74,7 @@ class KubernetesSystem:
         if "gone" in after:
             return bool(now.get("uid") != after["gone"] or now.get("deleting"))
         if after == CREATED:
-            return now != ABSENT and "deleting" not in now
+            return now != ABSENT and "deleting" not in now  # TAKEN, too: it was there, and has done its work
         return now == after
 
     def send(self, request: dict[str, Any], before: dict[str, Any]) -> None:
@@ -132,38 +137,50 @@ class KubernetesSystem:
     # --- conditions ---
 
     def holds(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
-        """``{"rolled_out": R}``: R's pods are all of its newest revision and available; ``{"gone": R, "uid"}``: that object is gone;
+        """``{"rolled_out": R}``: R's pods are all of its newest revision and available; ``{"gone": R, "uid"}``: that object is gone, and
+        will not be where the request ``"refused": R`` for its deletion has errors;
         ``{"empty": node}``: nothing that a drain takes away is on the node any more; ``{"field": R, "path", "wanted", "never"}``: the value
-        at the path (names) is one of those wanted, and will not be where it is one of those that are never left;
-        ``{"alike": [namespace, namespace], "resources"}``: the second namespace has as many objects of each resource as the first;
+        at the path (names) is one of those wanted, and will not be where it is one of those that are never left, or where R is gone
+        (but with ``"or_gone": true``);
+        ``{"alike": [namespace, namespace], "resources", "sample"}``: the second namespace has as many objects of each resource as the
+        first, and those of the sample (by resource the field that is compared) are the same;
         ``{"grown": R, "bytes"}``: the claim R has a volume of that size, whose file system has grown too.
 
         R is ``{"resource", "namespace", "name"}``.
         """
         if "gone" in question:
-            return self._gone(question["gone"], question["uid"])
+            return self._gone(question)
         if "empty" in question:
             return self._empty(question["empty"])
         if "field" in question:
             return self._field(question)
         if "alike" in question:
-            return self._alike(question["alike"], question["resources"])
+            return self._alike(question["alike"], question["resources"], question.get("sample", {}))
         if "grown" in question:
             return self._grown(question["grown"], question["bytes"])
         return self._rolled_out(question["rolled_out"])
 
     def _field(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
         where = question["field"]
-        value: Any = self.cluster.whole(where["resource"], where["name"], where.get("namespace", ""))
-        for name in question["path"]:
-            value = value.get(name) if isinstance(value, dict) else None
+        try:
+            value: Any = self.cluster.whole(where["resource"], where["name"], where.get("namespace", ""))
+        except NotFound:
+            return (True if question.get("or_gone") else None), _("it is gone")
+        value = _at(value, question["path"])
         why = _("{field} is {value}", field=".".join(question["path"]), value="-" if value is None else str(value))
         return (True if value in question["wanted"] else None if value in question["never"] else False), why
 
-    def _alike(self, namespaces: list[str], resources: list[str]) -> tuple[bool | None, Message]:
+    def _alike(self, namespaces: list[str], resources: list[str], sample: dict[str, list[str]]) -> tuple[bool | None, Message]:
         counts = {name: [len(self.cluster.metadata_list(name, one)) for one in namespaces] for name in resources}
         differing = [f"{name}: {one} / {other}" for name, (one, other) in counts.items() if one != other]
-        return not differing, _("objects differ in number: {differing}", differing=differing)
+        if differing:
+            return False, _("objects differ in number: {differing}", differing=differing)
+        for resource, path in sample.items():
+            one, other = (
+                {each["metadata"]["name"]: _at(each, path) for each in self.cluster.whole_list(resource, name)} for name in namespaces
+            )
+            differing += [f"{resource} {name}" for name in sorted(one)[:_SAMPLE] if name not in other or one[name] != other[name]]
+        return not differing, _("objects differ in content: {differing}", differing=differing[:10])
 
     def _grown(self, where: dict[str, str], wanted: float) -> tuple[bool | None, Message]:
         found = self.cluster.whole(where["resource"], where["name"], where["namespace"])
@@ -181,12 +198,22 @@ class KubernetesSystem:
             return False, _("it has {given}; the storage driver failed, and tries again: {why}", given=values["given"], why=failed)
         return given >= wanted, _("it has {given} ({state})", **values)
 
-    def _gone(self, where: dict[str, str], uid: str) -> tuple[bool, Message]:
+    def _gone(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
+        where = question["gone"]
         try:
             now = self.cluster.metadata(where["resource"], where["name"], where.get("namespace", ""))
         except NotFound:
             return True, _("it is gone")
-        return now.metadata.uid != uid, _("it is still there")
+        if "refused" in question and (errors := self._errors(question["refused"])):
+            return None, _("it is still there: {errors}", errors=[one_line(one, 300) for one in errors])
+        return now.metadata.uid != question["uid"], _("it is still there")
+
+    def _errors(self, where: dict[str, str]) -> list[Any]:
+        try:
+            status = self.cluster.whole(where["resource"], where["name"], where.get("namespace", "")).get("status") or {}
+        except NotFound:
+            return []
+        return list(status.get("errors") or [])
 
     def _empty(self, node: str) -> tuple[bool, Message]:
         from opslib.actions.nodes import is_left
@@ -211,6 +238,13 @@ class KubernetesSystem:
         numbers = {"updated": updated, "available": available, "wanted": wanted}
         done = updated >= wanted and available >= wanted and extra <= 0
         return done, _("{updated} of {wanted} pods are updated, {available} are available", **numbers)
+
+
+def _at(obj: Object, path: Sequence[str]) -> Any:
+    value: Any = obj
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def controller_of(obj: Object) -> Object | None:

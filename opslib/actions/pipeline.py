@@ -348,6 +348,11 @@ def _take_back(desk: Desk, plan: Plan, number: int, records: list[Record], repor
     assert step.inverse is not None
     system = desk.systems[step.system]
     report(_("Taking back: {what}", what=step.what))
+    if step.inverse_once is not None:
+        report(_("Waiting: {what}", what=step.inverse_once.what))
+        held, why = _comes_true(desk.systems[step.inverse_once.system], step.inverse_once)
+        if not held:
+            raise SourceError(step.system, why, _("Undo it again once that is so"), f"opslib undo {plan.short_id} --env {plan.environment}")
     now = system.observe(step.request)
     target = now if _same_object(step.request, step.inverse) else system.observe(step.inverse)
     as_done = system.reached(step.request, step.after, now)

@@ -64,6 +64,10 @@ class Step(Part):
         nothing is lost either, since its owner makes another.
     difference
         What changes, as a unified diff, for people.
+    inverse_once
+        What must be true before the inverse is sent: what is still under way would come back after it.
+    command
+        The command of the system's own tool that does the same, for people.
     """
 
     what: str
@@ -75,6 +79,8 @@ class Step(Part):
     why_no_inverse: str = ""
     final: bool = False
     difference: str = ""
+    inverse_once: Condition | None = None
+    command: str = ""
 
 
 class Reach(Part):

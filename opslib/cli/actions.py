@@ -185,29 +185,43 @@ def _plan() -> click.Command:
 
 def _backups() -> list[click.Command]:
     repository = click.Option(["--repository"], default="backup", show_default=True, help=str(_("Elasticsearch's snapshot repository.")))
+    named = click.Option(["--name"], default="", help=str(_("Another name than the one with date and time.")))
+    into = click.Option(["--into"], default="", help=str(_("Another name for what is restored than the one with date and time.")))
+    location = click.Option(["--location"], default="", help=str(_("Velero's storage location; without it the default one.")))
+    chosen = click.Option(["-n", "--namespace", "namespaces"], multiple=True, help=str(_("Only this namespace; may be repeated.")))
+    kept = click.Option(
+        ["--kept", "kept_hours"],
+        type=click.FloatRange(min=1),
+        default=720,
+        show_default=True,
+        help=str(_("How long, in hours, it is kept.")),
+    )
     return [
         click.Command(
             "backup",
             callback=_planner("backup"),
-            params=[
-                click.Option(["-n", "--namespace", "namespaces"], multiple=True, help=str(_("Only this namespace; may be repeated."))),
-                click.Option(
-                    ["--kept", "kept_hours"],
-                    type=click.FloatRange(min=1),
-                    default=720,
-                    show_default=True,
-                    help=str(_("How long, in hours, it is kept.")),
-                ),
-                _environment(),
-                _outputs(),
-            ],
+            params=[chosen, kept, named, location, _environment(), _outputs()],
             help=str(_("Take a Velero backup, named after date and time, and follow it to its end.")),
             epilog=examples("opslib plan backup --env prod", "opslib plan backup -n shop -n data --kept 168"),
         ),
         click.Command(
+            "backup-schedule",
+            callback=_planner("backup_schedule"),
+            params=[click.Argument(["name"]), click.Argument(["cron"]), chosen, kept, location, _environment(), _outputs()],
+            help=str(_("Let Velero take backups by itself, at the times of CRON (in UTC); `opslib undo` deletes the schedule again.")),
+            epilog=examples("opslib plan backup-schedule eks-backup '0 18 * * *' --env prod"),
+        ),
+        click.Command(
+            "backup-delete",
+            callback=_planner("backup_delete"),
+            params=[click.Argument(["backup"]), _environment(), _outputs()],
+            help=str(_("Delete a Velero backup and its data in the storage, for good.")),
+            epilog=examples("opslib plan backup-delete eks-backup-20260401-030000 --env stg"),
+        ),
+        click.Command(
             "restore-rehearsal",
             callback=_planner("restore_rehearsal"),
-            params=[click.Argument(["backup"]), _namespace(), _environment(), _outputs()],
+            params=[click.Argument(["backup"]), _namespace(), into, _environment(), _outputs()],
             help=str(_("Restore a namespace of a backup into one of its own and compare the counts; `opslib undo` removes it again.")),
             epilog=examples("opslib plan restore-rehearsal eks-backup-20260401-030000 -n shop --env stg"),
         ),
@@ -217,6 +231,7 @@ def _backups() -> list[click.Command]:
             params=[
                 repository,
                 click.Option(["--indices"], default="*", show_default=True, help=str(_("Only these indices, as a pattern."))),
+                named,
                 _environment(),
                 _outputs(),
             ],
@@ -226,9 +241,16 @@ def _backups() -> list[click.Command]:
         click.Command(
             "snapshot-rehearsal",
             callback=_planner("snapshot_rehearsal"),
-            params=[click.Argument(["snapshot"]), click.Argument(["index"]), repository, _environment(), _outputs()],
+            params=[click.Argument(["snapshot"]), click.Argument(["index"]), repository, into, _environment(), _outputs()],
             help=str(_("Restore an index of a snapshot under a name of its own and compare the counts; `opslib undo` removes it again.")),
             epilog=examples("opslib plan snapshot-rehearsal snapshot-20260401-030000 logs-2026.04.01 --env stg"),
+        ),
+        click.Command(
+            "snapshot-delete",
+            callback=_planner("snapshot_delete"),
+            params=[click.Argument(["snapshot"]), repository, _environment(), _outputs()],
+            help=str(_("Delete a snapshot and its data in the repository, for good.")),
+            epilog=examples("opslib plan snapshot-delete snapshot-20260401-030000 --env stg"),
         ),
     ]
 
@@ -391,6 +413,8 @@ def _show(desk: Desk, plan: Plan) -> None:
     for number, step in enumerate(plan.steps, 1):
         click.echo(f"{number}. {printable(step.what)}")
         click.echo("".join(f"   {printable(line)}\n" for line in step.difference.splitlines()), nl=False)
+        if step.command:
+            click.echo("   " + str(_("The same as: {command}", command=step.command)))
         if step.inverse is None:
             click.echo("   " + str(_("cannot be taken back: {why}", why=step.why_no_inverse or "-")))
     for caution in plan.cautions:
@@ -466,6 +490,10 @@ def _run_execute(plan_id: str, dry_run: bool, environment: str, outputs: Path) -
         click.echo(str(_("Next: {command}", command=f"opslib undo {plan.short_id} --env {environment}")))
         return 2
     click.echo(str(_("Done and verified") if outcome.verified else _("Done")))
+    if plan.action == "restore":
+        click.echo(
+            str(_("Once you have seen enough, remove it again: {command}", command=f"opslib undo {plan.short_id} --env {environment}"))
+        )
     return 0
 
 

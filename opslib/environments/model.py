@@ -234,6 +234,11 @@ class Environment(Section):
         return name
 
     @property
+    def velero_namespace(self) -> str:
+        """Namespace of Velero's objects."""
+        return (self.velero or Velero()).namespace
+
+    @property
     def zone(self) -> ZoneInfo:
         """The zone in which times are shown."""
         return ZoneInfo(self.timezone)

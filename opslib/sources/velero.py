@@ -10,13 +10,24 @@ from datetime import datetime
 
 import msgspec
 
+from opslib.findings import command
 from opslib.sources.objects import Base, Metadata
 
 GOOD = "Completed"
 """The only phase of a backup that can be relied on: PartiallyFailed is not a backup."""
 
 BAD = frozenset({"PartiallyFailed", "Failed", "FailedValidation", "WaitingForPluginOperationsPartiallyFailed", "FinalizingPartiallyFailed"})
-UNDER_WAY = frozenset({"", "New", "Queued", "ReadyToStart", "InProgress", "WaitingForPluginOperations", "Finalizing", "Deleting"})
+UNDER_WAY = frozenset(
+    {
+        "", "New", "Queued", "ReadyToStart", "InProgress", "WaitingForPluginOperations", "Finalizing", "Deleting",
+        "WaitingForPluginOperationsPartiallyFailed", "FinalizingPartiallyFailed",
+    }
+)  # fmt: skip
+
+
+def velero_command(namespace: str, *words: str) -> str:
+    """The command of velero's own tool, for Velero in that namespace."""
+    return command("velero", *(["-n", namespace] if namespace != "velero" else []), *words)
 
 
 class ObjectStorage(Base):

@@ -91,14 +91,19 @@ def place(any_cluster: RealLab, tmp_path: Path) -> Iterator[Place]:
 
 
 class Between:
-    """A proxy in front of an API server that kills the client at its n-th request: before the server gets it, or once it has answered."""
+    """A proxy that kills the client at its n-th request: before the server gets it, or once it has answered. In front of a lab's API
+    server, or of the server at an address.
+    """
 
-    def __init__(self, lab: RealLab) -> None:
-        user = yaml.safe_load(lab.kubeconfig.read_text())
-        cluster = user["clusters"][0]["cluster"]["server"]
-        pki = lab.folder / "pki"
-        context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
-        context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
+    def __init__(self, server: RealLab | str) -> None:
+        if isinstance(server, str):
+            cluster, context = server, None
+        else:
+            user = yaml.safe_load(server.kubeconfig.read_text())
+            cluster = user["clusters"][0]["cluster"]["server"]
+            pki = server.folder / "pki"
+            context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
+            context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
         pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=20)
         self.seen: list[tuple[str, str]] = []
         self.kill: tuple[int, str] | None = None  # at which request, and whether "before" or "after"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +17,18 @@ import urllib3
 from opslib.actions import backups, pipeline
 from opslib.actions.elasticsearch import ElasticsearchSystem
 from opslib.actions.pipeline import Desk
+from opslib.actions.plans import Plan
 from opslib.environments import Environment
 from opslib.errors import InputError
 from opslib.lab import engines
 from opslib.lab.velero import Velero
 from opslib.sources.elasticsearch import Elasticsearch
-from tests.actions.conftest import Place
+from tests.actions.conftest import Between, Place
 from tests.conftest import RealLab
+from tests.waiting import until
+
+LOCATIONS = "/apis/velero.io/v1/namespaces/velero/backupstoragelocations"
+DEFAULT = f"{LOCATIONS}/default"
 
 
 @pytest.fixture
@@ -29,55 +37,261 @@ def velero(any_cluster: RealLab, tmp_path: Path) -> Iterator[Velero]:
     found = Velero(any_cluster.api, tmp_path / "store", tick_seconds=0.2)
     found.install()
     found.start()
+    until(lambda: any_cluster.api.get(DEFAULT).get("status", {}).get("phase") == "Available", "the location is available")
     yield found
     found.close()
 
 
-def test_a_backup_and_its_rehearsal(place: Place, velero: Velero) -> None:
+@pytest.fixture
+def taken(place: Place, velero: Velero) -> str:
+    """A backup of the place's namespace."""
     desk = place.desk()
-    system = place.system(desk)
-    plan = backups.backup(system, desk.environment, desk.who, [place.namespace])
+    name = f"of-{place.namespace}"
+    plan = backups.backup(place.system(desk), desk.environment, desk.who, [place.namespace], name=name)
     pipeline.file_plan(desk, plan)
     assert pipeline.execute(desk, plan).verified
-    name = plan.steps[0].request["name"]
-    rehearsal = backups.restore_rehearsal(system, desk.environment, desk.who, name, place.namespace)
+    return name
+
+
+def is_gone(place: Place, namespace: str) -> bool:
+    found = [one for one in place.lab.api.list("/api/v1/namespaces") if one["metadata"]["name"] == namespace]
+    return all("deletionTimestamp" in one["metadata"] for one in found)
+
+
+def test_a_backup_and_its_rehearsal(place: Place, taken: str) -> None:
+    desk = place.desk()
+    rehearsal = backups.restore_rehearsal(place.system(desk), desk.environment, desk.who, taken, place.namespace)
     pipeline.file_plan(desk, rehearsal)
     assert pipeline.execute(desk, rehearsal).verified
     [into] = rehearsal.reach.namespaces
+    assert f"--namespace-mappings {place.namespace}:{into}" in rehearsal.steps[0].command
     copied = place.lab.api.get(f"/apis/apps/v1/namespaces/{into}/deployments/web")
     assert copied["spec"]["replicas"] == 2
     assert pipeline.undo(desk, rehearsal) == 1
-
-    def gone() -> bool:
-        found = [one for one in place.lab.api.list("/api/v1/namespaces") if one["metadata"]["name"] == into]
-        return all("deletionTimestamp" in one["metadata"] for one in found)
-
-    place.until(gone, "the rehearsal is removed")
+    place.until(lambda: is_gone(place, into), "the rehearsal is removed")
     assert place.deployment()["spec"]["replicas"] == 2
 
 
-def test_a_backup_that_fails_is_no_backup(place: Place, velero: Velero) -> None:
-    """Its storage goes away: the plan says so at once, not after a day."""
-    path = "/apis/velero.io/v1/namespaces/velero/backupstoragelocations/default"
-    place.lab.api.patch(path, {"spec": {"objectStorage": {"bucket": "elsewhere"}}})
-    place.until(lambda: place.lab.api.get(path).get("status", {}).get("phase") == "Unavailable", "the location is not available")
+def test_a_rehearsal_that_brings_something_else_back_did_not_work(place: Place, taken: str) -> None:
+    """As many objects, but not the same."""
+    place.lab.api.patch(
+        f"/apis/apps/v1/namespaces/{place.namespace}/deployments/web", {"spec": {"template": {"metadata": {"labels": {"later": "yes"}}}}}
+    )
     desk = place.desk()
-    plan = backups.backup(place.system(desk), desk.environment, desk.who, [place.namespace])
+    plan = backups.restore_rehearsal(place.system(desk), desk.environment, desk.who, taken, place.namespace)
+    short = [one.model_copy(update={"deadline_seconds": 60 if one is plan.verify[0] else 1}) for one in plan.verify]
+    plan = plan.model_copy(update={"verify": short})
     pipeline.file_plan(desk, plan)
     outcome = pipeline.execute(desk, plan)
     assert outcome.verified is False
-    assert outcome.why is not None and "FailedValidation" in outcome.why.text("en")
+    assert outcome.why is not None and "deployments.apps web" in outcome.why.text("en")
+    assert pipeline.undo(desk, plan) == 1
+
+
+def test_a_backup_that_fails_is_no_backup(place: Place, velero: Velero) -> None:
+    """Its storage goes away between plan and deed: the execution says so at once, not after a day."""
+    desk = place.desk()
+    plan = backups.backup(place.system(desk), desk.environment, desk.who, [place.namespace])
+    pipeline.file_plan(desk, plan)
+    with away(place):
+        outcome = pipeline.execute(desk, plan)
+        assert outcome.verified is False
+        assert outcome.why is not None and "FailedValidation" in outcome.why.text("en")
     with pytest.raises(InputError, match="FailedValidation"):
         backups.restore_rehearsal(place.system(desk), desk.environment, desk.who, plan.steps[0].request["name"], place.namespace)
 
 
-def test_what_cannot_be_backed_up_is_refused(place: Place, velero: Velero) -> None:
+@contextlib.contextmanager
+def away(place: Place) -> Iterator[None]:
+    """The storage location names a bucket that is not there."""
+    bucket = place.lab.api.get(DEFAULT)["spec"]["objectStorage"]["bucket"]
+    for name, phase in (("elsewhere", "Unavailable"), (bucket, "Available")):
+        place.lab.api.patch(DEFAULT, {"spec": {"objectStorage": {"bucket": name}}})
+        place.until(lambda phase=phase: place.lab.api.get(DEFAULT).get("status", {}).get("phase") == phase, f"the location is {phase}")
+        if name == "elsewhere":
+            yield
+
+
+def test_what_cannot_be_backed_up_is_refused(place: Place, taken: str) -> None:
+    """Before anything changes, and with what is wrong in the words."""
+    desk = place.desk()
+    system, environment, who, namespace = place.system(desk), desk.environment, desk.who, place.namespace
+    before = len(place.lab.api.list("/apis/velero.io/v1/namespaces/velero/backups"))
+    for refused, words in (
+        (lambda: backups.backup(system, environment, who, ["none-such"]), "no namespace none-such"),
+        (lambda: backups.backup(system, environment, who, name=taken), f"named {taken} already"),
+        (lambda: backups.backup(system, environment, who, name="A/B"), "no name for an object"),
+        (lambda: backups.backup(system, environment, who, location="none-such"), "no storage location none-such"),
+        (lambda: backups.restore_rehearsal(system, environment, who, "none-such", namespace), "no backup none-such"),
+        (lambda: backups.restore_rehearsal(system, environment, who, taken, "none-such"), "does not have the namespace none-such"),
+        (lambda: backups.restore_rehearsal(system, environment, who, taken, namespace, into=namespace), f"named {namespace} already"),
+        (lambda: backups.backup_delete(system, environment, who, "none-such"), "no backup none-such"),
+        (lambda: backups.backup_schedule(system, environment, who, "daily", "0 3 * * *"), "named daily already"),
+        (lambda: backups.backup_schedule(system, environment, who, "weekly", "at night"), "at night"),
+    ):
+        with pytest.raises(InputError, match=words):
+            refused()
+    with away(place):
+        for refused in (
+            lambda: backups.backup(system, environment, who),
+            lambda: backups.backup_schedule(system, environment, who, "weekly", "0 3 * * 0"),
+            lambda: backups.restore_rehearsal(system, environment, who, taken, namespace),
+            lambda: backups.backup_delete(system, environment, who, taken),
+        ):
+            with pytest.raises(InputError, match=r"default is not available: .*elsewhere"):
+                refused()
+    place.lab.api.patch(DEFAULT, {"spec": {"accessMode": "ReadOnly"}})
+    try:
+        with pytest.raises(InputError, match="default is read-only"):
+            backups.backup(system, environment, who)
+        assert backups.restore_rehearsal(system, environment, who, taken, namespace).steps
+    finally:
+        place.lab.api.patch(DEFAULT, {"spec": {"accessMode": "ReadWrite"}})
+    assert len(place.lab.api.list("/apis/velero.io/v1/namespaces/velero/backups")) == before
+
+
+def test_velero_may_be_in_another_namespace(place: Place) -> None:
+    desk = place.desk(velero={"namespace": "elsewhere"})
+    if place.system(desk).cluster.knows("velero.io"):
+        with pytest.raises(InputError, match="no default storage location"):
+            backups.backup(place.system(desk), desk.environment, desk.who, [place.namespace])
+    else:
+        with pytest.raises(InputError, match="not installed"):
+            backups.backup(place.system(desk), desk.environment, desk.who, [place.namespace])
+
+
+def test_a_schedule_and_back(place: Place, velero: Velero) -> None:
     desk = place.desk()
     system = place.system(desk)
-    with pytest.raises(InputError, match="none-such"):
-        backups.backup(system, desk.environment, desk.who, ["none-such"])
-    with pytest.raises(InputError, match="none-such"):
-        backups.restore_rehearsal(system, desk.environment, desk.who, "none-such", place.namespace)
+    name = f"weekly-{place.namespace}"
+    plan = backups.backup_schedule(system, desk.environment, desk.who, name, "0 3 * * 0", [place.namespace], kept_hours=90.5)
+    pipeline.file_plan(desk, plan)
+    expected = f"velero schedule create {name} '--schedule=0 3 * * 0' --include-namespaces={place.namespace} --ttl=90h30m0s"
+    assert plan.steps[0].command == expected
+    assert pipeline.execute(desk, plan).verified
+    made = place.lab.api.get(f"/apis/velero.io/v1/namespaces/velero/schedules/{name}")
+    assert made["spec"]["template"] == {"includedNamespaces": [place.namespace], "ttl": "90h30m0s"}
+    assert pipeline.undo(desk, plan) == 1
+    assert name not in [one["metadata"]["name"] for one in place.lab.api.list("/apis/velero.io/v1/namespaces/velero/schedules")]
+
+
+def test_a_backup_is_deleted_with_its_data(place: Place, velero: Velero, taken: str) -> None:
+    desk = place.desk()
+    plan = backups.backup_delete(place.system(desk), desk.environment, desk.who, taken)
+    assert any(place.namespace in one for one in plan.cautions), "it is the only one"
+    pipeline.file_plan(desk, plan)
+    [stored] = velero.folder.glob(f"*/backups/{taken}")
+    assert pipeline.execute(desk, plan).verified
+    assert not stored.exists()
+    with pytest.raises(InputError, match="cannot be taken back"):
+        pipeline.undo(desk, plan)
+
+
+# --- cut off ----------------------------------------------------------------------------------------------------------------------------
+
+
+def cut_off(between: Between, number: int, when: str, run: Callable[[], object]) -> int | None:
+    """Run it in a process that is killed at its n-th request; its exit status."""
+    between.seen.clear()
+    between.kill, between.victim = (number, when), 0
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    assert process.pid is not None
+    between.victim = process.pid
+    process.join(120)
+    return process.exitcode
+
+
+def finish(desk: Desk, plan: Plan) -> None:
+    """What an operator does with a plan that was cut off: execute it again, then undo it."""
+    state = pipeline.state(desk, plan)
+    if state in ("planned", "begun"):
+        assert pipeline.execute(desk, plan).verified
+    if state != "undone" and plan.steps[0].inverse is not None:
+        pipeline.undo(desk, plan)
+    events = [record.event for record in desk.log.of(plan.id)]
+    assert events.count("step.done") == events.count("finished") == 1
+    assert desk.log.verify()[1] is None
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_backup_that_is_cut_off_at_any_request_is_taken_once(place: Place, velero: Velero, between: Between, when: str) -> None:
+    desk = place.desk()
+    path, number = "/apis/velero.io/v1/namespaces/velero/backups", 0
+    while True:
+        name = f"cut-{when}-{number}-{place.namespace}"
+        plan = backups.backup(place.system(desk), desk.environment, desk.who, [place.namespace], name=name)
+        pipeline.file_plan(desk, plan)
+        status = cut_off(between, number, when, lambda plan=plan: pipeline.execute(place.desk(server=between.url), plan))
+        if status != 0:
+            assert status == -9
+            finish(desk, plan)
+        assert [one["status"]["phase"] for one in place.lab.api.list(path) if one["metadata"]["name"] == name] == ["Completed"]
+        removal = backups.backup_delete(place.system(desk), desk.environment, desk.who, name)
+        pipeline.file_plan(desk, removal)
+        removed = cut_off(between, number, when, lambda plan=removal: pipeline.execute(place.desk(server=between.url), plan))
+        if removed != 0:
+            assert removed == -9
+            finish(desk, removal)
+        assert not [one for one in place.lab.api.list(path) if one["metadata"]["name"] == name]
+        if status == removed == 0:
+            break
+        number += 1
+    assert number >= 5
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_rehearsal_that_is_cut_off_at_any_request_leaves_nothing(place: Place, taken: str, between: Between, when: str) -> None:
+    desk = place.desk()
+    number = 0
+
+    def rehearse(plan: Plan) -> None:
+        through = place.desk(server=between.url)
+        pipeline.execute(through, plan)
+        pipeline.undo(through, plan)
+
+    while True:
+        into = f"cut-{when}-{number}-{place.namespace}"
+        plan = backups.restore_rehearsal(place.system(desk), desk.environment, desk.who, taken, place.namespace, into=into)
+        name = plan.steps[0].request["name"]
+        pipeline.file_plan(desk, plan)
+        status = cut_off(between, number, when, lambda plan=plan: rehearse(plan))
+        if status != 0:
+            assert status == -9
+            finish(desk, plan)
+        restores = place.lab.api.list("/apis/velero.io/v1/namespaces/velero/restores")
+        assert [one["status"]["phase"] for one in restores if one["metadata"]["name"] == name] == ["Completed"]
+        place.until(lambda into=into: is_gone(place, into), f"{into} is removed")
+        if status == 0:
+            break
+        number += 1
+    assert number >= 8
+
+
+def test_a_rehearsal_is_not_removed_before_the_restore_is_over(place: Place, taken: str, velero: Velero) -> None:
+    """Undone at once after it was cut off: what Velero still restores would come back after it."""
+    desk = place.desk()
+    plan = backups.restore_rehearsal(place.system(desk), desk.environment, desk.who, taken, place.namespace)
+    pipeline.file_plan(desk, plan)
+    velero.close()
+    desk.log.append("step.begins", plan.id, desk.who, step=0, what=plan.steps[0].what)
+    place.system(desk).send(plan.steps[0].request, plan.steps[0].before)
+    said: list[str] = []
+    undo = threading.Thread(target=lambda: pipeline.undo(desk, plan, lambda text: said.append(str(text))))
+    undo.start()
+    place.until(lambda: len(said) == 2, "it waits for the restore")
+    again = Velero(place.lab.api, velero.folder, tick_seconds=0.2)
+    again.start()
+    try:
+        undo.join(60)
+        assert not undo.is_alive()
+        [into] = plan.reach.namespaces
+        name = plan.steps[0].request["name"]
+        assert place.lab.api.get(f"/apis/velero.io/v1/namespaces/velero/restores/{name}")["status"]["phase"] == "Completed"
+        place.until(lambda: is_gone(place, into), "the rehearsal is removed")
+        assert pipeline.state(desk, plan) == "undone"
+    finally:
+        again.close()
 
 
 # --- Elasticsearch ----------------------------------------------------------------------------------------------------------------------
@@ -96,9 +310,9 @@ class Search:
         assert answer.status < 300, answer.data
         return answer.json()
 
-    def desk(self, place: Path) -> Desk:
+    def desk(self, place: Path, url: str = "") -> Desk:
         environment = Environment.model_validate(
-            {"name": "test", "elasticsearch": {"url": self.address}, "approval": {"identity": "login"}}
+            {"name": "test", "elasticsearch": {"url": url or self.address}, "approval": {"identity": "login"}}
         )
         return Desk(environment, place, {"elasticsearch": ElasticsearchSystem(Elasticsearch.connect(environment))}, "hitomi")
 
@@ -148,3 +362,78 @@ def test_a_snapshot_of_nothing_is_refused(search: Search, tmp_path: Path) -> Non
             backups.snapshot(system, desk.environment, desk.who, repository, pattern)
     with pytest.raises(InputError, match="none"):
         backups.snapshot_rehearsal(system, desk.environment, desk.who, "backup", "none", "orders")
+
+
+def test_what_elasticsearch_cannot_do_is_refused(search: Search, tmp_path: Path) -> None:
+    """Before anything changes: a repository that is read-only or does not verify, and names that are there."""
+    desk = search.desk(tmp_path)
+    system, environment, who = desk.systems["elasticsearch"], desk.environment, desk.who
+    assert isinstance(system, ElasticsearchSystem)
+    location = search.folder / "data" / "snapshots" / "backup"
+    plan = backups.snapshot(system, environment, who, "backup", "orders", name="kept")
+    pipeline.file_plan(desk, plan)
+    assert pipeline.execute(desk, plan).verified
+    search.send("PUT", "/_snapshot/archive", {"type": "fs", "settings": {"location": str(location), "readonly": "true"}})
+    for refused, words in (
+        (lambda: backups.snapshot(system, environment, who, "archive"), "archive is read-only"),
+        (lambda: backups.snapshot_delete(system, environment, who, "archive", "kept"), "archive is read-only"),
+        (lambda: backups.snapshot(system, environment, who, "backup", name="kept"), "a snapshot kept already"),
+        (lambda: backups.snapshot_delete(system, environment, who, "backup", "none"), "no snapshot none"),
+        (lambda: backups.snapshot_rehearsal(system, environment, who, "backup", "kept", "none"), "with the index none"),
+        (
+            lambda: backups.snapshot_rehearsal(system, environment, who, "backup", "kept", "orders", into="orders"),
+            "an index orders already",
+        ),
+    ):
+        with pytest.raises(InputError, match=words):
+            refused()
+    assert backups.snapshot_rehearsal(system, environment, who, "archive", "kept", "orders").steps
+    removal = backups.snapshot_delete(system, environment, who, "backup", "kept")
+    assert any("orders" in one for one in removal.cautions), "it is the only one"
+    pipeline.file_plan(desk, removal)
+    assert pipeline.execute(desk, removal).verified
+    with pytest.raises(InputError, match="cannot be taken back"):
+        pipeline.undo(desk, removal)
+    search.send("DELETE", "/_snapshot/archive")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_snapshot_and_rehearsal_that_are_cut_off_at_any_request(search: Search, tmp_path: Path, when: str) -> None:
+    """Nothing is taken twice, and the rehearsal leaves no index."""
+    desk = search.desk(tmp_path)
+    system = desk.systems["elasticsearch"]
+    assert isinstance(system, ElasticsearchSystem)
+    between = Between(search.address)
+    number = 0
+
+    def run(plan: Plan, *, undo: bool) -> None:
+        through = search.desk(tmp_path, between.url)
+        pipeline.execute(through, plan)
+        if undo:
+            pipeline.undo(through, plan)
+
+    try:
+        while True:
+            name, into = f"cut-{when}-{number}", f"cut-{when}-{number}-orders"
+            plan = backups.snapshot(system, desk.environment, desk.who, "backup", "orders", name=name)
+            pipeline.file_plan(desk, plan)
+            taken = cut_off(between, number, when, lambda plan=plan: run(plan, undo=False))
+            if taken != 0:
+                assert taken == -9
+                if pipeline.state(desk, plan) != "finished":
+                    assert pipeline.execute(desk, plan).verified
+            assert [one.state for one in system.source.snapshots("backup") if one.snapshot == name] == ["SUCCESS"]
+            plan = backups.snapshot_rehearsal(system, desk.environment, desk.who, "backup", name, "orders", into=into)
+            pipeline.file_plan(desk, plan)
+            rehearsed = cut_off(between, number, when, lambda plan=plan: run(plan, undo=True))
+            if rehearsed != 0:
+                assert rehearsed == -9
+                finish(desk, plan)
+            assert not system.source.indices(f"{into}*")
+            if taken == rehearsed == 0:
+                break
+            number += 1
+        assert number >= 6
+        assert system.source.count({"match_all": {}}, index="orders") == 10
+    finally:
+        between.http.shutdown()
