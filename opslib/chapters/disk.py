@@ -309,15 +309,16 @@ def _ordered(found: Iterable[FileSystem], facts: Facts, parameters: Parameters) 
 # --- plots --------------------------------------------------------------------------------------------------------------------------------
 
 
-def worst_volumes(facts: Facts, parameters: Parameters, most: int = 4) -> list[FileSystem]:
-    """The file systems that are worth a plot: those with a history, the worst first."""
+def worth_a_plot(facts: Facts, parameters: Parameters, most: int = 6) -> list[FileSystem]:
+    """Those with a history that are not well, the worst first; where all are well, the two fullest."""
     known = [one for one in (*(facts.volumes or ()), *(facts.filesystems or ())) if (one.place, "bytes") in (facts.histories or {})]
-    return _ordered(known, facts, parameters)[:most]
+    ordered = _ordered(known, facts, parameters)
+    return [one for one in ordered if _judged(facts, parameters, one)[0] > Severity.OK][:most] or ordered[:2]
 
 
 def forecast_figures(facts: Facts, parameters: Parameters) -> list[Figure]:
     """One of each of the worst; one that says why it is empty where there are none."""
-    worst: list[FileSystem | None] = [*worst_volumes(facts, parameters)]
+    worst: list[FileSystem | None] = [*worth_a_plot(facts, parameters)]
     return [forecast_figure(facts, one) for one in worst or [None]]
 
 
@@ -332,6 +333,8 @@ def forecast_figure(facts: Facts, one: FileSystem | None) -> Figure:
     near_from = history.hours.times[0] if history.hours.times else math.inf
     points = [pair for pair in zip(history.days.times, history.days.used, strict=True) if pair[0] < near_from]
     points += list(zip(history.hours.times, history.hours.used, strict=True))
+    begin = _begin(seen, points[0][0], points[-1][0])
+    points = [pair for pair in points if pair[0] >= begin]
     axes.plot(_at([time for time, _used in points]), [used for _time, used in points], label=plotting.label(_("In use")), **_line(0))
     plotting.threshold(axes, one.size, _("All there is"))
     last, used = points[-1]
@@ -343,12 +346,20 @@ def forecast_figure(facts: Facts, one: FileSystem | None) -> Figure:
     return figure
 
 
+def _begin(seen: Forecast, first: float, last: float) -> float:
+    """From when on the past is drawn: what began an hour ago is not seen in a week."""
+    ago = last - seen.since if seen.kind in ("steady", "step") and math.isfinite(seen.since) else math.inf
+    return max(first, last - max(4 * ago, 6 * 3600))
+
+
 def _draw_forecast(axes: Axes, seen: Forecast, last: float, used: float, size: float, past: float) -> None:
-    """On from the last point, until it is full or as long again as the past."""
-    if seen.kind not in ("steady", "sawtooth", "shrinking") or not (seen.is_sure or seen.kind == "shrinking"):
+    """On from the last point: until it is full where that is near, else as long again as the past."""
+    goes_on = seen.is_sure if seen.kind in ("steady", "sawtooth") else seen.kind == "shrinking"
+    if not goes_on or math.isfinite(seen.full_since):
         return
     begin = seen.used if seen.kind == "sawtooth" else used
-    ahead = min(max(past, 3600.0), seen.seconds * 1.3 if math.isfinite(seen.seconds) and seen.seconds > 0 else past)
+    span = max(past, 3600.0)
+    ahead = 1.15 * seen.seconds if 0 < seen.seconds <= 2 * span else span
     ends = [min(max(begin + rate * ahead, 0.0), size * 1.12) for rate in (seen.slope, seen.low, seen.high)]
     moments = _at([last, last + ahead])
     axes.fill_between(
