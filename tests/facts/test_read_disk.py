@@ -43,12 +43,10 @@ class Answers:
         promql = form["query"]
         self.asked.append(promql)
         names = re.findall(r'__name__="([a-z_]+)"', promql)
-        result = []
+        result: list[dict[str, Any]] = []
         for labels, value in self.metrics.get(names[0], []) if names else []:
             if request.path.endswith("query_range"):
-                values: list[list[object]] = [
-                    [time, str(value)] for time in range(int(float(form["start"])), int(float(form["end"])), 3600)
-                ]
+                values = [[time, str(value)] for time in range(int(float(form["start"])), int(float(form["end"])), 3600)]
                 result.append({"metric": labels, "values": values})
             else:
                 result.append({"metric": labels, "value": [NOW.timestamp(), str(value)]})
@@ -64,9 +62,9 @@ class Answers:
 def ask() -> Iterator[Callable[[Answers], tuple[Metrics, Questions]]]:
     with ThreadPoolExecutor(8) as executor:
 
-        def make(answers: Answers, **given: Any) -> tuple[Metrics, Questions]:
+        def make(answers: Answers, settings: dict[str, str] | None = None, **given: Any) -> tuple[Metrics, Questions]:
             questions = Questions(executor)
-            prometheus = Prometheus(answers, Settings(url="http://prometheus"))
+            prometheus = Prometheus(answers, Settings.model_validate({"url": "http://prometheus", **(settings or {})}))
             return Metrics(prometheus, Parameters(**given), questions, NOW), questions
 
         yield make
@@ -95,6 +93,16 @@ def test_a_scraper_that_keeps_its_own_labels_does_not_hide_the_namespace(ask: As
     labels = {"namespace": "monitoring", "exported_namespace": "data", "persistentvolumeclaim": "a"}
     metrics, _questions = ask(claims((labels, 10 * GIB, 4 * GIB)))
     assert [one.place.namespace for one in metrics.volumes() or ()] == ["data"]
+
+
+def test_labels_that_the_environment_names_otherwise(ask: Ask) -> None:
+    answers = claims(({"kube_namespace": "data", "persistentvolumeclaim": "a"}, 10 * GIB, 4 * GIB))
+    metrics, _questions = ask(answers, {"namespace_label": "kube_namespace", "container_label": "container_name"}, namespace="data")
+    [one] = metrics.volumes() or ()
+    assert one.place.namespace == "data"
+    assert all('kube_namespace="data"' in promql for promql in answers.asked)
+    metrics.writers()
+    assert any('container_name!="POD"' in promql for promql in answers.asked)
 
 
 def test_no_metric_at_all_is_a_gap_and_not_nothing_full(ask: Ask) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from opslib.diagnosis.disk.facts import HOURS, FileSystem, History, Parameters, Place, Series, What, Writer, number
 from opslib.facts import Answer, Questions
+from opslib.facts.containers import Containers
 from opslib.findings import Finding, Severity, Step, Subject
 from opslib.messages import Text, _
 from opslib.sources.prometheus import any_of, matcher, selector
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _NOT_DISKS = "tmpfs|devtmpfs|overlay|squashfs|ramfs|erofs|iso9660|nsfs|fuse.*|proc|sysfs|cgroup.*"
 _NOT_MOUNTS = "/(run|boot|proc|sys|dev)(/.*)?|/var/lib/kubelet/(pods|plugins)/.*|/var/lib/(containerd|docker|containers|rancher)/.+"
 _HOSTS = ("node", "nodename", "kubernetes_node", "instance")  # labels that name a node, the best first
-_CLAIM = ("namespace", "exported_namespace", "persistentvolumeclaim")  # exported_: where the scraper's own labels win
+_EXPORTED = "exported_namespace"  # where the scraper's own labels win
 _DISK = (*_HOSTS, "mountpoint", "device", "fstype")
 _NEAR_STEP_SECONDS = 120
 _FAR_POINTS = 336  # half an hour apart in a week
@@ -39,12 +40,27 @@ class Metrics:
         self._parameters = parameters
         self._questions = questions
         self._now = now
+        self._namespace_label = prometheus.settings.namespace_label
+        self._claim = (self._namespace_label, _EXPORTED, "persistentvolumeclaim")
 
     def _ask(self, what: Text, promql: str, labels: Sequence[str] = ()) -> Answer[pandas.DataFrame]:
         return self._questions.ask(what, lambda: self._prometheus.query(promql, self._now, labels=labels))
 
     def _where(self) -> str:
-        return matcher("namespace", self._parameters.namespace) if self._parameters.namespace else ""
+        """Of the chosen namespace, by the label that the environment names."""
+        namespace = self._parameters.namespace
+        return matcher(self._namespace_label, namespace) if namespace else ""
+
+    def _volume_place(self, row: Mapping[str, Any]) -> Place:
+        namespace = row.get(_EXPORTED) or row.get(self._namespace_label) or ""
+        return Place("volume", str(namespace), str(row.get("persistentvolumeclaim") or ""))
+
+    def _volume_queries(self, place: Place) -> dict[What, str]:
+        labels = (matcher(self._namespace_label, place.namespace), matcher("persistentvolumeclaim", place.name))
+        return {
+            "bytes": f"{_volume('capacity_bytes', *labels)} - {_volume('available_bytes', *labels)}",
+            "inodes": f"{_volume('inodes', *labels)} - {_volume('inodes_free', *labels)}",
+        }
 
     # --- volumes ---
 
@@ -52,7 +68,9 @@ class Metrics:
         """The volumes that are mounted somewhere; a volume that several nodes have mounted is one."""
         what = _("how full the volumes are")
         answers = {
-            name: self._ask(what, _by(_CLAIM, _volume(name, self._where()), least=name in ("available_bytes", "inodes_free")), _CLAIM)
+            name: self._ask(
+                what, _by(self._claim, _volume(name, self._where()), least=name in ("available_bytes", "inodes_free")), self._claim
+            )
             for name in ("capacity_bytes", "available_bytes", "inodes", "inodes_free")
         }
         frames = {name: answer.get() for name, answer in answers.items()}
@@ -62,12 +80,12 @@ class Metrics:
         if size.empty and not self._parameters.namespace:
             self._missing("kubelet_volume_stats_capacity_bytes", _("Scrape the kubelets"))
             return None
-        values = {name: _values(frame, _volume_place) for name, frame in frames.items() if frame is not None}
+        values = {name: _values(frame, self._volume_place) for name, frame in frames.items() if frame is not None}
         return tuple(
             FileSystem(
                 place=place, size=whole, available=values["available_bytes"][place],
                 inodes=values.get("inodes", {}).get(place), inodes_free=values.get("inodes_free", {}).get(place),
-                queries=_volume_queries(place),
+                queries=self._volume_queries(place),
             )
             for place, whole in sorted(values["capacity_bytes"].items(), key=lambda item: str(item[0]))
             if place in values["available_bytes"]
@@ -122,8 +140,8 @@ class Metrics:
         asked = [
             (self._ask(what, f"topk(100, -{_by(labels, falls(size, free), least=True)})", labels), place)
             for labels, place, size, free in (
-                (_CLAIM, _volume_place, _volume("capacity_bytes", self._where()), _volume("available_bytes", self._where())),
-                (_CLAIM, _volume_place, _volume("inodes", self._where()), _volume("inodes_free", self._where())),
+                (self._claim, self._volume_place, _volume("capacity_bytes", self._where()), _volume("available_bytes", self._where())),
+                (self._claim, self._volume_place, _volume("inodes", self._where()), _volume("inodes_free", self._where())),
                 (_DISK, lambda row: _disk_place(row, names), selector("node_filesystem_size_bytes", _disks()),
                  selector("node_filesystem_avail_bytes", _disks())),
             )
@@ -164,7 +182,11 @@ class Metrics:
         if kind == "volume":
             claims = any_of("persistentvolumeclaim", sorted({one.place.name for one in some}))
             whole, free = ("capacity_bytes", "available_bytes") if what == "bytes" else ("inodes", "inodes_free")
-            return _CLAIM, _volume_place, _by(_CLAIM, f"{_volume(whole, self._where(), claims)} - {_volume(free, self._where(), claims)}")
+            return (
+                self._claim,
+                self._volume_place,
+                _by(self._claim, f"{_volume(whole, self._where(), claims)} - {_volume(free, self._where(), claims)}"),
+            )
         mounts = any_of("mountpoint", sorted({one.place.name for one in some}))
         whole, free = ("size_bytes", "avail_bytes") if what == "bytes" else ("files", "files_free")
         both = (selector(f"node_filesystem_{name}", _disks(), mounts) for name in (whole, free))
@@ -180,21 +202,17 @@ class Metrics:
 
     def writers(self) -> tuple[Writer, ...] | None:
         """The containers with the most written outside their volumes, or of logs, and those whose writing grows the most."""
-        labels, most = ("namespace", "pod", "container"), MOST_WRITERS
-        real = (matcher("container", ".+", "=~"), matcher("container", "POD", "!="), self._where())
-        used = _by(labels, selector("container_fs_usage_bytes", *real))
-        logs = _by(labels, selector("kubelet_container_log_filesystem_used_bytes", self._where()))
-        grown = _by(labels, f"deriv({selector('container_fs_usage_bytes', *real)}[{HOURS}h]) > 0")
-        what = _("what containers write")
-        answers = {
-            "used": self._ask(what, f"topk({most}, {used})", labels),
-            "growth": self._ask(what, f"topk({most}, {grown})", labels),
-            "logs": self._ask(what, f"topk({most}, {logs})", labels),
+        labels, most, what = ("namespace", "pod", "container"), MOST_WRITERS, _("what containers write")
+        containers = Containers(self._prometheus.settings, self._parameters.namespace)
+        expressions = {
+            "used": containers.usage("container_fs_usage_bytes"),
+            "growth": f"{containers.usage('container_fs_usage_bytes', over=f'deriv(%s[{HOURS}h])')} > 0",
+            "logs": containers.usage("kubelet_container_log_filesystem_used_bytes"),
         }
+        answers = {name: self._ask(what, f"topk({most}, {promql})", labels) for name, promql in expressions.items()}
         for name, kind in (("limit", "limits"), ("request", "requests")):
-            of_storage = matcher("resource", "ephemeral_storage")
-            metric = selector(f"kube_pod_container_resource_{kind}", of_storage, self._where())
-            answers[name] = self._ask(_("limits of ephemeral storage"), _by(labels, metric), labels)
+            promql = containers.state(f"kube_pod_container_resource_{kind}", matcher("resource", "ephemeral_storage"))
+            answers[name] = self._ask(_("limits of ephemeral storage"), promql, labels)
         frames = {name: answer.get() for name, answer in answers.items()}
         if frames["used"] is None:
             return None
@@ -228,14 +246,6 @@ def _volume(name: str, *matchers: str) -> str:
     return selector(f"kubelet_volume_stats_{name}", *matchers)
 
 
-def _volume_queries(place: Place) -> dict[What, str]:
-    labels = (matcher("namespace", place.namespace), matcher("persistentvolumeclaim", place.name))
-    return {
-        "bytes": f"{_volume('capacity_bytes', *labels)} - {_volume('available_bytes', *labels)}",
-        "inodes": f"{_volume('inodes', *labels)} - {_volume('inodes_free', *labels)}",
-    }
-
-
 def _disk_queries(row: Mapping[str, Any]) -> dict[What, str]:
     host = next((name for name in _HOSTS if row.get(name)), "instance")
     labels = (matcher(host, str(row.get(host, ""))), matcher("mountpoint", str(row.get("mountpoint", ""))))
@@ -260,10 +270,6 @@ def _rows(frame: pandas.DataFrame | None) -> list[dict[str, Any]]:
 
 def _values(frame: pandas.DataFrame | None, key: Any) -> dict[Any, float]:
     return {key(row): value for row in _rows(frame) if (value := number(row["value"])) is not None}
-
-
-def _volume_place(row: Mapping[str, Any]) -> Place:
-    return Place("volume", str(row.get("exported_namespace") or row.get("namespace") or ""), str(row.get("persistentvolumeclaim") or ""))
 
 
 def _disk_place(row: Mapping[str, Any], names: Mapping[str, str]) -> Place:
