@@ -178,7 +178,7 @@ def _plan() -> click.Command:
             epilog=examples("opslib plan drain ip-10-0-1-17.ap-northeast-1.compute.internal --env prod"),
         )
     )
-    for command in (*_backups(), _terraform(), *_disks()):
+    for command in (*_backups(), _terraform(), *_disks(), *_dumps()):
         group.add_command(command)
     return group
 
@@ -292,6 +292,88 @@ def _plan_terraform(words: tuple[str, ...], allow_destroy: tuple[str, ...], envi
     desk = _desk(environment, outputs)
     plan = terraform.apply(desk.systems["terraform"], desk.environment, desk.who, desk.place, variables, allow_destroy=allow_destroy)  # type: ignore[arg-type]
     _keep(desk, plan)
+
+
+def _dumps() -> list[click.Command]:
+    pod = click.Argument(["pod"])
+    container = click.Option(["-c", "--container"], default="", help=str(_("Which of the pod's containers; without it its only one.")))
+    return [
+        click.Command(
+            "heap-dump",
+            callback=_dump("heap_dump"),
+            params=[
+                pod,
+                _namespace(),
+                container,
+                click.Option(
+                    ["--runtime"],
+                    type=click.Choice(["jvm", "go", "python", "node"]),
+                    help=str(_("What the program runs on; without it as image and settings show.")),
+                ),
+                click.Option(
+                    ["--pid"],
+                    type=click.IntRange(min=1),
+                    default=1,
+                    show_default=True,
+                    help=str(_("Number of the process in the container.")),
+                ),
+                click.Option(
+                    ["--port"],
+                    type=click.IntRange(1, 65535),
+                    default=6060,
+                    show_default=True,
+                    help=str(_("Where a Go program serves net/http/pprof.")),
+                ),
+                click.Option(
+                    ["--folder"],
+                    default="/tmp",  # noqa: S108 - in the container
+                    show_default=True,
+                    help=str(_("Folder in the container that holds the dump until it is fetched.")),
+                ),
+                click.Option(["--limit"], default="8Gi", show_default=True, help=str(_("The most that is fetched."))),
+                _environment(),
+                _outputs(),
+            ],
+            help=str(
+                _("Bring a program's memory out as a file that you alone may read: jcmd, pprof, Node's snapshot; of Python the stacks.")
+            ),
+            epilog=examples(
+                "opslib plan heap-dump order-6d5f-x2x9q -n shop --env prod",
+                "opslib plan heap-dump gateway-7c9d-b5k2p -n shop --runtime go --port 6060",
+                "opslib plan heap-dump order-6d5f-x2x9q -n shop -c order --runtime jvm --pid 7 --folder /data --limit 16Gi",
+            ),
+        ),
+        click.Command(
+            "processes",
+            callback=_dump("processes"),
+            params=[pod, _namespace(), container, _environment(), _outputs()],
+            help=str(_("List the processes in a container, into a file.")),
+            epilog=examples("opslib plan processes catalog-6d5f-x2x9q -n shop --env prod"),
+        ),
+    ]
+
+
+def _dump(name: str) -> Callable[..., None]:
+    """The callback of a planning command that `opslib.actions.dumps` has a function for."""
+
+    def run(environment: str, outputs: Path, **values: Any) -> None:
+        from opslib.actions import dumps
+
+        desk = _desk(environment, outputs)
+        given = {key: value for key, value in values.items() if value is not None}
+        plan: Plan = getattr(dumps, name)(desk.systems["dumps"], desk.environment, desk.who, **given)
+        _keep(desk, plan)
+
+    return run
+
+
+def _arrived(written: int, expected: int | None) -> None:
+    """How far a file is that comes from a container, on one line of a terminal."""
+    import sys
+
+    if sys.stderr.isatty():
+        share = f" ({min(100, round(100 * written / expected))} %)" if expected else ""
+        click.echo(f"\r\x1b[K{written / 2**20:.1f} MiB{share}", nl=False, err=True)
 
 
 def _disks() -> list[click.Command]:
@@ -574,17 +656,18 @@ def _desk(environment: str, outputs: Path) -> Desk:
     loaded = load(environment)
     sources = Sources(loaded)
     who = pipeline.identity(loaded, lambda: sources.kubernetes.identity().username)
-    return pipeline.Desk(loaded, plans.folder(loaded, outputs), _Systems(sources), who)
+    return pipeline.Desk(loaded, plans.folder(loaded, outputs), _Systems(sources, plans.folder(loaded, outputs)), who)
 
 
 class _Systems(dict[str, Any]):
     """The systems that can be changed, each connected once, when it is asked for: a plan for the one needs nothing of the other."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, place: Path) -> None:
         super().__init__()
-        self._sources = sources
+        self._sources, self._place = sources, place
 
     def __missing__(self, name: str) -> System:
+        from opslib.actions.dumps import Dumps
         from opslib.actions.elasticsearch import ElasticsearchSystem
         from opslib.actions.files import ContainerFiles
         from opslib.actions.kubernetes import KubernetesSystem
@@ -601,6 +684,9 @@ class _Systems(dict[str, Any]):
         elif name == "files":
             self._sources.check_cluster()
             made = ContainerFiles(self._sources.kubernetes)
+        elif name == "dumps":
+            self._sources.check_cluster()
+            made = Dumps(self._sources.kubernetes, self._place, _arrived)
         elif name == "prometheus":
             made = PrometheusSystem(self._sources.prometheus)
         elif name == "terraform":
