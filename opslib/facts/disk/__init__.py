@@ -10,10 +10,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from opslib.diagnosis.disk.facts import Facts, FileSystem, LogVolume, NodeDisk, Parameters, Place
+from opslib.errors import SourceError
 from opslib.facts import Questions
 from opslib.facts.disk import inside, kubelets
 from opslib.facts.disk.metrics import Metrics
 from opslib.facts.sources import Sources
+from opslib.findings import Evidence, Finding, Severity, Subject
 from opslib.messages import _
 from opslib.sources.elasticsearch import Elasticsearch
 from opslib.sources.objects import Claim, Event, Pod, StorageClass
@@ -34,7 +36,7 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
     nodes = ask_list(NodeDisk, "nodes", "", "")
     failed = ask_list(Pod, "pods", namespace, "status.phase=Failed")
     node_events = ask_list(Event, "events", "", "involvedObject.kind=Node")
-    log_volumes = questions.ask(_("how much each pod logs"), lambda: _log_volumes(sources.elasticsearch, parameters, now))
+    log_volumes = questions.ask(_("how much each pod logs"), lambda: _log_volumes(sources.elasticsearch, parameters, questions, now))
     measured = questions.ask(_("file systems and what fills them"), lambda: _measured(sources, parameters, questions, now, nodes))
     of_metrics = measured.get() or {}
     close: Sequence[FileSystem] = of_metrics.pop("close", ())
@@ -141,41 +143,65 @@ def _told(pod: Pod) -> Pod:
     return pod
 
 
-def _log_volumes(elasticsearch: Elasticsearch, parameters: Parameters, now: datetime) -> tuple[LogVolume, ...]:
-    """The pods with the most lines in the last hour, counted by Elasticsearch, and their mean of the day before."""
+def _log_volumes(elasticsearch: Elasticsearch, parameters: Parameters, questions: Questions, now: datetime) -> tuple[LogVolume, ...]:
+    """The pods with the most lines in the last hour, counted by Elasticsearch, and their mean of the day before.
+
+    Raises
+    ------
+    SourceError
+        It does not answer, or the logs do not name pods where the environment says.
+    """
     settings = elasticsearch.settings
+    _check_field(elasticsearch, settings.pod_field)
     hour, day = now - timedelta(hours=1), now - timedelta(hours=25)
 
-    def within(start: datetime, end: datetime) -> dict[str, Any]:
+    def counted(start: datetime, end: datetime, *more: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Buckets by pod."""
         span = {"gte": start.isoformat(), "lt": end.isoformat(), "format": "strict_date_optional_time"}
-        return {"range": {settings.time_field: span}}
-
-    where = [{"term": {settings.namespace_field: parameters.namespace}}] if parameters.namespace else []
-    namespaces = {"namespace": {"terms": {"field": settings.namespace_field, "size": 1}}}
-    pods = {"terms": {"field": settings.pod_field, "size": _MOST_LOG_PODS}}
-    newest = elasticsearch.search(
-        {
+        where = [{"term": {settings.namespace_field: parameters.namespace}}] if parameters.namespace else []
+        namespaces = {"namespace": {"terms": {"field": settings.namespace_field, "size": 1}}}
+        body = {
             "size": 0,
             "track_total_hits": False,
-            "query": {"bool": {"filter": [within(hour, now), *where]}},
-            "aggs": {"pods": {**pods, "aggs": namespaces}},
-        },
-        what=_("how much each pod logs"),
-    ).aggregations
-    rows = [one for one in (newest.get("pods") or {}).get("buckets", []) if isinstance(one, dict)]
-    names = [str(one.get("key")) for one in rows]
-    before: dict[str, int] = {}
-    if names:
-        chosen = [within(day, hour), {"terms": {settings.pod_field: names}}, *where]
-        body = {"size": 0, "track_total_hits": False, "query": {"bool": {"filter": chosen}}, "aggs": {"pods": pods}}
-        earlier = elasticsearch.search(body, what=_("how much each pod logs")).aggregations
-        before = {str(one.get("key")): int(one.get("doc_count", 0)) for one in (earlier.get("pods") or {}).get("buckets", [])}
+            "query": {"bool": {"filter": [{"range": {settings.time_field: span}}, *where, *more]}},
+            "aggs": {"pods": {"terms": {"field": settings.pod_field, "size": _MOST_LOG_PODS}, "aggs": namespaces}},
+        }
+        result = elasticsearch.search(body, what=_("how much each pod logs"))
+        for reason in result.partial:
+            questions.gap(_in_part(reason))
+        return {str(one["key"]): one for one in (result.aggregations.get("pods") or {}).get("buckets", []) if "key" in one}
+
+    newest = counted(hour, now)
+    before = counted(day, hour, {"terms": {settings.pod_field: list(newest)}}) if newest else {}
     return tuple(
         LogVolume(
             namespace=next((str(each.get("key")) for each in (one.get("namespace") or {}).get("buckets", [])), ""),
-            pod=str(one.get("key")),
+            pod=pod,
             lines=int(one.get("doc_count", 0)),
-            before=before[str(one.get("key"))] / 24 if str(one.get("key")) in before else None,
+            before=int(before[pod].get("doc_count", 0)) / 24 if pod in before else None,
         )
-        for one in rows
+        for pod, one in newest.items()
+    )
+
+
+def _check_field(elasticsearch: Elasticsearch, name: str) -> None:
+    """Pods that are not named would look as if nobody logged."""
+    indices, known = elasticsearch.fields([name])
+    if indices and any(known.get(name, {}).values()):
+        return
+    what = (
+        _("The logs have no field {field} that can be counted by", field=name)
+        if indices
+        else _("There are no logs in {index}", index=elasticsearch.settings.index)
+    )
+    raise SourceError("elasticsearch", what, _("Name the logs' indices and fields in the environment's file, under elasticsearch"))
+
+
+def _in_part(reason: str) -> Finding:
+    return Finding(
+        check="gap.elasticsearch",
+        severity=Severity.UNKNOWN,
+        subject=Subject("System", "elasticsearch"),
+        title=_("Elasticsearch could answer only in part: pods that log much may be missing here"),
+        evidence=(Evidence(text=_("Its reason"), quote=reason, source="elasticsearch"),),
     )
