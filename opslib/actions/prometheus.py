@@ -23,11 +23,12 @@ class PrometheusSystem:
         return None if frame.empty else float(frame["value"].iloc[0])
 
     def holds(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
-        """``{"at_least": promql, "wanted": number}``: the expression gives that much or more."""
-        now = self.value(question["at_least"])
-        if now is None:
+        """``{"any": [{"promql", "at_least"}, ...]}``: one of the expressions gives so much or more."""
+        known = [(now, one["at_least"]) for one in question["any"] if (now := self.value(one["promql"])) is not None]
+        if not known:
             return False, _("Prometheus has no such value now")
-        return now >= question["wanted"], _("it is {now}, and is to be {wanted}", now=round(now), wanted=round(question["wanted"]))
+        now, wanted = max(known, key=lambda pair: pair[0] - pair[1])  # the one that is nearest, or furthest above
+        return now >= wanted, _("it is {now}, and is to be {wanted}", now=round(now), wanted=round(wanted))
 
     # --- what is changed elsewhere ---
 

@@ -153,20 +153,27 @@ def _claims_of(pod: Object) -> set[str]:
 def _followed(
     metrics: PrometheusSystem | None, claim: str, namespace: str, more: float
 ) -> tuple[list[Condition], list[Message]]:  # fmt: skip
-    """The condition that the file system itself has grown, by half of what was asked for at least: the rest may be its own."""
+    """The condition that there is room: the file system is bigger, or more of it is available, by half of what was asked for at least.
+
+    Not by all of it: a part is the file system's own, and what waited for room may be written at once.
+    """
     if metrics is None:
         return [], []
-    labels = (matcher("namespace", namespace), matcher("persistentvolumeclaim", claim))
-    promql = f"max({selector('kubelet_volume_stats_capacity_bytes', *labels)})"
+    labels = (matcher(metrics.prometheus.settings.namespace_label, namespace), matcher("persistentvolumeclaim", claim))
+    names = [f"max({selector(f'kubelet_volume_stats_{name}_bytes', *labels)})" for name in ("capacity", "available")]
     try:
-        now = metrics.value(promql)
+        size, available = (metrics.value(promql) for promql in names)
     except SourceError as error:
         return [], [_("Whether the file system grows cannot be followed: {reason}", reason=error.what)]
-    if now is None:
+    if size is None or available is None:
         return [], [_("Whether the file system grows cannot be followed: no pod has the volume mounted, or the kubelet is not scraped")]
-    question = {"at_least": promql, "wanted": now + more / 2}
-    what = _("the file system is bigger than {size}", size=text_of_bytes(now)).text()
-    return [Condition(what=what, system=metrics.name, question=question, deadline_seconds=_DEADLINE_SECONDS)], []
+    wanted = [{"promql": promql, "at_least": now + more / 2} for promql, now in zip(names, (size, available), strict=True)]
+    what = _(
+        "the file system is bigger than {size}, or more than {available} of it are available",
+        size=text_of_bytes(size),
+        available=text_of_bytes(available),
+    ).text()
+    return [Condition(what=what, system=metrics.name, question={"any": wanted}, deadline_seconds=_DEADLINE_SECONDS)], []
 
 
 def _cautions(system: KubernetesSystem, found: Object, kind: Object, pods: list[Object]) -> Iterator[Message]:
