@@ -250,6 +250,18 @@ def test_evictions_by_what_ran_out() -> None:
     assert str(of["containers.evicted"].subject) == "data/StatefulSet/order-db"
 
 
+def test_a_replica_set_s_pod_is_its_deployment_s() -> None:
+    content = {
+        "metadata": {
+            "name": "web-5d4f8-x2x9q", "namespace": "shop", "labels": {"pod-template-hash": "5d4f8"},
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "web-5d4f8", "controller": True}],
+        },
+        "status": {"reason": "Evicted", "message": "Container web exceeded its local ephemeral storage limit 1Gi."},
+    }  # fmt: skip
+    [one] = found(facts(evicted=(convert(content, Pod),)))
+    assert str(one.subject) == "shop/Deployment/web"
+
+
 def test_late_rotation_is_one_finding_for_nodes_that_are_alike() -> None:
     late = Kubelet(log_max_bytes=GIB, log_max_files=5)
     usual = Kubelet(log_max_bytes=10 * 2**20, log_max_files=5)

@@ -314,11 +314,19 @@ class Facts:
 
     def owner(self, place: Place) -> Subject | None:
         """The controller of the pods that have a volume mounted."""
-        for pod in self.mounts.get(place, ()):
-            for owner in pod.metadata.owner_references:
-                if owner.controller:
-                    return Subject(owner.kind, owner.name, pod.metadata.namespace)
+        return next((owner for pod in self.mounts.get(place, ()) if (owner := owner_of(pod)) is not None), None)
+
+
+def owner_of(pod: Pod) -> Subject | None:
+    """Who looks after a pod: of a ReplicaSet's the Deployment, as far as the names say it; None where nobody does."""
+    metadata = pod.metadata
+    owner = next((one for one in metadata.owner_references if one.controller), None)
+    if owner is None:
         return None
+    ending = f"-{metadata.labels.get('pod-template-hash', '')}"
+    if owner.kind == "ReplicaSet" and ending != "-" and owner.name.endswith(ending):
+        return Subject("Deployment", owner.name.removesuffix(ending), metadata.namespace)
+    return Subject(owner.kind, owner.name, metadata.namespace)
 
 
 def forecast_of(facts: Facts, one: FileSystem, what: What = "bytes") -> Forecast | None:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime
 
-from opslib.diagnosis.disk.facts import Facts, Parameters
+from opslib.diagnosis.disk.facts import Facts, Parameters, owner_of
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import Message, _, _n, one_line
 from opslib.sources.objects import Event, Pod
@@ -99,9 +99,9 @@ def evictions(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
         if not re.search(r"ephemeral|disk|inode|nodefs|imagefs|emptydir", message, re.IGNORECASE):
             continue  # memory is another chapter's
         own = bool(re.search(r"exceeds|exceeded", message, re.IGNORECASE))
-        owner = next((one for one in pod.metadata.owner_references if one.controller), None)
-        key = ("Pod" if owner is None else owner.kind, pod.metadata.name if owner is None else owner.name, pod.metadata.namespace)
-        groups[key if own else ("Node", pod.spec.node_name or "-", "")].append(pod)
+        owner = owner_of(pod) or Subject("Pod", pod.metadata.name, pod.metadata.namespace)
+        key = (owner.kind, owner.name, owner.namespace) if own else ("Node", pod.spec.node_name or "-", "")
+        groups[key].append(pod)
     for (kind, name, namespace), pods in sorted(groups.items()):
         times = [when for pod in pods if (when := _ended(pod)) is not None]
         yield Finding(
