@@ -179,8 +179,10 @@ def test_an_expansion_that_does_not_come_to_its_end(of: Claim, check: str, sever
 def test_files_that_are_deleted_and_open_are_suspected() -> None:
     def folders(total: float, used: float, *, cut: bool = False) -> Folders:
         whole = (Folder("/data", int(total)), Folder("/data/log", int(total / 2)))
-        where = {"namespace": "data", "pod": "order-db-0", "container": "db", "path": "/data", "claim": "data-order-db-0"}
-        return Folders(**where, folders=whole, used=int(used), cut=cut)
+        return Folders(
+            namespace="data", pod="order-db-0", container="db", path="/data", claim="data-order-db-0",
+            folders=whole, used=int(used), cut=cut,
+        )  # fmt: skip
 
     assert [one.check for one in found(facts(folders=(folders(5 * GIB, 20 * GIB),)))] == ["volumes.open_files"]
     assert found(facts(folders=(folders(19.5 * GIB, 20 * GIB),))) == []
