@@ -38,11 +38,13 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
     node_events = ask_list(Event, "events", "", "involvedObject.kind=Node")
     log_volumes = questions.ask(_("how much each pod logs"), lambda: _log_volumes(sources.elasticsearch, parameters, questions, now))
     measured = questions.ask(_("file systems and what fills them"), lambda: _measured(sources, parameters, questions, now, nodes))
-    of_metrics = measured.get() or {}
+    known = measured.get()
+    of_metrics = known or {}
     close: Sequence[FileSystem] = of_metrics.pop("close", ())
     mounts = _mounts(questions, sources, [one.place for one in close if one.place.kind == "volume"])
     full = [(one.place, mounts[one.place]) for one in close if one.place in mounts and (one.share() or 0) >= parameters.use_warning]
-    folders = questions.ask(_("the biggest folders"), lambda: inside.read(sources, parameters, questions, full))
+    looks = known is not None or bool(parameters.pod)  # else it is not known what is full
+    folders = questions.ask(_("the biggest folders"), lambda: inside.read(sources, parameters, questions, full) if looks else None)
     found_nodes = nodes()
     of_kubelets = questions.ask(
         _("the kubelets' settings"), lambda: kubelets.read(sources, questions, _nodes_to_ask(found_nodes or (), close))
