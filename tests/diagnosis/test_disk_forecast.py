@@ -10,7 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
+from opslib.diagnosis.disk.facts import Parameters
 from opslib.diagnosis.disk.forecast import Forecast, best, forecast, theil_sen
+from opslib.diagnosis.disk.space import judge
+from opslib.lab.world import World, volumes
+from opslib.lab.world.faults import VolumeFill
 
 GIB = 2.0**30
 CAPACITY = 50 * GIB
@@ -151,3 +155,28 @@ def test_any_series_has_a_forecast_in_order(values: list[float], capacity: float
     assert found.earliest <= found.seconds <= found.latest
     assert found.seconds >= 0
     assert found.low <= found.slope <= found.high
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_nothing_is_found_in_a_week_of_volumes_that_are_well(seed: int) -> None:
+    world = World(seed, END - 9 * DAY, END)
+    for place, replica in volumes.volumes(world):
+        capacity = volumes.capacity(world, place)
+        for moment in (END, END - 1.3 * DAY):
+            series = [DAYS - (END - moment), HOURS - (END - moment)]
+            of = [forecast(list(x), list(volumes.used(world, place, replica, x)), capacity) for x in series]
+            found = best(of[0], of[1], capacity, 6 * HOUR)
+            share = float(volumes.used(world, place, replica, np.array([moment]))[0]) / capacity
+            assert judge(share, found, Parameters())[1] == ""
+
+
+@pytest.mark.parametrize("rate", [1e9, 4e9, 16e9])
+def test_a_volume_that_fills_is_found_within_half_an_hour_with_its_date(rate: float) -> None:
+    world = World(0, END - 9 * DAY, END).breaks(VolumeFill(service="order-db", bytes_per_hour=rate), END - HOUR / 2)
+    place = world.places["order-db"]
+    capacity = volumes.capacity(world, place)
+    of = [forecast(list(x), list(volumes.used(world, place, 0, x)), capacity) for x in (DAYS, HOURS)]
+    found = best(of[0], of[1], capacity, 6 * HOUR)
+    left = capacity - float(volumes.used(world, place, 0, np.array([END]))[0])
+    assert found.seconds == pytest.approx(left / rate * HOUR, rel=0.05)
+    assert judge(1 - left / capacity, found, Parameters())[1] == "fills"
