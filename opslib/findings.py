@@ -125,6 +125,14 @@ class Finding:
         The single objects, where the subject stands for several.
     since
         When it began, aware; None where unknown.
+    confidence
+        How sure it is that this is the cause of what it explains, 0 to 1; None where nothing was weighed.
+    refuted_by
+        What would show that it is not so: a sentence, and the command to look.
+    explains, explained_by
+        Fingerprints of the findings that follow from this one, and of those that this one follows from, the likeliest first.
+    ruled_out
+        Competing causes that were looked at, each with the observation that excludes it.
     """
 
     check: str
@@ -137,6 +145,11 @@ class Finding:
     links: tuple[Link, ...] = ()
     affected: tuple[Subject, ...] = ()
     since: datetime | None = None
+    confidence: float | None = None
+    refuted_by: tuple[Step, ...] = ()
+    explains: tuple[str, ...] = ()
+    explained_by: tuple[str, ...] = ()
+    ruled_out: tuple[tuple[Text, Text], ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -157,8 +170,18 @@ class Finding:
 
 
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
-    """Worst first; then by how many objects are affected, then by subject."""
-    return sorted(findings, key=lambda finding: (-finding.severity, -len(finding.affected), str(finding.subject), finding.check))
+    """Worst first; then causes before what they explain, those that explain most first; then by how many are affected, then by subject."""
+    return sorted(
+        findings,
+        key=lambda finding: (
+            -finding.severity,
+            bool(finding.explained_by),
+            -len(finding.explains),
+            -len(finding.affected),
+            str(finding.subject),
+            finding.check,
+        ),
+    )
 
 
 def worst(findings: Iterable[Finding]) -> Severity:
@@ -243,6 +266,11 @@ def finding_to_json(finding: Finding, language: str | None = None) -> dict[str, 
         "links": [{"text": text(link.text), "url": link.url} for link in finding.links],
         "affected": [subject(item) for item in finding.affected],
         "since": finding.since.isoformat() if finding.since else None,
+        "confidence": finding.confidence,
+        "refuted_by": [{"text": text(step.text), "command": step.command, "changes": step.changes} for step in finding.refuted_by],
+        "explains": list(finding.explains),
+        "explained_by": list(finding.explained_by),
+        "ruled_out": [{"cause": text(cause), "why": text(why)} for cause, why in finding.ruled_out],
     }
 
 
@@ -271,4 +299,10 @@ def finding_from_json(content: dict[str, Any]) -> Finding:
         links=tuple(Link(text(item["text"]), item["url"]) for item in content["links"]),
         affected=tuple(Subject(**item) for item in content["affected"]),
         since=time(content["since"]),
+        # Not in documents of earlier versions.
+        confidence=content.get("confidence"),
+        refuted_by=tuple(Step(text(step["text"]), step["command"], step["changes"]) for step in content.get("refuted_by", ())),
+        explains=tuple(content.get("explains", ())),
+        explained_by=tuple(content.get("explained_by", ())),
+        ruled_out=tuple((text(item["cause"]), text(item["why"])) for item in content.get("ruled_out", ())),
     )

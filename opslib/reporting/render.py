@@ -44,7 +44,7 @@ def findings_html(
     limits: Limits = ALL,
     anchors: set[str] | None = None,
 ) -> Markup:
-    """Findings as cards, in the order given.
+    """Findings as cards, in the order given; what follows from another one stands folded in that one's card.
 
     Parameters
     ----------
@@ -53,7 +53,14 @@ def findings_html(
     """
     if not findings:
         return _paragraph(_("Nothing to report."), language, "opslib none")
-    cards = Markup("").join(_card(finding, language, zone, limits, anchors) for finding in findings[: limits.findings])
+    shown = findings[: limits.findings]
+    below = _beneath(shown)
+    inside = {id(item) for items in below.values() for item in items}
+    cards = Markup("").join(
+        _card(finding, language, zone, limits, anchors, below.get(finding.fingerprint, ()))
+        for finding in shown
+        if id(finding) not in inside
+    )
     hidden = len(findings) - limits.findings
     more = (
         _paragraph(_n("{count} more finding is in findings.json", "{count} more findings are in findings.json", hidden), language, "note")
@@ -160,7 +167,20 @@ def parameters_text(parameters: dict[str, Any]) -> str:
     return " ".join(words)
 
 
-def _card(finding: Finding, language: str, zone: tzinfo, limits: Limits, anchors: set[str] | None) -> Markup:
+def _beneath(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
+    """By fingerprint of a cause what stands beneath it: what it explains first of all, where it is not itself beneath another one."""
+    tops = {finding.fingerprint for finding in findings if not finding.explained_by}
+    found: dict[str, list[Finding]] = {}
+    for finding in findings:
+        cause = next((item for item in finding.explained_by if item in tops), None)
+        if cause is not None:
+            found.setdefault(cause, []).append(finding)
+    return found
+
+
+def _card(
+    finding: Finding, language: str, zone: tzinfo, limits: Limits, anchors: set[str] | None, beneath: Sequence[Finding] = ()
+) -> Markup:
     severity = finding.severity.name.lower()
     anchor = Markup("")
     if anchors is not None and finding.fingerprint not in anchors:
@@ -191,7 +211,28 @@ def _card(finding: Finding, language: str, zone: tzinfo, limits: Limits, anchors
         parts.append(links_html(finding.links, language))
     if finding.affected:
         parts.append(_affected(finding.affected, language, limits))
+    if finding.refuted_by or finding.ruled_out:
+        parts.append(_weighed(finding, language, limits))
+    if beneath:
+        cards = Markup("").join(_card(item, language, zone, limits, anchors) for item in beneath)
+        words = _n("This explains {count} other finding", "This explains {count} other findings", len(beneath))
+        parts.append(Markup('<details class="explained"><summary>{}</summary>{}</details>').format(_text(words, language), cards))
     return Markup('<div class="finding {}"{}>{}</div>').format(severity, anchor, Markup("").join(parts))
+
+
+def _weighed(finding: Finding, language: str, limits: Limits) -> Markup:
+    """How sure it is, what would refute it, and which other causes were ruled out: folded."""
+    parts = []
+    if finding.refuted_by:
+        items = Markup("").join(_step(step, language, limits) for step in finding.refuted_by)
+        parts.append(Markup('<p class="key">{}</p><ul class="steps">{}</ul>').format(_text(_("What would refute it"), language), items))
+    if finding.ruled_out:
+        items = Markup("").join(
+            Markup("<li>{}: {}</li>").format(_cut(cause, language, limits), _cut(why, language, limits)) for cause, why in finding.ruled_out
+        )
+        parts.append(Markup('<p class="key">{}</p><ul class="ruled">{}</ul>').format(_text(_("Ruled out"), language), items))
+    words = _("How sure this is") if finding.confidence is None else _("How sure this is: {share}", share=f"{finding.confidence:.0%}")
+    return Markup('<details class="weighed"><summary>{}</summary>{}</details>').format(_text(words, language), Markup("").join(parts))
 
 
 def _evidence(item: Evidence, language: str, zone: tzinfo, limits: Limits) -> Markup:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from opslib.diagnosis.causes import explain
 from opslib.diagnosis.pods import (
     config,
     containers,
@@ -16,6 +17,7 @@ from opslib.diagnosis.pods import (
     ingresses,
     jobs,
     lifecycle,
+    measured,
     network,
     nodes,
     owners,
@@ -29,7 +31,8 @@ from opslib.diagnosis.pods import (
 from opslib.diagnosis.pods.cases import Case, Rule, cases, representatives
 from opslib.diagnosis.pods.changes import with_changes
 from opslib.diagnosis.pods.facts import Facts
-from opslib.findings import Evidence, Finding, Subject, by_severity
+from opslib.diagnosis.pods.graph import graph_of
+from opslib.findings import Evidence, Finding, Subject
 
 __all__ = ["RULES", "Case", "Facts", "Rule", "cases", "diagnose", "diagnose_case"]
 
@@ -61,11 +64,16 @@ def diagnose(facts: Facts) -> list[Finding]:
     found = folded_into_jobs(found)
     found += list(owners.no_progress(facts, found))
     links = services.network_of(facts)
+    found += list(measured.lost_nodes(facts, found))
     found += list(services.without_endpoints(links, found))
     found += list(services.port_mismatch(links))
     found += list(ingresses.ingresses(facts))
     found += list(scaling.autoscalers(facts))
-    return by_severity(services.with_services(finding, links) for finding in found)
+    found = [measured.with_load(services.with_services(finding, links), facts) for finding in found]
+    found += list(measured.measured(links))
+    dependencies = graph_of(links)
+    found += list(measured.suspected(facts, dependencies, found))
+    return explain(found, dependencies)
 
 
 def diagnose_case(case: Case) -> Finding:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from opslib.diagnosis.pods.cases import Case, age
+from opslib.diagnosis.pods.cases import Case, age, kubectl
 from opslib.diagnosis.pods.config import references
 from opslib.diagnosis.pods.facts import Change, Facts
 from opslib.findings import Evidence, Finding, Step, Subject
@@ -38,7 +38,13 @@ def changes(facts: Facts, owner: Subject, spec: PodSpec | None = None, node: str
     created = workload.metadata.creation_timestamp if workload else None
     found = [*_rollouts(facts, owner), *_referenced(facts, owner.namespace, spec, created)]
     found += _node_changes(facts, node)
+    # One rollout that two records tell of is one change: the cluster's own says what differs.
+    found += [change for change in facts.noted if change.subject == owner and not any(_same(change, other) for other in found)]
     return sorted(found, key=lambda change: change.time, reverse=True)
+
+
+def _same(change: Change, other: Change) -> bool:
+    return change.rollout and other.rollout and abs(change.time - other.time) <= timedelta(minutes=5)
 
 
 def changes_of(case: Case) -> list[Change]:
@@ -49,11 +55,15 @@ def changes_of(case: Case) -> list[Change]:
 
 def with_changes(finding: Finding, case: Case) -> Finding:
     """The finding with the changes near its onset: as evidence, and as its cause where it has none."""
+    return blamed(finding, case.facts, case.owner, changes_of(case))
+
+
+def blamed(finding: Finding, facts: Facts, owner: Subject, known: list[Change]) -> Finding:
+    """The same for changes that are known already."""
     since = finding.since
     if since is None:
         return finding
-    window = case.facts.onset_window
-    near = [change for change in changes_of(case) if since - window <= change.time <= since + SLACK][:SHOWN]
+    near = [change for change in known if since - facts.onset_window <= change.time <= since + SLACK][:SHOWN]
     if not near:
         return finding
     evidence = tuple(
@@ -71,14 +81,12 @@ def with_changes(finding: Finding, case: Case) -> Finding:
     cause = finding.cause or _after(since - first.time, first.text)
     steps = finding.steps
     if first.rollout and not first.minor and not any("undo" in step.command for step in steps):
-        target = f"{case.owner.kind.lower()}/{case.owner.name}"
-        steps = (
-            Step(_("If the rollout is the cause, go back to the revision before"), case.kubectl("rollout", "undo", target), changes=True),
-            *steps,
-        )
+        target = f"{owner.kind.lower()}/{owner.name}"
+        undo = kubectl(facts, owner.namespace, "rollout", "undo", target)
+        steps = (Step(_("If the rollout is the cause, go back to the revision before"), undo, changes=True), *steps)
     elif not first.rollout and finding.cause is None:
-        words: tuple[object, ...] = ("describe", first.subject.kind.lower(), first.subject.name)
-        steps = (Step(_("Look at what was changed"), case.kubectl(*words)), *steps)
+        look = kubectl(facts, first.subject.namespace, "describe", first.subject.kind.lower(), first.subject.name)
+        steps = (Step(_("Look at what was changed"), look), *steps)
     return replace(finding, cause=cause, evidence=(*finding.evidence, *evidence), steps=steps)
 
 

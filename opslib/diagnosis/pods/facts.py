@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from opslib.findings import Finding, Subject
 from opslib.messages import Text
+from opslib.sources.monitored import Silence
 from opslib.sources.objects import (
     Autoscaler,
     Claim,
@@ -64,6 +65,47 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One thing that Prometheus measured and that is not as it should be.
+
+    Parameters
+    ----------
+    kind
+        "errors", "slow", "throttled", "volume", "dns", "certificate".
+    namespace, name
+        Service (errors, slow), pod (throttled), claim (volume), host (certificate); empty for DNS.
+    value, usual
+        Now, and at the same time on earlier days, in the kind's unit: ratios 0 to 1, seconds, bytes. None: not known.
+    since
+        When it began to be so, without a break until now; None where it was so all the time that was looked at.
+    own
+        Of errors: the share that is the service's own (500), and not passed on from others (502 to 504).
+    query
+        The expression that shows it.
+    """
+
+    kind: str
+    namespace: str = ""
+    name: str = ""
+    container: str = ""
+    value: float
+    usual: float | None = None
+    since: datetime | None = None
+    own: float | None = None
+    query: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alerted:
+    """An alert that Alertmanager has: name, labels, since when, and the ids of the silences that hide it."""
+
+    name: str
+    labels: Mapping[str, str]
+    since: datetime | None = None
+    silenced_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """Everything that the chapter's findings, tables and plots rest on.
 
@@ -100,6 +142,16 @@ class Facts:
         Of the namespaces looked at.
     memory
         Tidy frame with columns namespace, pod, container, time, value (bytes): working set of containers that ran out of memory.
+    measured
+        What is not as it should be by Prometheus' metrics; None where it could not be asked.
+    busy
+        Requests a second of services by (namespace, name): now, and yesterday at this time.
+    calls
+        Who calls whom: (owner, (namespace, name) of the Service), from traffic and from addresses in settings.
+    alerts, silences
+        Alertmanager's: alerts by name, and who silenced what, until when.
+    noted
+        Changes from other records: images first seen in metrics, the log of actions, EKS' updates.
     gaps
         What could not be looked at, and why.
     """
@@ -130,6 +182,12 @@ class Facts:
     autoscalers: tuple[Autoscaler, ...] | None = None
     quotas: tuple[Quota, ...] | None = None
     memory: pandas.DataFrame | None = None
+    measured: tuple[Measured, ...] | None = None
+    busy: Mapping[tuple[str, str], tuple[float, float | None]] = field(default_factory=dict)
+    calls: tuple[tuple[Subject, tuple[str, str]], ...] = ()
+    alerts: tuple[Alerted, ...] | None = None
+    silences: tuple[Silence, ...] | None = None
+    noted: tuple[Change, ...] = ()
     gaps: tuple[Finding, ...] = ()
 
     def workload(self, kind: str, namespace: str, name: str) -> Workload | None:
