@@ -84,6 +84,7 @@ class Containers:
                 ),
                 *self.usage.routes(),
                 Route("/healthz", _healthy),
+                Route("/configz", _configz),
             ]
         )
 
@@ -432,6 +433,16 @@ async def _follow_file(path: Path, sent: bytes, *, timestamps: bool) -> AsyncIte
                 fresh = file.read()
             place += len(fresh)
             yield container_logs.select(fresh.decode("utf-8", "surrogateescape"), container_logs.Wanted(timestamps=timestamps))
+
+
+async def _configz(request: Request) -> Response:
+    """A kubelet's settings, as far as anybody asks for them: the defaults of a node that EKS sets up."""
+    from starlette.responses import JSONResponse
+
+    eviction = {"memory.available": "100Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%"}
+    logs = {"containerLogMaxSize": "10Mi", "containerLogMaxFiles": 5}
+    images = {"imageGCHighThresholdPercent": 85, "imageGCLowThresholdPercent": 80, "imageMinimumGCAge": "2m0s"}
+    return JSONResponse({"kubeletconfig": {"evictionHard": eviction, **logs, **images, "maxPods": 110}})
 
 
 async def _healthy(request: Request) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +15,13 @@ from opslib.actions.files import ContainerFiles, delete_files
 from opslib.actions.pipeline import Desk
 from opslib.actions.plans import Plan
 from opslib.actions.volumes import expand
-from opslib.errors import InputError, SourceError
-from opslib.facts.disk import inside
+from opslib.errors import InputError, NotFound, SourceError
+from opslib.facts.disk import inside, kubelets
 from opslib.messages import text_of
 from opslib.sources.execution import NoSuchProgram
 from opslib.sources.kubernetes import Kubernetes
 from tests.actions.conftest import Place
+from tests.conftest import RealLab
 
 GIB = 2**30
 
@@ -345,3 +347,18 @@ def test_a_claim_that_was_changed_since_is_not_changed_again(volume: Volume) -> 
     volume.place.lab.api.patch(volume.path(), {"spec": {"resources": {"requests": {"storage": "12Gi"}}}}, "merge")
     with pytest.raises(SourceError, match="not as it was"):
         pipeline.execute(volume.desk, plan)
+
+
+# --- kubelets -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_kubelet_serves_is_read_through_the_api_server(embedded_cluster: RealLab, tmp_path: Path) -> None:
+    """On the embedded engine: a real API server hands nothing on to nodes at this machine's own address."""
+    cluster = Kubernetes.connect(Place(embedded_cluster, "default", tmp_path).environment())
+    node = embedded_cluster.api.list("/api/v1/nodes")[0]["metadata"]["name"]
+    found = kubelets.kubelet(cluster.of_kubelet(node, "configz"), {})
+    assert (found.log_max_bytes, found.log_max_files) == (10 * 2**20, 5)
+    with pytest.raises(NotFound):
+        cluster.of_kubelet(node, "no/such/page")
+    with pytest.raises(NotFound):
+        cluster.of_kubelet("no-such-node", "configz")

@@ -643,7 +643,7 @@ class Api:
             made = subresources.token(self._authenticator, record, asked)
             return _encoded(request, 201, msgspec.json.encode({**made, "kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1"}))
         if name == "proxy":
-            raise errors.Refused(503, "ServiceUnavailable", "no endpoints available: the lab serves no proxied requests", {})
+            return await self._proxied(request, target)
         if verb == "get":
             return self._one(request, resource, record)
         if verb == "patch":
@@ -651,6 +651,15 @@ class Api:
         obj = self._objects.decode(resource, await self._body(request), options)
         result = self._objects.update(resource, target.namespace, target.name, obj, options, subresource=name)
         return self._changed(request, resource, result, options)
+
+    async def _proxied(self, request: Request, target: Target) -> Answer:
+        """What a node's kubelet serves; Services and pods have nothing behind them here."""
+        if target.resource.plural != "nodes" or request.method != "GET":
+            raise errors.Refused(503, "ServiceUnavailable", "no endpoints available: the lab serves no proxied requests", {})
+        host, port = self._kubelet_of(target.name)
+        path = "/" + request.url.path.partition("/proxy/")[2] + (f"?{request.url.query}" if request.url.query else "")
+        status, kind, body = await asyncio.to_thread(streams.kubelet_page, host, port, path, self._kubelets.certificate)
+        return Answer(status, body, kind)
 
     async def _scale(self, request: Request, target: Target, record: Any, options: Options, verb: str) -> Answer:
         resource = target.resource

@@ -204,6 +204,28 @@ async def kubelet_log(host: str, port: int, request: LogRequest, certificate: tu
             await writer.wait_closed()
 
 
+def kubelet_page(host: str, port: int, target: str, certificate: tuple[str, str] | None) -> tuple[int, str, bytes]:
+    """Status, type and content of a page of the kubelet's.
+
+    Raises
+    ------
+    Refused
+        The kubelet does not answer.
+    """
+    import http.client
+
+    connection = http.client.HTTPSConnection(host, port, timeout=_DIAL_SECONDS, context=_tls(certificate))
+    try:
+        connection.request("GET", target)
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("content-type") or "text/plain", answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        text = f"error trying to reach service: {error}"
+        raise Refused(503, "ServiceUnavailable", text) from None
+    finally:
+        connection.close()
+
+
 def _kubelet_refusal(status: int, text: str, pod: str) -> Refused:
     if status == 400:
         return bad_request(text)
