@@ -66,3 +66,26 @@ def test_from_the_plan_to_the_undo(environment: Path, tmp_path: Path, capsys: py
 def test_what_cannot_be_is_one_line(environment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     assert main([*words, "--env", str(environment), "--outputs", str(tmp_path)]) == 3
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_files_are_deleted_by_a_list_from_a_file(
+    environment: Path, embedded_cluster: RealLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: str, status: int = 0) -> str:
+        assert main([*words, "--env", str(environment), "--outputs", str(tmp_path), "--lang", "en"]) == status
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    pod = embedded_cluster.api.list("/api/v1/namespaces/acts/pods")[0]["metadata"]["name"]
+    embedded_cluster.kubectl(
+        "-n", "acts", "exec", pod, "--", "sh", "-c", "echo 1 > /data/a.log; echo 2 > /data/b.log; echo 3 > /data/c.log"
+    )
+    reviewed = tmp_path / "reviewed.txt"
+    reviewed.write_text("/data/a.log\n/data/b.log\n")
+    files = ("plan", "delete-files", pod, "-n", "acts", "--folder", "/data")
+    assert "is a pattern" in run(*files, "/data/*.log", status=3)
+    shown = run(*files, "--from", str(reviewed))
+    assert "1. Delete /data/a.log" in shown and "2. Delete /data/b.log" in shown
+    assert "Done and verified" in run("execute", shown.split()[0], "--no-dry-run")
+    assert embedded_cluster.kubectl("-n", "acts", "exec", pod, "--", "ls", "/data").split() == ["c.log"]
+    assert "There is no pvc/none" in run("plan", "expand-volume", "none", "20Gi", "-n", "acts", status=3)
