@@ -11,7 +11,7 @@ from opslib.diagnosis.memory.facts import Facts, Parameters, in_words, moment, o
 from opslib.diagnosis.memory.trend import Trend
 from opslib.diagnosis.usage import Place, PodPlace, affected
 from opslib.findings import Evidence, Finding, Link, Severity, Step, Subject, command
-from opslib.messages import Message, _, _n
+from opslib.messages import Message, Text, _, _n
 from opslib.sources.quantities import text_of_bytes
 
 _SURE, _LIKELY = 0.8, 0.6
@@ -77,7 +77,19 @@ def _leak(
         links=_links(facts, parameters, place),
         affected=affected(pods),
         since=begin,
+        confidence=confidence,
+        refuted_by=(Step(_("Take the load off one of its pods: memory that it gives back then was no leak")),),
+        ruled_out=tuple(_ruled_out(facts, place, worst)),
     )  # fmt: skip
+
+
+def _ruled_out(facts: Facts, place: Place, one: Trend) -> Iterator[tuple[Message, Text]]:
+    """What else makes memory grow, and why it is not that; only what could be looked at."""
+    evidence = list(_for_and_against(facts, place, one))
+    if one.rss_share is not None:
+        yield _("cache of files"), evidence[0].text
+    if one.load_share is not None:
+        yield _("more load"), evidence[1].text
 
 
 def _for_and_against(facts: Facts, place: Place, one: Trend) -> Iterator[Evidence]:
@@ -134,6 +146,7 @@ def _load(facts: Facts, parameters: Parameters, place: Place, pod: PodPlace, one
         links=_links(facts, parameters, place),
         affected=affected([pod]),
         since=moment(one.begin),
+        confidence=one.confidence,
     )
 
 

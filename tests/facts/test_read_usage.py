@@ -1,0 +1,182 @@
+"""Reading the facts of chapters 4.3 CPU and memory: workloads out of pods' names, other names of labels, and a whole lab, well and ill."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opslib import environments
+from opslib.diagnosis.usage import Place, Series, before_after
+from opslib.environments import Environment, Metrics
+from opslib.facts import Questions, containers
+from opslib.facts.containers import Containers, placed, series_of, workload_of
+from opslib.facts.sources import Sources
+from opslib.findings import Finding, Severity
+from opslib.lab.stage import control
+from tests.conftest import RealLab
+from tests.waiting import until
+
+SAFE = "bcdfghjklmnpqrstvwxz2456789"
+
+
+@pytest.mark.parametrize(
+    ("pod", "workload"),
+    [
+        ("catalog-798c88fbf7-f5h27", "catalog"),
+        ("order-api-5fvstw8r2w-zpgdm", "order-api"),
+        ("order-db-0", "order-db"),
+        ("order-db-12", "order-db"),
+        ("aws-node-wm6h8", "aws-node"),
+        ("report-29374860-x7k2p", "report"),
+        ("alone", "alone"),
+        ("kube-proxy-ip-10-0-1-17.ec2.internal", "kube-proxy-ip-10-0-1-17.ec2.internal"),
+    ],
+)
+def test_a_workload_is_had_from_its_pods_names(pod: str, workload: str) -> None:
+    assert workload_of(pod) == workload
+
+
+@given(
+    name=st.from_regex(r"[a-z]{1,8}(-[aeiou]{1,5}){0,2}", fullmatch=True), hash_=st.text(SAFE, min_size=8, max_size=10),
+    end=st.text(SAFE, min_size=5, max_size=5),
+)  # fmt: skip
+def test_whatever_its_ending_a_pod_is_its_workloads(name: str, hash_: str, end: str) -> None:
+    assert workload_of(f"{name}-{hash_}-{end}") == workload_of(f"{name}-{end}") == workload_of(f"{name}-3") == name
+
+
+def test_labels_of_other_set_ups_are_asked_for_and_come_back_with_their_usual_names() -> None:
+    metrics = Metrics(url="http://x", pod_label="pod_name", container_label="container_name", state_prefix="exported_")
+    some = Containers(metrics, 'shop"}', [Place("shop", "web.1", "web")])
+    promql = some.usage("container_cpu_usage_seconds_total", how="sum", over="rate(%s[5m])")
+    assert 'container_name!="POD"' in promql
+    assert '"pod", "$1", "pod_name"' in promql
+    assert r'namespace="shop\"}"' in promql  # a name cannot leave its string
+    assert r'pod_name=~"web\\.1(-.+)?"' in promql
+    assert promql.startswith("sum by (namespace, pod, container)")
+    assert 'exported_container!=""' in some.state("kube_pod_container_resource_limits")
+    assert "label_replace(" not in Containers(Metrics(url="http://x")).usage("x")
+    assert placed("max", "x").startswith("max by (namespace, workload, container)")
+
+
+def test_series_keep_their_times_whatever_unit_pandas_has() -> None:
+    times = pd.to_datetime([1000, 61_000, 1000], unit="ms", utc=True)
+    frame = pd.DataFrame({"namespace": ["a", "a", "b"], "value": [1.0, 2.0, 3.0], "time": times})
+    for unit in ("ms", "ns"):
+        found = series_of(frame.assign(time=frame["time"].dt.as_unit(unit)), "namespace")
+        assert found[("a",)].times.tolist() == [1.0, 61.0]
+        assert found[("b",)].values.tolist() == [3.0]
+    assert series_of(None, "namespace") == series_of(frame.iloc[:0], "namespace") == {}
+
+
+def test_changes_of_limits_and_images_are_seen() -> None:
+    times = np.arange(0.0, 600.0, 60.0)
+    limit = Series(times, np.array([1.0] * 4 + [0.18] * 6))
+    assert containers.steps_of({("a",): limit}) == {("a",): [(240.0, 1.0, 0.18)]}
+    old, new = Series(times[:5], np.ones(5)), Series(times[4:], np.ones(6))
+    key = ("shop", "web", "web")
+    [found] = containers.image_changes({(*key, "x/web:1"): old, (*key, "x/web:2"): new}, 0.0)
+    assert (found.time, found.kind, found.container) == (datetime.fromtimestamp(240, UTC), "image", "web")
+    assert containers.image_changes({(*key, "x/web:2"): new}, 0.0) == []  # it was not there before
+    assert before_after(limit, 240.0) == (1.0, 0.18)
+    assert before_after(limit, 0.0) is None
+
+
+# --- a whole lab ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def environment(any_lab: RealLab, monkeypatch: pytest.MonkeyPatch) -> Environment:
+    """The lab, which may take its time: other tests run beside this one."""
+    monkeypatch.setenv("OPSLIB_LAB", str(any_lab.folder))
+    found = environments.load(str(Path(__file__).parents[2] / "parameters" / "lab.yaml"))
+    assert found.prometheus is not None
+    patient: dict[str, Any] = {"deadline_seconds": 300.0}
+    return found.model_copy(
+        update={"prometheus": found.prometheus.model_copy(update=patient), "kubernetes": found.kubernetes.model_copy(update=patient)}
+    )
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as found:
+        yield found
+
+
+def read(slug: str, environment: Environment, executor: ThreadPoolExecutor, **parameters: Any) -> tuple[Any, list[Finding]]:
+    """The facts of a chapter, and what it finds."""
+    chapter = importlib.import_module(f"opslib.chapters.{slug}")
+    chosen = chapter.Parameters(**parameters)
+    facts = importlib.import_module(f"opslib.facts.{slug}").read(Sources(environment), chosen, Questions(executor))
+    return facts, chapter.findings(facts, chosen)
+
+
+@pytest.mark.parametrize("slug", ["cpu", "memory"])
+def test_of_a_lab_that_is_well_everything_is_read_and_nothing_found(
+    slug: str, environment: Environment, executor: ThreadPoolExecutor
+) -> None:
+    facts, findings = read(slug, environment, executor)
+    assert findings == []
+    use = facts.uses[Place("shop", "catalog", "catalog")]
+    assert None not in (use.pods, use.highest, use.total, use.request, use.limit, use.p50, use.p95, use.p99, use.peak)
+    assert use.p50 <= use.p95 * 1.0001 <= use.p99 * 1.0002 <= use.peak * 1.0003
+    assert use.highest <= use.total
+    assert facts.cluster.kinds[("shop", "catalog")] == "Deployment"
+    assert facts.cluster.kinds[("data", "catalog-db")] == "StatefulSet"
+    assert len(facts.nodes) == 6
+
+
+def test_where_more_pods_fit_is_had_from_the_nodes(environment: Environment, executor: ThreadPoolExecutor) -> None:
+    from opslib.diagnosis.cpu.facts import room
+
+    facts, _findings = read("cpu", environment, executor, namespace="shop")
+    assert {place.namespace for place in facts.uses} == {"shop"}
+    count, nodes = room(facts, "shop", "catalog") or (0, 0)
+    assert count > 0
+    assert 0 < nodes <= 6
+    assert facts.autoscalers
+
+
+@pytest.mark.parametrize("slug", ["cpu", "memory"])
+def test_labels_that_are_not_there_are_a_gap_and_not_nothing(slug: str, environment: Environment, executor: ThreadPoolExecutor) -> None:
+    assert environment.prometheus is not None
+    other = environment.prometheus.model_copy(update={"container_label": "container_name", "pod_label": "pod_name"})
+    _facts, findings = read(slug, environment.model_copy(update={"prometheus": other}), executor)
+    assert [(finding.check, finding.severity) for finding in findings] == [("gap.prometheus", Severity.UNKNOWN)]
+
+
+@pytest.mark.parametrize("slug", ["cpu", "memory"])
+def test_without_a_prometheus_the_cluster_is_read_all_the_same(slug: str, environment: Environment, executor: ThreadPoolExecutor) -> None:
+    facts, findings = read(slug, environment.model_copy(update={"prometheus": None}), executor)
+    assert facts.uses is None
+    assert facts.cluster.kinds
+    assert [finding.check for finding in findings] == ["gap.prometheus"]
+
+
+def test_a_leak_is_found_with_its_release_and_nothing_else_is(
+    any_lab: RealLab, environment: Environment, executor: ThreadPoolExecutor
+) -> None:
+    try:
+        control.ask(any_lab.folder, "break", {"kind": "scenario", "name": "memory-leak"})
+        seen: list[Finding] = []
+
+        def named() -> bool:
+            seen[:] = read("memory", environment, executor)[1]
+            return "growth.leak" in [finding.check for finding in seen]
+
+        until(named, "the leak is found")
+        [finding] = seen
+        assert str(finding.subject) == "shop/Deployment/recommendation"
+        assert finding.severity is Severity.CRITICAL
+        assert any("recommendation:1.5.0" in str(item.text) for item in finding.evidence)
+    finally:
+        control.ask(any_lab.folder, "reset", {})
