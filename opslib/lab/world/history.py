@@ -94,6 +94,7 @@ class History:
         self._days: OrderedDict[tuple[str, int], dict[str, Rates]] = OrderedDict()
         self._sums: OrderedDict[tuple[str, int], Floats] = OrderedDict()
         self._before: dict[str, list[Floats]] = {}
+        self._moments: dict[str, tuple[npt.NDArray[np.complex128], Floats]] = {}  # row + time * 1j in order, and what was counted then
         self._lock = threading.RLock()
 
     @property
@@ -110,9 +111,13 @@ class History:
             self._days.update((key, values) for key, values in other._days.items() if key[1] < day and key[0] != "node_cores")
             self._sums.update((key, values) for key, values in other._sums.items() if key[1] < day and key[0] != "node_cores")
             self._before.update((name, before[: day + 1]) for name, before in other._before.items() if name != "node_cores")
+            for name, (moments, counted) in other._moments.items():
+                same = moments.imag < since - SLOT
+                if name != "node_cores":
+                    self._moments[name] = moments[same], counted[same]
 
     def forget(self) -> None:
-        """Give the memory of what was computed back; where each day begins is kept."""
+        """Give the memory of what was computed back; where each day begins, and what was counted when a container began, is kept."""
         with self._lock:
             self._days.clear()
             self._sums.clear()
@@ -141,17 +146,34 @@ class History:
         return result
 
     def total_each(self, name: str, rows: Integers, times: Floats) -> Floats:
-        """The same for one time a row; both of shape (rows,). Not finite times give 0."""
+        """The same for one time a row; both of shape (rows,). Not finite times give 0.
+
+        What was asked is kept: when containers began lies days back, and whole days would have to be computed for it again.
+        """
         result = np.zeros(len(rows))
         known = np.isfinite(times)
-        place = np.where(known, np.clip((times - self.world.start) / SLOT, 0, None), 0)
+        asked, back = np.unique(rows[known] + 1j * times[known], return_inverse=True)
+        with self._lock:
+            moments, counted = self._moments.get(name, (np.empty(0, np.complex128), np.empty(0)))
+            new = np.setdiff1d(asked, moments, assume_unique=True)
+            if len(new):
+                moments, counted = np.concatenate((moments, new)), np.concatenate((counted, self._counted(name, new)))
+                order = np.argsort(moments)
+                self._moments[name] = moments, counted = moments[order], counted[order]
+        result[known] = counted[np.searchsorted(moments, asked)][back]
+        return result
+
+    def _counted(self, name: str, moments: npt.NDArray[np.complex128]) -> Floats:
+        result = np.empty(len(moments))
+        rows = moments.real.astype(np.int64)
+        place = np.clip((moments.imag - self.world.start) / SLOT, 0, None)
         slots = place.astype(np.int64)
         for day, columns in _days_of(slots):
             sums = self._sum(day, name)
             index = slots[columns] - day * SLOTS
             low = sums[rows[columns], index]
             result[columns] = low + (sums[rows[columns], index + 1] - low) * (place - slots)[columns]
-        return np.where(known, result, 0.0)
+        return result
 
     # --- by day ---
 
