@@ -163,6 +163,18 @@ def test_a_pod_that_was_replaced_is_another(files: Files) -> None:
         pipeline.execute(files.desk, plan)
 
 
+def test_an_execution_that_was_cut_off_goes_on(files: Files) -> None:
+    """Killed after the first file was gone, and before that was noted."""
+    plan = files.plan("/data/a.log", "/data/b.log")
+    files.desk.log.append("started", plan.id, files.desk.who, approver="")
+    files.desk.log.append("step.begins", plan.id, files.desk.who, step=0, what=plan.steps[0].what)
+    files.run("rm", "/data/a.log")
+    assert pipeline.execute(files.desk, plan).verified
+    assert files.left() == ["kept.log"]
+    with pytest.raises(InputError, match="has been executed"):
+        pipeline.execute(files.desk, plan)
+
+
 def test_production_wants_an_approval(files: Files) -> None:
     rules = {"required_for": ["exec"], "approvers": ["sakura", "yuki"]}
     environment = files.place.environment(approval=rules)
