@@ -1,0 +1,122 @@
+"""Stack traces of Java, Python, Go and Node: many lines become one event, and of an event only what it is about is shown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+MOST_LINES = 500
+"""Lines of one event; what comes beyond is left out."""
+MOST_CHARACTERS = 4_000
+"""Characters of a line; what comes beyond is left out."""
+
+# Lines that go on with the event before them. Python ends a trace with a line of its own ("ValueError: ..."), which _ENDS tells.
+_GOES_ON = re.compile(
+    r"\s+\S|Caused by: |Suppressed: |\.\.\. \d+ (?:more|common)|goroutine \d+ |\[signal |created by |exit status \d"
+    r"|Traceback \(most recent call last\)|The above exception was |During handling of the above "
+)
+_STARTS = re.compile(r"Traceback \(most recent call last\)|panic: |fatal error: ")
+_GO_CALL = re.compile(r"[\w./*()\-]{1,200}\(.{0,200}\)$")
+_ENDS = re.compile(r"[A-Za-z_][\w.]{0,120}(?:: |$)")
+
+_JAVA_FRAME = re.compile(r"\s*at ([\w$.<>/@\-]{1,200})\(([^()]{0,120})\)")
+_NODE_FRAME = re.compile(r"\s*at (?:async )?(?:([^()\s]{1,200}(?: \[as \w+\])?) )?\(?((?:file://)?[^()\s]{1,300}:\d+:\d+)\)?$")
+_PYTHON_FRAME = re.compile(r'\s*File "([^"]{1,300})", line (\d+), in (\S{1,200})')
+_GO_FILE = re.compile(r"\s+(\S{1,300}\.go:\d+)")
+
+# Frames of a language or of a framework say little: the application's own frame is what somebody can mend.
+_FOREIGN = re.compile(
+    r"(?:^|[^\w])(?:java|javax|jdk|sun|com\.sun|jakarta|kotlin|scala|org\.(?:springframework|apache|hibernate|eclipse|junit|jboss)|reactor"
+    r"|io\.netty|com\.zaxxer|node:|node_modules|internal/|site-packages|dist-packages|lib/python\d|usr/local/go/src|runtime\.|net/http\."
+    r"|pkg/mod)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Essence:
+    """What a stack trace is about.
+
+    `first` is its first line; `frame` the application's own innermost frame; `root` the innermost cause, where it has one; `foreign`: the
+    frame is a library's, as none is the application's.
+    """
+
+    first: str
+    frame: str = ""
+    root: str = ""
+    foreign: bool = False
+
+    @property
+    def text(self) -> str:
+        """In one line; the first line comes first."""
+        root = self.root if self.root and self.root not in self.first else ""
+        return " | ".join(part for part in (self.first, root, self.frame) if part)
+
+
+def fold(lines: Iterable[str]) -> Iterator[str]:
+    """Events: lines of which the further ones of a stack trace belong to the first. Reads one line after the other, and keeps one event.
+
+    >>> list(fold(["ERROR a", "java.lang.Error: b", "\\tat c.D.e(D.java:1)", "INFO f"]))
+    ['ERROR a', 'java.lang.Error: b\\n\\tat c.D.e(D.java:1)', 'INFO f']
+    """
+    event: list[str] = []
+    trace = go = False
+    for line in lines:
+        line = line.rstrip("\r\n")[:MOST_CHARACTERS]
+        more = False
+        if event and line:
+            more = _GOES_ON.match(line) is not None
+            if trace and not more:
+                go = go or event[-1].startswith("goroutine ")
+                # A trace of Python's ends with the exception; one of Go's has a call and its file, in turn.
+                more = (go and _GO_CALL.match(line) is not None) or (not go and event[-1][:1] == " " and _ENDS.match(line) is not None)
+                trace = more and go
+        elif event and trace:
+            more = True  # an empty line within a trace
+        if more:
+            trace = trace or _STARTS.match(line) is not None
+            if len(event) < MOST_LINES:
+                event.append(line)
+            continue
+        if event:
+            yield "\n".join(event).rstrip("\n")
+        event = [line] if line.strip() else []
+        trace = _STARTS.match(line) is not None
+        go = False
+    if event:
+        yield "\n".join(event).rstrip("\n")
+
+
+def essence(text: str) -> Essence:
+    """What a stack trace is about; of a text that is none, its first line.
+
+    Java and Node put the innermost frame first, Python last; a cause of Java's ("Caused by") comes after what it caused, one of Python's
+    before.
+    """
+    lines = [line[:MOST_CHARACTERS] for line in text.split("\n", MOST_LINES)[:MOST_LINES] if line.strip()]
+    if not lines:
+        return Essence("")
+    python = any(_PYTHON_FRAME.match(line) for line in lines)
+    frames: list[str] = []
+    root = ""
+    for number, line in enumerate(lines):
+        if line.lstrip().startswith("Caused by: ") and not python:
+            root, frames = line.strip().removeprefix("Caused by: "), []
+        elif found := _PYTHON_FRAME.match(line):
+            frames.insert(0, f"{found[3]} ({found[1]}:{found[2]})")
+        elif found := _NODE_FRAME.match(line):
+            frames.append(f"{found[1]} ({found[2]})" if found[1] else found[2])
+        elif found := _JAVA_FRAME.match(line):
+            frames.append(f"{found[1]} ({found[2]})")
+        elif (found := _GO_FILE.match(line)) and number and _GO_CALL.match(lines[number - 1].strip()):
+            frames.append(f"{lines[number - 1].strip().partition('(')[0]} ({found[1]})")
+    if python:
+        # With a chain of exceptions the first is the root, and the frames that count are those before it.
+        exceptions = [(number, line) for number, line in enumerate(lines) if number and lines[number - 1][:1] == " " and _ENDS.match(line)]
+        if exceptions:
+            end, root = exceptions[0]
+            matches = [found for line in lines[:end] if (found := _PYTHON_FRAME.match(line))]
+            frames = [f"{found[3]} ({found[1]}:{found[2]})" for found in reversed(matches)]
+    own = next((frame for frame in frames if not _FOREIGN.search(frame)), "")
+    first = root if python and _STARTS.match(lines[0]) and root else lines[0].strip()
+    return Essence(first, own or (frames[0] if frames else ""), root.strip(), bool(frames) and not own)
