@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["REQUIRES", "Facts", "Log", "Parameters", "findings"]
 
 REQUIRES = ("kubernetes",)  # without it there is nothing to say
-READS = ("kubernetes", "prometheus")
+READS = ("kubernetes", "prometheus", "alertmanager")
 
 MOST_BARS = 15
 MOST_LINES = 6

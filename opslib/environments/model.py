@@ -118,6 +118,13 @@ class Metrics(HttpSystem):
     status_label: str = Field("code", description="Label of that counter with the HTTP status.")
     error_status: str = Field("5..", description="Statuses that are errors, as a regular expression.")
     latency_metric: str = Field("http_request_duration_seconds", description="Histogram of latency in seconds, without _bucket.")
+    calls_metric: str = Field("istio_requests_total", description="Counter of requests between workloads; empty: there is none.")
+    caller_label: str = Field("source_workload", description="Label of that counter with the workload that calls.")
+    caller_namespace_label: str = Field("source_workload_namespace", description="Label of that counter with the caller's namespace.")
+    callee_label: str = Field("destination_service_name", description="Label of that counter with the Service that is called.")
+    callee_namespace_label: str = Field(
+        "destination_service_namespace", description="Label of that counter with the namespace of the Service that is called."
+    )
     namespace_label: str = Field("namespace", description="Label of the kubelet's container metrics (cAdvisor) that names the namespace.")
     pod_label: str = Field("pod", description="Label of the same that names the pod; older set-ups have pod_name.")
     container_label: str = Field("container", description="Label of the same that names the container; older set-ups have container_name.")

@@ -14,17 +14,21 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opslib.chapters.pods import Facts, Log, Parameters
+from opslib.diagnosis.pods import graph
+from opslib.diagnosis.pods import measured as measured_rules
 from opslib.diagnosis.pods.cases import Case, cases, representatives
 from opslib.diagnosis.pods.config import references
 from opslib.diagnosis.pods.facts import Reference, controller
+from opslib.diagnosis.pods.services import Network, network_of
 from opslib.errors import NotFound
-from opslib.facts import Answer, Questions
+from opslib.facts import Answer, Questions, measured
 from opslib.facts.sources import Sources
 from opslib.findings import Finding, Severity, Subject
 from opslib.messages import Text, _
 from opslib.sources.objects import (
     Autoscaler,
     Claim,
+    ConfigMap,
     EndpointSlice,
     Event,
     Ingress,
@@ -50,6 +54,7 @@ T = TypeVar("T")
 LOG_BYTES = 256 * 1024  # of one container; 100 lines are rarely more than 20 KB
 MOST_NODES_DOWN = 20  # whose pods are listed one by one
 MOST_REFUSING = 300  # owners with FailedCreate events that are read
+MOST_TROUBLED = 30  # owners whose settings are read to see whom they call
 MOST_NAMES = 500  # names in one regular expression for Prometheus
 MEMORY_SPAN = timedelta(hours=6)
 MEMORY_STEP = 60
@@ -101,6 +106,9 @@ class _Reader:
 
     def read(self) -> Facts:
         settings = self.sources.environment
+        now = datetime.now(UTC)
+        # Metrics have no labels of pods: of a part of the pods alone they cannot tell.
+        asked = measured.ask(self.sources, self.questions, self.namespace, now) if not self.parameters.labels else None
         first = self._lists()
         unhealthy = first.pop("unhealthy").get()
         nodes_down = first.pop("nodes_down").get()
@@ -109,7 +117,7 @@ class _Reader:
         refused: list[Event] | None = first.pop("refused").get()
         lists: dict[str, Any] = {name: None if (items := answer.get()) is None else tuple(items) for name, answer in first.items()}
         facts = Facts(
-            now=datetime.now(UTC),
+            now=now,
             environment=settings.name,
             namespace=self.namespace,
             kubectl=settings.kubernetes.kubectl_options,
@@ -121,7 +129,11 @@ class _Reader:
             workloads=workloads,
             **lists,
         )
+        if asked is not None:
+            facts = dataclasses.replace(facts, **measured.read(asked, settings.prometheus, self.namespace, now))
         facts = self._look_closely(facts, refused)
+        if asked is not None:
+            facts = self._troubled(facts, measured.traffic(asked, settings.prometheus))
         return dataclasses.replace(facts, gaps=self.questions.gaps)
 
     # --- what is asked for at once ---
@@ -234,6 +246,71 @@ class _Reader:
             nodes=known_nodes,
             memory=memory.get() if memory else None,
         )
+
+    def _troubled(self, facts: Facts, traffic: list[tuple[tuple[str, str], tuple[str, str]]]) -> Facts:
+        """The facts with what stands around owners whose trouble only metrics show: revisions, settings, whom they call."""
+        network = network_of(facts)
+        owners = self._in_trouble(network)[:MOST_TROUBLED]
+        by_name = {(item.metadata.namespace, item.metadata.name): graph.subject_of(item) for item in owners}
+        sets = self._revisions_by_selector(
+            facts, [("ReplicaSet", item.metadata.namespace, f"{item.metadata.name}-") for item in owners if item.kind == "Deployment"]
+        )
+        maps = {
+            (item.metadata.namespace, name): graph.subject_of(item)
+            for item in owners
+            for kind, name in references(Pod(spec=item.spec.template.spec))
+            if kind == "ConfigMap"
+        }
+        written = {key: self.questions.ask(_("settings of services"), self._settings(*key)) for key in sorted(maps)}
+        seen: list[tuple[str, str, str, datetime]] = []
+        if owners and self.sources.environment.prometheus is not None:
+            spaces = sorted({item.metadata.namespace for item in owners})
+            seen = self.questions.ask(_("images in use"), lambda: measured.images(self.sources, spaces, facts.now)).get() or []
+        services = frozenset((item.metadata.namespace, item.metadata.name) for item in facts.services or ())
+        calls = {(by_name.get(caller, Subject("Deployment", caller[1], caller[0])), to) for caller, to in traffic}
+        found = dict(facts.found)
+        for (namespace, name), answer in written.items():
+            settings = answer.get()
+            if settings is not None:
+                found.setdefault(("ConfigMap", namespace, name), settings[0])
+                calls |= {(maps[namespace, name], to) for to in graph.hosts(settings[1], namespace, services)}
+        running = {
+            (item.metadata.namespace, container.name): (
+                graph.subject_of(item),
+                {container.name: container.image for container in item.spec.template.spec.containers},
+            )
+            for item in owners
+            for container in item.spec.template.spec.containers
+        }
+        return dataclasses.replace(
+            facts,
+            workloads={**facts.workloads, "ReplicaSet": {**sets, **(facts.workloads.get("ReplicaSet") or {})}},
+            found=found,
+            calls=tuple(sorted(calls, key=str)),
+            noted=tuple(measured.rollouts(seen, running)),
+        )
+
+    def _in_trouble(self, network: Network) -> list[Workload]:
+        facts = network.facts
+        troubled = {finding.subject for finding in measured_rules.measured(network)}
+        return [
+            item
+            for kind in graph.KINDS
+            for key, item in sorted((facts.workloads.get(kind) or {}).items())
+            if Subject(kind, key[1], key[0]) in troubled
+        ]
+
+    def _settings(self, namespace: str, name: str) -> Callable[[], tuple[Object, list[str]] | None]:
+        """A ConfigMap's metadata, and its values, of which only host names are kept."""
+
+        def question() -> tuple[Object, list[str]] | None:
+            try:
+                known = self.kubernetes.get(ConfigMap, "configmaps", name, namespace)
+                return self.kubernetes.metadata("configmaps", name, namespace), list(known.data.values())
+            except NotFound:
+                return None
+
+        return question
 
     def _with_owners(self, facts: Facts, refused: list[Event]) -> Facts:
         """The facts with the owners between pods and workloads: ReplicaSets and their revisions, Jobs with a success, CronJobs."""
