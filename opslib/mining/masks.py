@@ -14,13 +14,14 @@ LONGEST = 2_000
 """Characters of a line that are looked at."""
 
 _WORD = r"A-Za-z_.:/@%+*#~\-\\$&?!^"
+_REST = r"[^\s\"'<>,;()\[\]{}|\x80-\U0010ffff]*+"
 _MASK = re.compile(
     rf"""
     (?<![A-Za-z0-9])(?:"[^"\s]{{0,120}}+"|'[^'\s]{{0,120}}+'(?![A-Za-z0-9])|`[^`\s]{{0,120}}+`)    # one word in quotes
     | (?<![{_WORD}0-9])(?:
-        /[A-Za-z0-9_.%~\-]++/[^\s"'<>,;()\[\]{{}}|\x80-\U0010ffff]*+   # a path, with its query
+        /[A-Za-z0-9_.%~\-]++/{_REST}                          # a path, with its query
+        | [A-Za-z]++://{_REST}                                # a URL
         | [{_WORD}]*+[0-9][{_WORD}0-9]*+                      # a word with a digit: numbers, ids, addresses, times, durations
-        | [A-Za-z]++://[{_WORD}]++                          # a URL
         | [A-Za-z_.+\-]++@[A-Za-z.\-]++                     # an address of mail, or user@host
         | [a-f]{{8,}}+(?![{_WORD}0-9])                      # hexadecimal digits that happen to be letters
       )

@@ -14,8 +14,9 @@ MOST_CHARACTERS = 4_000
 # Lines that go on with the event before them. Python ends a trace with a line of its own ("ValueError: ..."), which _ENDS tells.
 _GOES_ON = re.compile(
     r"\s+\S|Caused by: |Suppressed: |\.\.\. \d+ (?:more|common)|goroutine \d+ |\[signal |created by |exit status \d"
-    r"|Traceback \(most recent call last\)|The above exception was |During handling of the above "
+    r"|The above exception was |During handling of the above "
 )
+_CHAINS = ("The above exception was ", "During handling of the above ")
 _STARTS = re.compile(r"Traceback \(most recent call last\)|panic: |fatal error: ")
 _GO_CALL = re.compile(r"[\w./*()\-]{1,200}\(.{0,200}\)$")
 _ENDS = re.compile(r"[A-Za-z_][\w.]{0,120}(?:: |$)")
@@ -27,9 +28,10 @@ _GO_FILE = re.compile(r"\s+(\S{1,300}\.go:\d+)")
 
 # Frames of a language or of a framework say little: the application's own frame is what somebody can mend.
 _FOREIGN = re.compile(
-    r"(?:^|[^\w])(?:java|javax|jdk|sun|com\.sun|jakarta|kotlin|scala|org\.(?:springframework|apache|hibernate|eclipse|junit|jboss)|reactor"
-    r"|io\.netty|com\.zaxxer|node:|node_modules|internal/|site-packages|dist-packages|lib/python\d|usr/local/go/src|runtime\.|net/http\."
-    r"|pkg/mod)"
+    r"^(?:(?:java|javax|jdk|sun|com\.sun|jakarta|kotlin|kotlinx|scala|reactor|io\.netty|io\.grpc|com\.zaxxer|com\.fasterxml|com\.mysql"
+    r"|com\.amazonaws|software\.amazon|org\.(?:springframework|apache|hibernate|eclipse|junit|jboss|postgresql|elasticsearch|opensearch))\."
+    r"|runtime[./]|net/http\.|database/sql\.)"
+    r"|[( /](?:node:|node_modules/|internal/)|site-packages/|dist-packages/|/lib/python\d|/usr/local/go/src/|/pkg/mod/"
 )
 
 
@@ -60,31 +62,34 @@ def fold(lines: Iterable[str]) -> Iterator[str]:
     ['ERROR a', 'java.lang.Error: b\\n\\tat c.D.e(D.java:1)', 'INFO f']
     """
     event: list[str] = []
+    empty = 0  # lines, that belong to the event if more of it follows
     trace = go = False
     for line in lines:
         line = line.rstrip("\r\n")[:MOST_CHARACTERS]
-        more = False
-        if event and line:
-            more = _GOES_ON.match(line) is not None
-            if trace and not more:
-                go = go or event[-1].startswith("goroutine ")
-                # A trace of Python's ends with the exception; one of Go's has a call and its file, in turn.
-                more = (go and _GO_CALL.match(line) is not None) or (not go and event[-1][:1] == " " and _ENDS.match(line) is not None)
-                trace = more and go
-        elif event and trace:
-            more = True  # an empty line within a trace
-        if more:
-            trace = trace or _STARTS.match(line) is not None
-            if len(event) < MOST_LINES:
-                event.append(line)
+        if not line.strip():
+            empty += 1
             continue
-        if event:
-            yield "\n".join(event).rstrip("\n")
-        event = [line] if line.strip() else []
-        trace = _STARTS.match(line) is not None
-        go = False
+        more = bool(event) and _GOES_ON.match(line) is not None
+        if event and not more:
+            last = event[-1]
+            if go := go or last.startswith("goroutine "):  # a call and its file, in turn
+                more = _GO_CALL.match(line) is not None
+            elif trace:  # one of Python's ends with the exception
+                more = last[:1] == " " and not empty and _ENDS.match(line) is not None
+                trace = False
+            else:
+                more = last.startswith(_CHAINS) and _STARTS.match(line) is not None
+                trace = more
+        if more:
+            if len(event) < MOST_LINES:
+                event += [""] * min(empty, 1) + [line]
+        else:
+            if event:
+                yield "\n".join(event)
+            event, go, trace = [line], False, _STARTS.match(line) is not None
+        empty = 0
     if event:
-        yield "\n".join(event).rstrip("\n")
+        yield "\n".join(event)
 
 
 def essence(text: str) -> Essence:
