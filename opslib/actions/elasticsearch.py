@@ -13,6 +13,7 @@ from opslib.actions.systems import ABSENT, CREATED, Preview
 from opslib.errors import Conflict, NotFound
 from opslib.messages import Message, _
 from opslib.sources.elasticsearch import Elasticsearch
+from opslib.sources.progress import of_snapshot
 
 
 class ElasticsearchSystem:
@@ -63,6 +64,9 @@ class ElasticsearchSystem:
             repository, name = question["snapshot"]
             state = next((one.state for one in self.source.snapshots(repository) if one.snapshot == name), "-")
             why = _("it is {state}", state=state)
+            if state == "IN_PROGRESS":
+                now = of_snapshot(self.source, repository, name)
+                why = _("it is {state}, {done} of {total} shards", state=state, done=now.done, total=now.total)
             return (True if state == "SUCCESS" else None if state in ("FAILED", "PARTIAL", "INCOMPATIBLE") else False), why
         if "documents" in question:
             one, other = (self.source.count({"match_all": {}}, index=name) for name in question["documents"])

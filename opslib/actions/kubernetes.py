@@ -163,11 +163,15 @@ class KubernetesSystem:
     def _field(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
         where = question["field"]
         try:
-            value: Any = self.cluster.whole(where["resource"], where["name"], where.get("namespace", ""))
+            found = self.cluster.whole(where["resource"], where["name"], where.get("namespace", ""))
         except NotFound:
             return (True if question.get("or_gone") else None), _("it is gone")
-        value = _at(value, question["path"])
+        value = _at(found, question["path"])
         why = _("{field} is {value}", field=".".join(question["path"]), value="-" if value is None else str(value))
+        if total := _at(found, ["status", "progress", "totalItems"]):
+            progress = found["status"]["progress"]
+            done = progress.get("itemsBackedUp") or progress.get("itemsRestored") or 0
+            why = _("{state}, {done} of {total} objects", state=why, done=done, total=total)
         return (True if value in question["wanted"] else None if value in question["never"] else False), why
 
     def _alike(self, namespaces: list[str], resources: list[str], sample: dict[str, list[str]]) -> tuple[bool | None, Message]:

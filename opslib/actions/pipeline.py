@@ -280,13 +280,15 @@ def _verify(desk: Desk, plan: Plan, report: Report) -> tuple[bool | None, Messag
     """Whether all conditions became true in time and stayed so; and what is missing where not."""
     for condition in plan.verify:
         report(_("Waiting: {what}", what=condition.what))
-        held, why = _comes_true(desk.systems[condition.system], condition)
+        held, why = _comes_true(desk.systems[condition.system], condition, report)
         if not held:
             return False, why
     return (True if plan.verify else None), None
 
 
-def _comes_true(system: System, condition: Condition) -> tuple[bool, Message]:
+def _comes_true(system: System, condition: Condition, report: Report) -> tuple[bool, Message]:
+    """Whether it became true in time and stayed so, and why not; each change on the way there is reported."""
+    said = ""
     deadline = time.monotonic() + condition.deadline_seconds
     since: float | None = None
     held: bool | None
@@ -297,6 +299,9 @@ def _comes_true(system: System, condition: Condition) -> tuple[bool, Message]:
             held, why = False, _("could not look: {reason}", reason=error.what)
         if held is None:
             return False, _("{what}: {why}", what=condition.what, why=why)
+        if not held and (text := why.text()) != said:
+            said = text
+            report(_("  so far: {why}", why=why))
         now = time.monotonic()
         since = (since or now) if held else None
         if since is not None and now - since >= condition.steady_seconds:
@@ -350,7 +355,7 @@ def _take_back(desk: Desk, plan: Plan, number: int, records: list[Record], repor
     report(_("Taking back: {what}", what=step.what))
     if step.inverse_once is not None:
         report(_("Waiting: {what}", what=step.inverse_once.what))
-        held, why = _comes_true(desk.systems[step.inverse_once.system], step.inverse_once)
+        held, why = _comes_true(desk.systems[step.inverse_once.system], step.inverse_once, report)
         if not held:
             raise SourceError(step.system, why, _("Undo it again once that is so"), f"opslib undo {plan.short_id} --env {plan.environment}")
     now = system.observe(step.request)

@@ -12,7 +12,7 @@ from opslib.chapters.tables import NOT_READ, about, table
 from opslib.diagnosis.backup import diagnose
 from opslib.diagnosis.backup.facts import Facts, Parameters, days, good, good_snapshots, wanted_namespaces
 from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity
-from opslib.messages import _
+from opslib.messages import _, one_line
 from opslib.sources.velero import BAD, GOOD
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["NOT_READ", "REQUIRES", "Facts", "Parameters", "about", "findings"]
 
 REQUIRES: tuple[str, ...] = ()  # what the one system cannot tell the other still can
-READS = ("kubernetes", "elasticsearch")
+READS = ("kubernetes", "elasticsearch", "aws")
 
 
 def findings(facts: Facts, parameters: Parameters) -> list[Finding]:
@@ -246,6 +246,80 @@ def restores_table(facts: Facts) -> Table:
         ),
         rows,
         _("Nothing has been restored."),
+    )
+
+
+def problems_table(facts: Facts) -> Table:
+    """What went wrong in backups and restores, by resource."""
+    rows: list[tuple[Any, ...]] | None = None
+    if facts.problems is not None:
+        rows = [
+            (
+                Severity.WARNING if one.warning else Severity.CRITICAL,
+                f"{kind}/{name}",
+                one.namespace or None,
+                one.resource or None,
+                one.name or None,
+                one_line(one.text, 500),
+            )
+            for (kind, name), found in facts.problems.items()
+            for one in found
+        ][:1000]
+    return table(
+        "problems",
+        _("Errors by resource"),
+        (
+            Column("severity", _("Severity"), Unit.SEVERITY),
+            Column("of", _("Backup or restore")),
+            Column("namespace", _("Namespace")),
+            Column("resource", _("Resource")),
+            Column("name", _("Name")),
+            Column("text", _("Message")),
+        ),
+        rows,
+        _("No backup or restore failed in part."),
+    )
+
+
+def buckets_table(facts: Facts) -> Table:
+    """The buckets that hold backups and snapshots, and how they are protected."""
+    rows: list[tuple[Any, ...]] | None = None
+    if facts.buckets is not None:
+        rows = []
+        for one in sorted(facts.buckets, key=lambda one: one.name):
+            block = one.public_access_block
+            algorithms = [
+                str((each.get("ApplyServerSideEncryptionByDefault") or {}).get("SSEAlgorithm", "")) for each in one.encryption or ()
+            ]
+            rows.append(
+                (
+                    one.name,
+                    ", ".join(each.user for each in facts.bucket_uses.get(one.name, ())),
+                    None if one.versioning is None else one.versioning or _("off"),
+                    None if one.is_public is None else _("yes") if one.is_public else _("no"),
+                    None if block is None else _("yes") if block and all(block.values()) else _("no"),
+                    None if one.encryption is None else ", ".join(algorithms) or _("off"),
+                    None if one.replication is None else len(one.replication),
+                    None if one.lifecycle is None else len(one.lifecycle),
+                    None if one.object_lock is None else _("yes") if one.object_lock.get("Enabled") else _("no"),
+                )
+            )
+    return table(
+        "buckets",
+        _("Buckets"),
+        (
+            Column("bucket", _("Bucket")),
+            Column("users", _("Used by"), meaning=_("Storage locations and snapshot repositories")),
+            Column("versioning", _("Versioning")),
+            Column("public", _("Public"), meaning=_("Whether its policy lets everybody in")),
+            Column("blocked", _("Public access blocked")),
+            Column("encryption", _("Encryption")),
+            Column("replication", _("Replication rules"), Unit.COUNT),
+            Column("lifecycle", _("Lifecycle rules"), Unit.COUNT),
+            Column("lock", _("Object lock")),
+        ),
+        rows,
+        _("No backup or snapshot is in a bucket of S3."),
     )
 
 

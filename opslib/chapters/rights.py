@@ -76,6 +76,8 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
         Right("list", "restores.velero.io", _("restores, and rehearsals of them")),
         Right("list", "podvolumebackups.velero.io", _("volumes that were copied file by file")),
         Right("list", "datauploads.velero.io", _("snapshots of volumes that were copied")),
+        Right("create", "downloadrequests.velero.io", _("what went wrong by resource, which Velero keeps in the storage")),
+        Right("get", "downloadrequests.velero.io", _("Velero's answer to that")),
         Right("list", "namespaces", _("namespaces without a backup"), everywhere=True),
         Right("list", "persistentvolumeclaims", _("namespaces with data"), everywhere=True),
     ),
@@ -135,6 +137,15 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
 }  # fmt: skip
 
 ACTIONS: Mapping[str, tuple[str, ...]] = {
+    "backup": (
+        "s3:GetBucketObjectLockConfiguration",
+        "s3:GetBucketPolicyStatus",
+        "s3:GetBucketPublicAccessBlock",
+        "s3:GetBucketVersioning",
+        "s3:GetEncryptionConfiguration",
+        "s3:GetLifecycleConfiguration",
+        "s3:GetReplicationConfiguration",
+    ),
     "patching": (
         "eks:DescribeAddon",
         "eks:DescribeAddonVersions",

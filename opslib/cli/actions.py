@@ -178,7 +178,7 @@ def _plan() -> click.Command:
             epilog=examples("opslib plan drain ip-10-0-1-17.ap-northeast-1.compute.internal --env prod"),
         )
     )
-    for command in (*_backups(), _terraform(), *_disks(), *_dumps()):
+    for command in (*_backups(), *_eks(), _terraform(), *_disks(), *_dumps()):
         group.add_command(command)
     return group
 
@@ -278,6 +278,53 @@ def _terraform() -> click.Command:
             "opslib plan terraform --env stg --var database_enabled=false --allow-destroy 'module.platform.module.database[0].…'",
         ),
     )
+
+
+def _eks() -> list[click.Command]:
+    version = click.Option(["--version"], default="", help=str(_("Which; without it the one that comes next.")))
+    return [
+        click.Command(
+            "addon",
+            callback=_eks_planner("addon"),
+            params=[click.Argument(["name"]), version, _environment(), _outputs()],
+            help=str(_("Another version of an EKS add-on; without one, the default for the control plane's version.")),
+            epilog=examples("opslib plan addon coredns --env prod", "opslib plan addon vpc-cni --version v1.21.2-eksbuild.1 --env stg"),
+        ),
+        click.Command(
+            "node-group",
+            callback=_eks_planner("node_group"),
+            params=[
+                click.Argument(["name"]),
+                version,
+                click.Option(["--release"], default="", help=str(_("A release of the node image, such as 1.36.2-20261101."))),
+                _environment(),
+                _outputs(),
+            ],
+            help=str(_("A managed node group on the control plane's version, or on another release of its node image.")),
+            epilog=examples("opslib plan node-group main --env prod", "opslib plan node-group main --release 1.36.2-20261101 --env stg"),
+        ),
+        click.Command(
+            "control-plane",
+            callback=_eks_planner("control_plane"),
+            params=[version, _environment(), _outputs()],
+            help=str(_("The EKS control plane on the next minor version of Kubernetes.")),
+            epilog=examples("opslib plan control-plane --env stg", "opslib plan control-plane --version 1.37 --env prod"),
+        ),
+    ]
+
+
+def _eks_planner(name: str) -> Callable[..., None]:
+    """The callback of a planning command that `opslib.actions.aws` has a function for."""
+
+    def run(environment: str, outputs: Path, **values: Any) -> None:
+        from opslib.actions import aws
+
+        desk = _desk(environment, outputs)
+        systems = [desk.systems[one] for one in (("aws",) if name == "addon" else ("aws", "kubernetes"))]
+        plan: Plan = getattr(aws, name)(*systems, desk.environment, desk.who, **values)
+        _keep(desk, plan)
+
+    return run
 
 
 def _plan_terraform(words: tuple[str, ...], allow_destroy: tuple[str, ...], environment: str, outputs: Path) -> None:
@@ -566,7 +613,12 @@ def _run_execute(plan_id: str, dry_run: bool, environment: str, outputs: Path) -
         needed = pipeline.needs_approval(desk, plan) and pipeline.approval_of(desk, plan) is None
         click.echo(str(_("Next: {command}", command=_next(desk, plan) if needed else really)))
         return 0
-    outcome = pipeline.execute(desk, plan, report=_say)
+    try:
+        outcome = pipeline.execute(desk, plan, report=_say)
+    except KeyboardInterrupt:
+        again = f"opslib execute {plan.short_id} --env {environment} --no-dry-run"
+        click.echo(str(_("What has been sent goes on by itself. To go on and follow it again: {command}", command=again)))
+        raise
     if outcome.verified is False:
         click.echo(str(_("Done, but it did not work: {why}", why=outcome.why or "")))
         click.echo(str(_("Next: {command}", command=f"opslib undo {plan.short_id} --env {environment}")))
@@ -667,6 +719,7 @@ class _Systems(dict[str, Any]):
         self._sources, self._place = sources, place
 
     def __missing__(self, name: str) -> System:
+        from opslib.actions.aws import AwsSystem
         from opslib.actions.dumps import Dumps
         from opslib.actions.elasticsearch import ElasticsearchSystem
         from opslib.actions.files import ContainerFiles
@@ -689,6 +742,8 @@ class _Systems(dict[str, Any]):
             made = Dumps(self._sources.kubernetes, self._place, _arrived)
         elif name == "prometheus":
             made = PrometheusSystem(self._sources.prometheus)
+        elif name == "aws":
+            made = AwsSystem(self._sources.aws)
         elif name == "terraform":
             made = TerraformSystem(Terraform.connect(self._sources.environment))
         else:

@@ -1,19 +1,22 @@
-"""Reads what chapter 3.2 looks at: Velero's objects in the cluster, and Elasticsearch's snapshots."""
+"""Reads what chapter 3.2 looks at: Velero's objects and files, Elasticsearch's snapshots, and the buckets that hold them."""
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from opslib.diagnosis.backup.facts import Facts, Parameters
+from opslib.diagnosis.backup.buckets import kept_days
+from opslib.diagnosis.backup.facts import Facts, Parameters, Use
 from opslib.errors import NotFound, SourceError
 from opslib.facts import Questions
 from opslib.facts.sources import Sources
 from opslib.messages import _, text_of
-from opslib.sources.velero import Backup, BackupStorageLocation, Restore, Schedule, VolumeCopy
+from opslib.sources import buckets, velero_files
+from opslib.sources.snapshots import Repository
+from opslib.sources.velero import Backup, BackupStorageLocation, Problem, Restore, Schedule, VolumeCopy
 
 T = TypeVar("T")
 
@@ -36,6 +39,10 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
     snapshots = questions.ask(_("Elasticsearch's snapshots"), lambda: _snapshots(sources, parameters, questions))
     velero: dict[str, Any] = {name: None if (found := answer.get()) is None else tuple(found) for name, answer in lists.items()}
     copied = [answer.get() for answer in copies]
+    problems = _problems(sources, parameters, questions, velero)
+    searched = snapshots.get() or {}
+    uses = bucket_uses(velero["locations"] or (), velero["schedules"] or (), velero["backups"] or (), searched.get("repositories") or {})
+    held = _buckets(sources, questions, uses)
     return Facts(
         now=datetime.now(UTC),
         environment=environment.name,
@@ -45,8 +52,12 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
         namespaces=namespaces.get(),
         installed=installed.get(),
         volumes=None if None in copied else tuple(one for found in copied for one in found or ()),
+        problems=None if problems is None else {key: tuple(one) for key, one in problems.items()},
+        region=environment.aws.region if environment.aws else "",
+        bucket_uses=uses,
+        buckets=held,
         **velero,
-        **(snapshots.get() or {}),
+        **searched,
         gaps=questions.gaps,
     )
 
@@ -97,3 +108,70 @@ def _snapshots(sources: Sources, parameters: Parameters, questions: Questions) -
         "snapshots": None if answers and all(found is None for found in answers.values()) else tuple(every),
         "indices": None if names is None else tuple(one for one in names if not one.index.startswith(".")),
     }
+
+
+def _problems(
+    sources: Sources, parameters: Parameters, questions: Questions, velero: Mapping[str, Any]
+) -> dict[tuple[str, str], list[Problem]] | None:
+    """What went wrong by resource in the newest backups and restores of the window that failed in part; None where they are not known.
+
+    Those that failed as a whole say why in their status, and have no such file.
+    """
+    if velero["backups"] is None or velero["restores"] is None:
+        return None
+    since = datetime.now(UTC) - timedelta(days=parameters.window_days)
+    answers = {}
+    for kind, objects in (("Backup", velero["backups"]), ("Restore", velero["restores"])):
+        dated = [
+            (one.status.start_timestamp or one.metadata.creation_timestamp, one) for one in objects if one.status.phase == "PartiallyFailed"
+        ]
+        recent = sorted(((begun, one) for begun, one in dated if begun and begun >= since), key=lambda pair: pair[0], reverse=True)
+        for _begun, one in recent[: parameters.described]:
+            name, where = one.metadata.name, one.metadata.namespace
+            ask = functools.partial(_read_problems, sources, where, kind, name)
+            answers[kind, name] = questions.ask(_("the errors of {name} by resource", name=name), ask)
+    found = {key: answer.get() for key, answer in answers.items()}
+    return {key: one for key, one in found.items() if one is not None} if any(found.values()) or not found else None
+
+
+def _read_problems(sources: Sources, namespace: str, kind: str, name: str) -> list[Problem]:
+    return velero_files.results(sources.kubernetes, namespace, kind, name)
+
+
+def bucket_uses(
+    locations: Iterable[BackupStorageLocation],
+    schedules: Iterable[Schedule],
+    backups: Iterable[Backup],
+    repositories: Mapping[str, Repository],
+) -> dict[str, tuple[Use, ...]]:
+    """What is in which bucket of AWS: storage locations of another provider, or with an address of their own (MinIO), are none of them."""
+    uses: dict[str, list[Use]] = {}
+    specs = [*(one.spec.template for one in schedules), *(one.spec for one in backups)]
+    for one in locations:
+        store = one.spec.object_storage
+        if one.spec.provider.rpartition("/")[2] != "aws" or one.spec.config.get("s3Url") or not store.bucket:
+            continue
+        own = [each.ttl for each in specs if each.storage_location == one.metadata.name or (not each.storage_location and one.spec.default)]
+        kept = [days for each in own if (days := kept_days(each or "720h")) is not None]  # Velero's own default
+        uses.setdefault(store.bucket, []).append(Use(one.metadata.name, store.prefix, max(kept, default=None)))
+    for name, repository in repositories.items():
+        bucket = str(repository.settings.get("bucket") or "")
+        if repository.type == "s3" and bucket and not repository.settings.get("endpoint"):
+            uses.setdefault(bucket, []).append(Use(name, str(repository.settings.get("base_path") or ""), repository=True))
+    return {name: tuple(each) for name, each in uses.items()}
+
+
+def _buckets(sources: Sources, questions: Questions, uses: Mapping[str, tuple[Use, ...]]) -> tuple[buckets.Bucket, ...] | None:
+    """The buckets that could be read; None where none could."""
+    answers = {name: questions.ask(_("the bucket {name}", name=name), functools.partial(_bucket, sources, name)) for name in uses}
+    found = [one for answer in answers.values() if (one := answer.get()) is not None]
+    for one in found:
+        for operation, error in one.errors.items():
+            questions.failed(
+                error, _("{question} of the bucket {name}", question=operation.removeprefix("get_").replace("_", " "), name=one.name)
+            )
+    return None if answers and not found else tuple(found)
+
+
+def _bucket(sources: Sources, name: str) -> buckets.Bucket:
+    return buckets.read(sources.aws, name)

@@ -6,6 +6,8 @@ Phases and fields: https://velero.io/docs/main/api-types/ and pkg/apis/velero in
 from __future__ import annotations
 
 import fnmatch
+import re
+from collections.abc import Iterator
 from datetime import datetime
 
 import msgspec
@@ -39,6 +41,7 @@ class LocationSpec(Base):
     provider: str = ""
     default: bool = False
     access_mode: str = ""
+    config: dict[str, str] = {}
     object_storage: ObjectStorage = msgspec.field(default_factory=ObjectStorage)
 
 
@@ -168,3 +171,71 @@ class VolumeCopy(Base):
     def backup(self) -> str:
         """Name of the backup that it belongs to."""
         return self.metadata.labels.get("velero.io/backup-name", "")
+
+
+# --- what went wrong ---
+
+# what Velero's log hook writes: " resource: /pods name: /web-0 message: /... error: /...", each part only where it is known
+_RESULT = re.compile(
+    r"\s*(?:resource: /(?P<resource>\S*))?\s*(?:name: /(?P<name>\S*))?\s*(?:message: /(?P<message>.*?))?\s*(?:error: /(?P<error>.*))?", re.S
+)
+# what others write: "error restoring pods/shop/web-0: ...", "error backing up persistentvolumeclaims data/data-0: ..."
+_WORDS = re.compile(r"error (?:restoring|backing up) (?P<resource>[a-z0-9.-]+)[/ ](?P<name>\S+): (?P<message>.*)", re.S)
+
+
+class Result(Base):
+    """Messages of Velero itself, of objects of the whole cluster, and by namespace."""
+
+    velero: list[str] = []
+    cluster: list[str] = []
+    namespaces: dict[str, list[str]] = {}
+
+
+class Results(Base):
+    """What went wrong in a backup or restore (``...-results.gz``)."""
+
+    errors: Result = msgspec.field(default_factory=Result)
+    warnings: Result = msgspec.field(default_factory=Result)
+
+
+class Problem(Base):
+    """One thing that went wrong, with the resource that it is about as far as Velero says it. Texts are as Velero has them."""
+
+    warning: bool
+    namespace: str
+    resource: str
+    name: str
+    text: str
+
+
+def problems(results: Results) -> list[Problem]:
+    """Everything that went wrong, errors first, one a resource."""
+    return [
+        *(one for part in (results.errors,) for one in _problems(part, warning=False)),
+        *(one for part in (results.warnings,) for one in _problems(part, warning=True)),
+    ]
+
+
+def _problems(part: Result, *, warning: bool) -> Iterator[Problem]:
+    for namespace, texts in (("", [*part.velero, *part.cluster]), *sorted(part.namespaces.items())):
+        for text in texts:
+            yield problem(text, namespace, warning=warning)
+
+
+def problem(text: str, namespace: str = "", *, warning: bool = False) -> Problem:
+    """One message taken apart.
+
+    >>> problem(" resource: /pods name: /web-0 error: /timed out", "shop")
+    Problem(warning=False, namespace='shop', resource='pods', name='web-0', text='timed out')
+    """
+    found = _RESULT.fullmatch(text)
+    if found is not None and (found["resource"] or found["error"] or found["message"]):
+        said = ": ".join(part.strip() for part in (found["message"], found["error"]) if part and part.strip())
+        return Problem(
+            warning=warning, namespace=namespace, resource=found["resource"] or "", name=found["name"] or "", text=said or text.strip()
+        )
+    found = _WORDS.match(text)
+    if found is not None:
+        name = found["name"].removeprefix(f"{namespace}/")
+        return Problem(warning=warning, namespace=namespace, resource=found["resource"], name=name, text=found["message"])
+    return Problem(warning=warning, namespace=namespace, resource="", name="", text=text.strip())

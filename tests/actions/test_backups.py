@@ -277,9 +277,9 @@ def test_a_rehearsal_is_not_removed_before_the_restore_is_over(place: Place, tak
     desk.log.append("step.begins", plan.id, desk.who, step=0, what=plan.steps[0].what)
     place.system(desk).send(plan.steps[0].request, plan.steps[0].before)
     said: list[str] = []
-    undo = threading.Thread(target=lambda: pipeline.undo(desk, plan, lambda text: said.append(str(text))))
+    undo = threading.Thread(target=lambda: pipeline.undo(desk, plan, lambda text: said.append(str(text))), daemon=True)
     undo.start()
-    place.until(lambda: len(said) == 2, "it waits for the restore")
+    place.until(lambda: len(said) >= 3, "it waits for the restore")
     again = Velero(place.lab.api, velero.folder, tick_seconds=0.2)
     again.start()
     try:

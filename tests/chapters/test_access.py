@@ -17,7 +17,7 @@ from opslib.environments import Environment
 from opslib.errors import InputError, OpsError, SourceError, Unauthenticated, Unreachable, WrongTarget
 from opslib.findings import Finding, Severity
 from opslib.messages import Message
-from opslib.sources import aws
+from opslib.sources import aws, buckets
 
 NOW = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 PARAMETERS = Parameters()
@@ -68,6 +68,7 @@ def test_the_policies_allow_what_the_source_asks_aws_for() -> None:
     asked = {f"eks:{''.join(part.capitalize() for part in words[1].split('_'))}" for words in named if words[:1] == ["eks"]}
     assert asked
     assert asked == set(ACTIONS["patching"])
+    assert {permission for permission, _nothing in buckets.QUESTIONS.values()} == set(ACTIONS["backup"])
 
 
 def test_no_chapter_names_a_right_twice() -> None:

@@ -10,12 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opslib.chapters import backup
-from opslib.diagnosis.backup.facts import Facts, Parameters
+from opslib.diagnosis.backup.buckets import kept_days
+from opslib.diagnosis.backup.facts import Facts, Parameters, Use
+from opslib.facts.backup import bucket_uses
 from opslib.findings import Finding, Severity
 from opslib.messages import use_language
+from opslib.sources.buckets import Bucket
 from opslib.sources.objects import convert
 from opslib.sources.snapshots import Index, Repository, ShardFailure, Snapshot
-from opslib.sources.velero import Backup, BackupSpec, BackupStorageLocation, Restore, Schedule, VolumeCopy
+from opslib.sources.velero import Backup, BackupSpec, BackupStorageLocation, Problem, Restore, Schedule, VolumeCopy, problem
 
 NOW = datetime(2026, 4, 10, 12, 0, tzinfo=UTC)
 PARAMETERS = Parameters()
@@ -71,7 +74,8 @@ def test_what_was_not_read_is_not_judged() -> None:
     for table in (
         backup.recovery_points_table(nothing, PARAMETERS), backup.backups_table(nothing), backup.schedules_table(nothing),
         backup.snapshots_table(nothing),
-        backup.indices_table(nothing, PARAMETERS), backup.restores_table(nothing),
+        backup.indices_table(nothing, PARAMETERS), backup.restores_table(nothing), backup.problems_table(nothing),
+        backup.buckets_table(nothing),
     ):  # fmt: skip
         assert table.empty == backup.NOT_READ, table.name
 
@@ -247,3 +251,126 @@ names = st.sampled_from(["shop", "data", "shop-test", "kube-system"])
 def test_what_a_backup_covers(included: list[str], excluded: list[str], name: str) -> None:
     spec = BackupSpec(included_namespaces=included, excluded_namespaces=excluded)
     assert spec.covers(name) == ((not included or name in included) and name not in excluded)
+
+
+# --- what went wrong by resource --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "resource", "name", "words"),
+    [
+        (" resource: /pods name: /web-0 message: /Error backing up item error: /late", "pods", "web-0", "Error backing up item: late"),
+        (" name: /web-0 error: /timed out", "", "web-0", "timed out"),
+        ("error restoring pods/shop/web-0: denied", "pods", "web-0", "denied"),
+        ("no such bucket", "", "", "no such bucket"),
+        ("", "", "", ""),
+    ],
+)  # fmt: skip
+def test_a_message_is_taken_apart(text: str, resource: str, name: str, words: str) -> None:
+    found = problem(text, "shop")
+    assert (found.namespace, found.resource, found.name, found.text) == ("shop", resource, name, words)
+
+
+@given(st.text())
+def test_any_message_is_taken_apart(text: str) -> None:
+    assert isinstance(problem(text).text, str)
+
+
+def test_errors_by_resource_are_in_the_finding_and_in_the_table() -> None:
+    hostile = "denied \x1b[31m<script>\nalert"
+    errors = (
+        Problem(warning=False, namespace="shop", resource="pods", name="web-0", text=hostile),
+        Problem(warning=True, namespace="", resource="", name="", text="slow"),
+    )
+    bad = taken("bad", "PartiallyFailed", status={"errors": 1})
+    given_ = {"backups": (taken("old", hours=30), bad), "problems": {("Backup", "bad"): errors}}
+    [finding] = found("velero.backup_failed", **given_)
+    assert finding.cause == "denied \ufffd[31m<script> alert" or "\x1b" not in str(finding.cause)
+    assert finding.evidence[0].text.text("en") == "bad: shop/pods/web-0"  # type: ignore[union-attr]
+    frame = backup.problems_table(facts(**given_)).frame()
+    assert list(frame["of"]) == ["Backup/bad", "Backup/bad"]
+    assert not any("\x1b" in text or "\n" in text for text in frame["text"])
+
+
+# --- buckets ----------------------------------------------------------------------------------------------------------------------------
+
+CLOSED = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
+
+
+def bucket(**fields: Any) -> dict[str, Any]:
+    """A bucket that is well, but for what a test says."""
+    well: dict[str, Any] = {
+        "name": "b", "versioning": "Enabled", "public_access_block": CLOSED, "is_public": False,
+        "encryption": ({"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms"}},), "replication": ({"Status": "Enabled"},),
+        "lifecycle": (), "object_lock": {},
+    }  # fmt: skip
+    use = fields.pop("use", Use("default", "", 30.0))
+    return {"buckets": (Bucket(**{**well, **fields}),), "bucket_uses": {"b": (use,)}, "region": "ap-northeast-1"}
+
+
+def test_a_bucket_that_is_well() -> None:
+    assert backup.findings(facts(**bucket()), PARAMETERS) == []
+    unknown = dict.fromkeys(("versioning", "public_access_block", "is_public", "encryption", "replication", "lifecycle", "object_lock"))
+    assert backup.findings(facts(**bucket(**unknown)), PARAMETERS) == [], "what could not be read is not judged"
+
+
+@pytest.mark.parametrize(
+    ("check", "severity", "fields"),
+    [
+        ("public", Severity.CRITICAL, {"is_public": True}),
+        ("public_access_block", Severity.WARNING, {"public_access_block": {}}),
+        ("public_access_block", Severity.WARNING, {"public_access_block": {**CLOSED, "BlockPublicAcls": False}}),
+        ("versioning", Severity.WARNING, {"versioning": "Suspended"}),
+        ("versioning", Severity.WARNING, {"versioning": ""}),
+        ("encryption", Severity.WARNING, {"encryption": ()}),
+        ("replication", Severity.INFO, {"replication": ()}),
+        ("lifecycle", Severity.CRITICAL, {"lifecycle": ({"ID": "old", "Filter": {"Prefix": ""}, "Expiration": {"Days": 29}},)}),
+        ("lifecycle", Severity.CRITICAL, {"lifecycle": ({"Prefix": "", "Expiration": {"Days": 900}},), "use": Use("es", repository=True)}),
+        ("lifecycle_cold", Severity.WARNING, {"lifecycle": ({"Transitions": [{"Days": 3, "StorageClass": "GLACIER"}]},)}),
+        ("object_lock", Severity.WARNING, {"object_lock": {"Enabled": True, "Mode": "COMPLIANCE", "Days": 31}}),
+        ("object_lock", Severity.WARNING, {"object_lock": {"Enabled": True, "Mode": "GOVERNANCE", "Years": 1}}),
+    ],
+)
+def test_what_is_wrong_with_a_bucket(check: str, severity: Severity, fields: dict[str, Any]) -> None:
+    [finding] = backup.findings(facts(**bucket(**fields)), PARAMETERS)
+    assert (finding.check, finding.severity) == (f"buckets.{check}", severity)
+    assert finding.evidence
+    assert finding.steps[0].command.startswith("aws s3api get-")
+    assert finding.steps[0].command.endswith("--bucket b --region ap-northeast-1")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lifecycle": ({"Prefix": "", "Expiration": {"Days": 30}},)},
+        {"lifecycle": ({"Prefix": "logs/", "Expiration": {"Days": 1}},), "use": Use("default", "velero", 30)},
+        {"lifecycle": ({"Prefix": "", "NoncurrentVersionExpiration": {"NoncurrentDays": 1}},)},
+        {"object_lock": {"Enabled": True, "Mode": "COMPLIANCE", "Days": 30}},
+    ],
+)
+def test_what_is_right_with_a_bucket(fields: dict[str, Any]) -> None:
+    assert backup.findings(facts(**bucket(**fields)), PARAMETERS) == []
+
+
+def test_which_bucket_holds_what() -> None:
+    def location(name: str, **spec: Any) -> BackupStorageLocation:
+        return convert(
+            {"metadata": {"name": name}, "spec": {"provider": "aws", "objectStorage": {"bucket": name}, **spec}}, BackupStorageLocation
+        )
+
+    locations = (
+        location("one", default=True), location("two", provider="velero.io/aws"), location("minio", config={"s3Url": "http://minio:9000"}),
+        location("gcs", provider="gcp"),
+    )  # fmt: skip
+    schedules = tuple(
+        convert({"metadata": {"name": "s"}, "spec": {"template": template}}, Schedule)
+        for template in ({"ttl": "2160h0m0s"}, {"storageLocation": "two"}, {"storageLocation": "two", "ttl": "odd"})
+    )
+    repositories = {
+        "es": Repository(type="s3", settings={"bucket": "two", "base_path": "es"}), "fs": Repository(type="fs", settings={"bucket": "no"}),
+        "own": Repository(type="s3", settings={"bucket": "no", "endpoint": "minio"}),
+    }  # fmt: skip
+    uses = bucket_uses(locations, schedules, (), repositories)
+    assert uses == {"one": (Use("one", "", 90.0),), "two": (Use("two", "", 30.0), Use("es", "es", repository=True))}
+    assert kept_days("1h30m") == pytest.approx(0.0625)
+    assert kept_days("") is kept_days("3 days") is None

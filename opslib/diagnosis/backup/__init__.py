@@ -1,4 +1,4 @@
-"""What is wrong with backups and snapshots, as Velero and Elasticsearch tell it.
+"""What is wrong with backups and snapshots, as Velero, Elasticsearch and S3 tell it.
 
 A rule is a function ``(facts, parameters) -> Iterator[Finding]``; a family of them stands in one file. A field of the facts that is None
 was not read: a rule says nothing about it, the gap does.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from opslib.diagnosis.backup import coverage, snapshots, velero
+from opslib.diagnosis.backup import buckets, coverage, snapshots, velero
 from opslib.diagnosis.backup.facts import Facts, Parameters
 from opslib.findings import Finding
 
@@ -31,6 +31,12 @@ RULES: tuple[Rule, ...] = (
     snapshots.failed,
     snapshots.stuck,
     snapshots.stale,
+    buckets.public,
+    buckets.versioning,
+    buckets.encryption,
+    buckets.replication,
+    buckets.lifecycle,
+    buckets.object_lock,
 )
 
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from opslib.findings import Finding
 from opslib.messages import Message, _
+from opslib.sources.buckets import Bucket
 from opslib.sources.snapshots import Index, Repository, Snapshot
-from opslib.sources.velero import GOOD, Backup, BackupStorageLocation, Restore, Schedule, VolumeCopy
+from opslib.sources.velero import GOOD, Backup, BackupStorageLocation, Problem, Restore, Schedule, VolumeCopy
 
 _TEXTS: dict[str, Message] = {
     "namespace": _("Only this namespace; empty: all of them."),
@@ -25,6 +26,7 @@ _TEXTS: dict[str, Message] = {
     "ignored_namespaces": _("Namespaces that need no backup, with commas between; * stands for any characters."),
     "indices": _("Indices that need a snapshot, as a pattern."),
     "verify_repositories": _("Whether each snapshot repository is verified: every node writes to it and reads from it."),
+    "described": _("Of how many of the newest backups and restores that failed in part the errors are read by resource."),
 }
 
 
@@ -46,11 +48,34 @@ class Parameters(BaseModel):
     )
     indices: str = Field("*", min_length=1, max_length=500, description=_TEXTS["indices"].id)
     verify_repositories: bool = Field(True, description=_TEXTS["verify_repositories"].id)
+    described: int = Field(5, ge=0, le=50, description=_TEXTS["described"].id)
 
     def wants(self, namespace: str) -> bool:
         """Whether a namespace needs a backup."""
         ignored = [one.strip() for one in self.ignored_namespaces.split(",") if one.strip()]
         return (not self.namespace or namespace == self.namespace) and not any(fnmatch.fnmatchcase(namespace, one) for one in ignored)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a bucket is for.
+
+    Parameters
+    ----------
+    user
+        The storage location or the snapshot repository.
+    prefix
+        Below which its files are.
+    kept_days
+        How long a backup is kept at most; None where that is not known.
+    repository
+        Whether it is a snapshot repository of Elasticsearch.
+    """
+
+    user: str
+    prefix: str = ""
+    kept_days: float | None = None
+    repository: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +90,11 @@ class Facts:
         Whether the cluster knows Velero's kinds at all.
     volumes
         Copies of volumes' data that failed.
+    problems
+        What went wrong by resource, by kind ("Backup", "Restore") and name of those that were asked for; one that could not be read is
+        not among them.
+    buckets
+        The S3 buckets that could be read; `bucket_uses` says what each is for.
     repositories
         Elasticsearch's repositories by name; `verified` has what is wrong with each, empty where it verified.
     """
@@ -81,6 +111,10 @@ class Facts:
     backups: tuple[Backup, ...] | None = None
     restores: tuple[Restore, ...] | None = None
     volumes: tuple[VolumeCopy, ...] | None = None
+    problems: Mapping[tuple[str, str], tuple[Problem, ...]] | None = None
+    region: str = ""
+    bucket_uses: Mapping[str, tuple[Use, ...]] = field(default_factory=dict)
+    buckets: tuple[Bucket, ...] | None = None
     repositories: Mapping[str, Repository] | None = None
     verified: Mapping[str, str] = field(default_factory=dict)
     snapshots: tuple[Snapshot, ...] | None = None

@@ -11,6 +11,7 @@ from opslib.messages import Text, _, _n, one_line
 from opslib.sources.velero import BAD, GOOD, UNDER_WAY, Backup
 
 _MOST = 20
+_SHOWN = 5  # errors by resource in a finding; the table has all
 
 
 def not_installed(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
@@ -156,8 +157,8 @@ def failed(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
             severity=Severity.WARNING if recovered else Severity.CRITICAL,
             subject=subject,
             title=title,
-            cause=_why(bad[0]),
-            evidence=tuple(_evidence(one) for one in bad[:5]),
+            cause=_why(bad[0]) or _first(facts, "Backup", bad[0].metadata.name) or _count(bad[0]),
+            evidence=(*_by_resource(facts, "Backup", bad[0].metadata.name), *(_evidence(one) for one in bad[:5])),
             steps=(
                 Step(_("See the errors by resource"), command("velero", "backup", "describe", bad[0].metadata.name, "--details")),
                 Step(_("See its log"), command("velero", "backup", "logs", bad[0].metadata.name)),
@@ -244,8 +245,9 @@ def restores(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
                     backup=one.spec.backup_name,
                     phase=one.status.phase,
                 ),
-                cause=one_line(one.status.failure_reason, 300) or None,
+                cause=one_line(one.status.failure_reason, 300) or _first(facts, "Restore", one.metadata.name),
                 evidence=(
+                    *_by_resource(facts, "Restore", one.metadata.name),
                     Evidence(
                         text=_("{errors} errors, {warnings} warnings", errors=one.status.errors, warnings=one.status.warnings), time=begun
                     ),
@@ -264,11 +266,34 @@ def backup_command(facts: Facts, namespaces: list[str]) -> str:
 
 def _why(one: Backup) -> Text | None:
     words = one.status.failure_reason or "; ".join(one.status.validation_errors)
-    if words:
-        return one_line(words, 300)
-    if one.status.errors:
-        return _n("{count} object could not be backed up", "{count} objects could not be backed up", one.status.errors)
-    return None
+    return one_line(words, 300) if words else None
+
+
+def _count(one: Backup) -> Text | None:
+    if not one.status.errors:
+        return None
+    return _n("{count} object could not be backed up", "{count} objects could not be backed up", one.status.errors)
+
+
+def _first(facts: Facts, kind: str, name: str) -> str | None:
+    """The first error of a backup or restore; None where none is known."""
+    errors = [one for one in (facts.problems or {}).get((kind, name), ()) if not one.warning]
+    return one_line(errors[0].text, 300) if errors else None
+
+
+def _by_resource(facts: Facts, kind: str, name: str) -> tuple[Evidence, ...]:
+    """The errors of a backup or restore, each with what it is about."""
+    errors = [one for one in (facts.problems or {}).get((kind, name), ()) if not one.warning]
+    return tuple(
+        Evidence(
+            text=_(
+                "{name}: {resource}", name=name, resource="/".join(part for part in (one.namespace, one.resource, one.name) if part) or "-"
+            ),
+            quote=one_line(one.text, 500),
+            source="velero",
+        )
+        for one in errors[:_SHOWN]
+    )
 
 
 def _evidence(one: Backup) -> Evidence:
