@@ -260,7 +260,7 @@ def nodes_table(facts: Facts) -> Table:
 _AMOUNTS = (
     Column("size", _("Size"), Unit.BYTES),
     Column("available", _("Available"), Unit.BYTES),
-    Column("share", _("In use"), Unit.RATIO),
+    Column("share", _("Of it in use"), Unit.RATIO),
     Column("kind", _("How it grows")),
     Column("growth", _("Growth an hour"), Unit.BYTES),
     Column("full", _("Full in"), Unit.SECONDS),

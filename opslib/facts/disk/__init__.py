@@ -95,8 +95,12 @@ def _measured(
     metrics = Metrics(sources.prometheus, parameters, questions, now)
     names = {address.address: node.metadata.name for node in nodes() or () for address in node.status.addresses}
     names |= {node.metadata.name: node.metadata.name for node in nodes() or ()}
-    volumes, filesystems = metrics.volumes(), metrics.filesystems(names)
-    filling: set[Place] = set().union(*metrics.filling(names))
+    what = _("file systems and what fills them")
+    of_volumes, of_disks = questions.ask(what, metrics.volumes), questions.ask(what, lambda: metrics.filesystems(names))
+    of_filling, writers = questions.ask(what, lambda: metrics.filling(names)), questions.ask(what, metrics.writers)
+    images = questions.ask(what, metrics.images)
+    volumes, filesystems = of_volumes.get(), of_disks.get()
+    filling: set[Place] = set().union(*(of_filling.get() or ()))
     known = [*(volumes or ()), *(filesystems or ())]
     close = sorted(known, key=lambda one: (not _matters(one, parameters), one.place not in filling, -_worst(one)))
     close = close[: parameters.looked_at_closely]
@@ -104,8 +108,8 @@ def _measured(
         "volumes": volumes,
         "filesystems": filesystems,
         "histories": metrics.histories(close, names),
-        "writers": metrics.writers(),
-        "images_in_use": metrics.images(),
+        "writers": writers.get(),
+        "images_in_use": images.get(),
         "close": close,
     }
 

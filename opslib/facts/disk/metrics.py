@@ -202,25 +202,36 @@ class Metrics:
 
     def writers(self) -> tuple[Writer, ...] | None:
         """The containers with the most written outside their volumes, or of logs, and those whose writing grows the most."""
-        labels, most, what = ("namespace", "pod", "container"), MOST_WRITERS, _("what containers write")
-        containers = Containers(self._prometheus.settings, self._parameters.namespace)
-        expressions = {
-            "used": containers.usage("container_fs_usage_bytes"),
-            "growth": f"{containers.usage('container_fs_usage_bytes', over=f'deriv(%s[{HOURS}h])')} > 0",
-            "logs": containers.usage("kubelet_container_log_filesystem_used_bytes"),
-        }
-        answers = {name: self._ask(what, f"topk({most}, {promql})", labels) for name, promql in expressions.items()}
-        for name, kind in (("limit", "limits"), ("request", "requests")):
-            promql = containers.state(f"kube_pod_container_resource_{kind}", matcher("resource", "ephemeral_storage"))
-            answers[name] = self._ask(_("limits of ephemeral storage"), promql, labels)
-        frames = {name: answer.get() for name, answer in answers.items()}
-        if frames["used"] is None:
+        labels, most, settings = ("namespace", "pod", "container"), MOST_WRITERS, self._prometheus.settings
+        containers = Containers(settings, self._parameters.namespace)
+        what, written, logged = _("what containers write"), "container_fs_usage_bytes", "kubelet_container_log_filesystem_used_bytes"
+        slope = f"deriv(%s[{HOURS}h])"
+        # which first, and then the rest about those alone
+        asked = [
+            self._ask(what, f"topk({most}, {promql})", labels)
+            for promql in (containers.usage(written), containers.usage(logged), f"{containers.usage(written, over=slope)} > 0")
+        ]
+        frames = [answer.get() for answer in asked]
+        if frames[0] is None:
             return None
-        values = {name: _values(frame, lambda row: tuple(str(row[one]) for one in labels)) for name, frame in frames.items()}
-        keys = dict.fromkeys([*values["used"], *values["growth"], *values["logs"]])
+        chosen = list(dict.fromkeys(tuple(str(row[one]) for one in labels) for frame in frames for row in _rows(frame)))
+        if not chosen:
+            return ()
+        pods = sorted({pod for _namespace, pod, _container in chosen})
+        those, of_state = any_of(settings.pod_label, pods), any_of(f"{settings.state_prefix}pod", pods)
+        of_storage = matcher("resource", "ephemeral_storage")
+        limits = _("limits of ephemeral storage")
+        answers = {
+            "used": self._ask(what, containers.usage(written, those), labels),
+            "growth": self._ask(what, containers.usage(written, those, over=slope), labels),
+            "logs": self._ask(what, containers.usage(logged, those), labels),
+            "limit": self._ask(limits, containers.state("kube_pod_container_resource_limits", of_storage, of_state), labels),
+            "request": self._ask(limits, containers.state("kube_pod_container_resource_requests", of_storage, of_state), labels),
+        }
+        values = {name: _values(answer.get(), lambda row: tuple(str(row[one]) for one in labels)) for name, answer in answers.items()}
         return tuple(
             Writer(namespace=key[0], pod=key[1], container=key[2], **{name: found.get(key) for name, found in values.items()})
-            for key in keys
+            for key in chosen
         )
 
     def images(self) -> frozenset[str] | None:
