@@ -203,10 +203,9 @@ def nodes_table(facts: Facts, parameters: Parameters) -> Table:
             bad = (
                 (used or 0) >= parameters.use_warning or (steal or 0) >= parameters.steal_warning or (load or 0) >= parameters.load_warning
             )
-            *ratios, load = shares
-            rows.append(
-                (Severity.WARNING if bad else Severity.OK, one.name, one.cores, *ratios, load, (one.cordoned and _("cordoned")) or None)
-            )
+            shown = None if load is None else f"{load:.2f}"
+            note = _("cordoned") if one.cordoned else None
+            rows.append((Severity.WARNING if bad else Severity.OK, one.name, one.cores, *shares[:-1], shown, note))
     return table(
         "cpu_nodes",
         _("CPU of the nodes"),

@@ -44,7 +44,9 @@ def _leak(
     if not kills and worst.seconds > parameters.horizon_hours * 3600:
         severity = Severity.INFO if confidence < _LIKELY else Severity.WARNING
     begin = moment(worst.begin)
-    blamed = facts.changed(place, begin - timedelta(hours=parameters.hours))
+    # what comes after its beginning is not to blame; a new image says more than that there was a rollout
+    before = [one for one in facts.changed(place, begin - timedelta(hours=parameters.hours)) if one.time <= begin + timedelta(minutes=10)]
+    blamed = sorted(before, key=lambda one: one.kind != "image")
     evidence = [
         Evidence(
             text=_(
