@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,7 +28,7 @@ from opslib.diagnosis.monitoring.facts import (
     ServiceUse,
     Then,
 )
-from opslib.diagnosis.monitoring.templates import PLACE, phrases, template
+from opslib.diagnosis.monitoring.templates import PLACE, families, phrases, template
 from opslib.environments import Links, Logs, Metrics
 from opslib.findings import Finding, Severity, Subject, Table
 from opslib.messages import use_language
@@ -484,11 +485,36 @@ def test_a_kind_is_new_only_where_the_earlier_days_could_be_searched() -> None:
 
 
 @pytest.mark.parametrize(
+    ("now", "same_hours", "lines", "count"),
+    [
+        (100, (10, 12, 9), (1, 1, 1), 1),
+        (100, (0, 0, 1), (1, 1, 1), 1),
+        (100, (0, 99, 0), (1, 1, 1), 0),  # it comes in bursts
+        (100, (10, 0, 0), (1, 0, 0), 0),  # one day of logs is no comparison
+        (25, (10, 12, 9), (1, 1, 1), 0),  # not so many times as much
+        (19, (0, 1, 0), (1, 1, 1), 0),  # too few to matter
+        (100, (), (1, 1, 1), 0),  # not known
+    ],
+)
+def test_a_kind_that_became_more_frequent(now: int, same_hours: tuple[int, ...], lines: tuple[int, ...], count: int) -> None:
+    kinds = (replace(kind(now, 500), same_hours=same_hours),)
+    assert len(found("logs.more_of_a_kind", logs=logs(templates=kinds, earlier_lines=lines))) == count
+
+
+def test_templates_that_differ_in_names_are_one_family_and_others_stay() -> None:
+    people = [f"no right for {who} here" for who in ("ann", "bob", "cid", "dan", "eve", "fay")]
+    others = ["disk is full now", "disk is gone now", *(f"{word} failed" for word in "abcdefgh")]
+    found = families([*people, *others])
+    assert {found[text] for text in people} == {"no right for <*> here"}
+    assert all(found[text] == text for text in others)
+
+
+@pytest.mark.parametrize(
     ("line", "text"),
     [
         ("order 4711 failed", "order <*> failed"),
         ("注文12345の処理に失敗しました", "注文<*>の処理に失敗しました"),
-        ("GET http://10.0.0.1:80/a?x=9 took 12ms", "GET <*>?x=<*> took <*>"),
+        ("GET http://10.0.0.1:80/a?x=9 took 12ms", "GET <*> took <*>"),
         ("user 'Ann' can't log in", "user <*> can't log in"),
         ("java.lang.NullPointerException\n\tat a.B(B.java:1)", "java.lang.NullPointerException"),
         ("id=3f2a9c, host=db-1", "id=<*>, host=<*>"),

@@ -162,8 +162,8 @@ class ErrorCount:
 class LogTemplate:
     """Lines that differ only in numbers, names in quotes and the like.
 
-    `earlier` counts them in the days before the window; None: they could not be searched for, so that nothing is known. `example` is one
-    line, without secrets.
+    `earlier` counts them in the days before the window; None: they could not be searched for, so that nothing is known. `same_hours` counts
+    them in the same window of each earlier day, yesterday's first; empty: not known. `example` is one line, without secrets.
     """
 
     text: str
@@ -173,6 +173,7 @@ class LogTemplate:
     example: str
     pod: str = ""
     first: datetime | None = None
+    same_hours: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,10 @@ from opslib.diagnosis.links import kibana_discover, kql
 from opslib.diagnosis.monitoring.facts import ErrorCount, Facts, Parameters
 from opslib.findings import Evidence, Finding, Link, Severity, Step, Subject
 from opslib.messages import _, _n
+from opslib.mining.rates import change
 
+SURE = 0.001
+"""A kind is called more frequent where chance alone makes it so less often than this: dozens of kinds are looked at every day."""
 LATE = timedelta(minutes=15)  # since the newest line: shippers are minutes behind at most
 
 
@@ -151,6 +154,44 @@ def new_templates(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
             links=_discover(facts, parameters, services[0]) if services else (),
             affected=tuple(Subject("Service", name, parameters.namespace) for name in services),
             since=template.first,
+        )
+
+
+def more_of_a_kind(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
+    """Kinds of errors that have become more frequent, where their service as a whole need not have."""
+    for template in (facts.logs.templates if facts.logs else None) or ():
+        earlier = [
+            count for count, lines in zip(template.same_hours, facts.logs.earlier_lines if facts.logs else (), strict=False) if lines
+        ]
+        if len(earlier) < 2 or not template.earlier or template.now < parameters.log_minimum or template.now <= max(earlier):
+            continue
+        found = change(template.now, earlier)
+        if found.ratio < parameters.log_factor or found.low <= 1 or found.chance >= SURE:
+            continue
+        services = sorted(template.services, key=lambda name: -template.services[name])
+        yield Finding(
+            check="logs.more_of_a_kind",
+            severity=Severity.WARNING,
+            subject=Subject("LogTemplate", template.text, parameters.namespace),
+            title=_("{services}: an error has become more frequent", services=services[:3]),
+            evidence=(
+                Evidence(
+                    text=_(
+                        "{now} lines in the window, in the same hours of earlier days {earlier}; at least {low} times as many, with 95 %"
+                        " confidence; one of them",
+                        now=template.now,
+                        earlier=[str(count) for count in earlier],
+                        low=f"{found.low:.1f}",
+                    ),
+                    quote=template.example,
+                    source="elasticsearch",
+                    reference=template.text,
+                    time=template.first,
+                ),
+            ),
+            steps=(Step(_("Read what it says; see which change, or which dependency, explains the time of its rise")),),
+            links=_discover(facts, parameters, services[0]) if services else (),
+            affected=tuple(Subject("Service", name, parameters.namespace) for name in services),
         )
 
 

@@ -1,22 +1,24 @@
 """Log lines as templates: what stays the same between two lines of one kind.
 
-A word with a digit in it (a number, an address, an id), and what stands in quotes, varies; the rest is the template. Only the first line of
-a message counts, so that stack traces of different depth are one template. The words that stay are what Elasticsearch is asked for, as
+What varies by its form (`opslib.mining.masks`), and what stands in quotes, is left out; the rest is the template. Only the first line of a
+message counts, so that stack traces of different depth are one template. The words that stay are what Elasticsearch is asked for, as
 phrases, so that a template can be counted over days without fetching a line.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-PLACE = "<*>"
+from opslib.mining.masks import PLACE, mask, together
+from opslib.mining.miner import Miner
+
+__all__ = ["PLACE", "families", "phrases", "template"]
+
 LONGEST = 240
 
 _QUOTED = re.compile(r"""(?<![\w])(["'`])(?:(?!\1).){0,80}\1(?![\w])""")
-# ASCII only: Japanese text has no spaces, so a number there must not take the words around it with it.
-_VARIABLE = re.compile(r"[A-Za-z0-9_.:/@%+*#~-]*[0-9][A-Za-z0-9_.:/@%+*#~-]*")
-_HEX = re.compile(r"\b[a-f]{8,}\b", re.IGNORECASE)
-_REPEATED = re.compile(rf"{re.escape(PLACE)}(?:[\s,;:|/._-]*{re.escape(PLACE)})+")
+# Colours of a terminal stay, as digits: to Elasticsearch they are one word with what they colour, which could not be found without them.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _WORD = re.compile(r"\w", re.UNICODE)
 
@@ -35,10 +37,7 @@ def template(message: str) -> str:
     line = _CONTROL.sub(" ", lines[0])
     if len(line) > LONGEST * 4:
         line = line[: LONGEST * 4].rpartition(" ")[0] or line[: LONGEST * 4]  # no half word at the end: it would not be found
-    line = _QUOTED.sub(PLACE, line)
-    line = _VARIABLE.sub(PLACE, line)
-    line = _HEX.sub(PLACE, line)
-    line = " ".join(_REPEATED.sub(PLACE, line).split())
+    line = " ".join(together(mask(_QUOTED.sub(PLACE, line))).split())
     if len(line) > LONGEST:
         line = line[:LONGEST].rpartition(" ")[0] or line[:LONGEST]
     return line if phrases(line) else ""
@@ -50,3 +49,20 @@ def phrases(text: str) -> tuple[str, ...]:
     words = [part for part in parts if _WORD.search(part)]
     longest = sorted(words, key=len, reverse=True)[:8]
     return tuple(part for part in words if part in longest)[:8]
+
+
+def families(texts: Iterable[str]) -> dict[str, str]:
+    """For each template that of its family: templates that differ only in words that vary, such as names of users, are one.
+
+    >>> sorted(set(families(f"no right for {who}" for who in ("ann", "bob", "cid", "dan", "eve", "fay")).values()))
+    ['no right for <*>']
+    """
+    known = list(dict.fromkeys(texts))
+    miner = Miner()
+    numbers = miner.add(known)
+    family = {number: template.text for template in miner.templates() if len(template.numbers) > 1 for number in template.numbers}
+    # A family of which little stays the same would count lines of other kinds too.
+    return {
+        text: family[number] if number in family and len(" ".join(phrases(family[number])).split()) > 2 else text
+        for text, number in zip(known, numbers, strict=True)
+    }

@@ -14,11 +14,12 @@ from opslib.diagnosis.monitoring.facts import (
     LogTemplate,
     Parameters,
 )
-from opslib.diagnosis.monitoring.templates import PLACE, phrases, template
+from opslib.diagnosis.monitoring.templates import PLACE, families, phrases, template
 from opslib.facts import Questions
 from opslib.facts.monitoring.searches import LogSearches
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import _
+from opslib.mining.traces import essence
 from opslib.sources.monitored import SearchResult
 from opslib.sources.redaction import MASK, redact
 
@@ -184,7 +185,9 @@ def _templates(elasticsearch: Elasticsearch, search: LogSearches, questions: Que
     examples: dict[str, tuple[str, str]] = {}
     for _round in range(TEMPLATE_ROUNDS):
         # A template of one or two words would hide most other lines from the next round.
-        without = [text for text in examples if len(" ".join(phrases(text)).split()) > 2 or not text.isascii()]
+        without = [
+            text for text in dict.fromkeys(families(examples).values()) if len(" ".join(phrases(text)).split()) > 2 or not text.isascii()
+        ]
         result = elasticsearch.search(search.sample(without), what=_("error lines"))
         fresh: Counter[str] = Counter()
         for service in result.aggregations["services"]["buckets"]:
@@ -193,9 +196,13 @@ def _templates(elasticsearch: Elasticsearch, search: LogSearches, questions: Que
                 text = template(line.replace(MASK, PLACE))
                 if text and text not in examples:
                     fresh[text] += 1
-                    examples.setdefault(text, (line[:2_000], str(_value(hit.get("_source", {}), settings.pod_field) or "")))
+                    examples.setdefault(text, (_shown(line), str(_value(hit.get("_source", {}), settings.pod_field) or "")))
         if not fresh or len(examples) >= MOST_TEMPLATES:
             break
+    for text, family in families(examples).items():
+        if family != text:
+            examples.setdefault(family, examples[text])
+            del examples[text]
     texts = list(examples)[:MOST_TEMPLATES]
     if not texts:
         return (), 0
@@ -214,6 +221,7 @@ def _templates(elasticsearch: Elasticsearch, search: LogSearches, questions: Que
                 services={str(item["key"]): item["doc_count"] for item in bucket["services"]["buckets"]},
                 now=bucket["doc_count"],
                 earlier=those[f"t{number}"]["doc_count"] if known else None,
+                same_hours=_same_hours(those[f"t{number}"], search) if known else (),
                 example=line,
                 pod=pod,
                 first=_moment(bucket["first"].get("value")),
@@ -221,6 +229,16 @@ def _templates(elasticsearch: Elasticsearch, search: LogSearches, questions: Que
         )
     found.sort(key=lambda item: (item.earlier != 0, -item.now, item.text))
     return tuple(found), these["other"]["doc_count"]
+
+
+def _shown(line: str) -> str:
+    """A line as an example; of a stack trace only what it is about."""
+    return (essence(line).text if "\n" in line.strip() else line)[:2_000]
+
+
+def _same_hours(bucket: Any, search: LogSearches) -> tuple[int, ...]:
+    days = bucket["days"]["buckets"]
+    return tuple(days[name]["doc_count"] for name in search.days())
 
 
 def _histogram(result: SearchResult | None) -> pandas.DataFrame | None:

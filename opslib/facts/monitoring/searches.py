@@ -43,12 +43,16 @@ class LogSearches:
         """A query for the errors of a time."""
         return {"bool": {"filter": [span, self._errors, *self._where, *others]}}
 
+    def days(self) -> dict[str, Any]:
+        """The same window on each of the earlier days, yesterday's first."""
+        return {f"day{day}": self._same_window(day) for day in range(1, self._parameters.baseline_days + 1)}
+
+    def _same_window(self, day: int) -> dict[str, Any]:
+        return self._range(self._now - self._window - timedelta(days=day), self._now - timedelta(days=day))
+
     def counts(self) -> dict[str, Any]:
         """Errors by service, in the window and in the same window of earlier days; only those windows are read."""
-        slices = {
-            f"day{day}": self._range(self._now - self._window - timedelta(days=day), self._now - timedelta(days=day))
-            for day in range(self._parameters.baseline_days + 1)
-        }
+        slices = {"day0": self._same_window(0), **self.days()}
         services = {"terms": {"field": self.settings.service_field, "size": MOST_LOG_SERVICES, "missing": "-"}}
         return {
             "size": 0,
@@ -118,7 +122,7 @@ class LogSearches:
         }
 
     def by_template(self, templates: Sequence[str], span: dict[str, Any]) -> dict[str, Any]:
-        """How many errors each template covers, by service, and since when; and how many none does."""
+        """How many errors each template covers, by service, since when, and in the same hours of earlier days; and how many none does."""
         return {
             "size": 0,
             "track_total_hits": False,
@@ -132,6 +136,7 @@ class LogSearches:
                     "aggs": {
                         "services": {"terms": {"field": self.settings.service_field, "size": MOST_LOG_SERVICES, "missing": "-"}},
                         "first": {"min": {"field": self.settings.time_field}},
+                        "days": {"filters": {"filters": self.days()}},
                     },
                 }
             },
