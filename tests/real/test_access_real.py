@@ -23,6 +23,8 @@ from opslib.facts.sources import Sources
 from opslib.findings import Finding
 from opslib.lab import faults, player
 from opslib.lab.installation import MANIFESTS
+from opslib.lab.velero import Velero
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from opslib.sources.transport import Exchange
@@ -64,8 +66,10 @@ OF_EVERY_CHAPTER = ("get", "namespaces")
 
 
 @pytest.fixture(scope="module")
-def broken(any_cluster: RealLab) -> Iterator[RealLab]:
-    """A cluster with several faults in it, and with the kinds that the monitoring and backup operators define."""
+def broken(any_cluster: RealLab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealLab]:
+    """A cluster with several faults in it, with the kinds that the monitoring and backup operators define, and with Velero, one of whose
+    backups failed in part.
+    """
     files = sorted(MANIFESTS.glob("2*.yaml"))
     manifests = [obj for file in files for obj in yaml.safe_load_all(file.read_text("utf-8")) if obj]
     definitions = [obj for obj in manifests if obj["kind"] == "CustomResourceDefinition"]
@@ -73,10 +77,27 @@ def broken(any_cluster: RealLab) -> Iterator[RealLab]:
         any_cluster.api.apply(obj)
     for fault in (*FAULTS, faults.parse(OWNERS, "owners")):
         player.apply_fault(any_cluster.api, fault, namespace=NAMESPACE, logs=any_cluster.logs)
-    yield any_cluster
+    velero = Velero(any_cluster.api, tmp_path_factory.mktemp("velero"), tick_seconds=0.2)
+    velero.install()
+    velero.start()
+    try:
+        _fail_in_part(any_cluster)
+        yield any_cluster
+    finally:
+        velero.close()
     player.reset(any_cluster.api, logs=any_cluster.logs)
     for obj in (*definitions, *_role([])):
         any_cluster.api.delete(any_cluster.api.path_of(obj))
+
+
+def _fail_in_part(cluster: RealLab) -> None:
+    path = "/apis/velero.io/v1/namespaces/velero"
+    location = f"{path}/backupstoragelocations/default"
+    until(lambda: cluster.api.get(location).get("status", {}).get("phase") == "Available", "the location is available")
+    backup = {"apiVersion": "velero.io/v1", "kind": "Backup", "metadata": {"name": "in-part", "namespace": "velero"}}
+    cluster.api.create({**backup, "spec": {"includedNamespaces": ["velero"]}})
+    until(lambda: cluster.api.get(f"{path}/backups/in-part").get("status", {}).get("phase") == "Completed", "the backup is taken")
+    cluster.api.patch(f"{path}/backups/in-part", {"status": {"phase": "PartiallyFailed"}})
 
 
 def _role(rights: list[Right]) -> list[dict[str, object]]:
@@ -146,8 +167,11 @@ def asked(exchange: Exchange) -> tuple[str, str] | None:
     match = _PATH.fullmatch(exchange.request.path)
     if exchange.system != "kubernetes" or match is None or match["resource"].startswith("selfsubject"):
         return None
-    assert exchange.request.method == "GET"
     resource = ".".join(part for part in (match["resource"], match["group"]) if part)
+    if exchange.request.method == "POST":
+        assert resource == "downloadrequests.velero.io", "a chapter makes nothing else"
+        return "create", resource
+    assert exchange.request.method == "GET"
     return ("get" if match["name"] else "list", f"{resource}/{match['sub']}" if match["sub"] else resource)
 
 
