@@ -111,7 +111,7 @@ def drain(
         deadline_seconds=patience_seconds + 120,
     )
     cautions = [_("{pod}: {why}", pod=one.name, why=one.why) for one in going if one.why is not None]
-    cautions += _budgets(system, going) + _lonely(system, going)
+    cautions += held_up_by(system, going) + _lonely(system, going)
     labels: dict[str, list[dict[str, str]]] = {}
     for one in going:
         labels.setdefault(one.pod["metadata"]["namespace"], []).append(one.pod["metadata"].get("labels", {}))
@@ -197,7 +197,7 @@ def _eviction(system: KubernetesSystem, one: Departure, patience_seconds: float)
     )  # fmt: skip
 
 
-def _budgets(system: KubernetesSystem, going: Iterable[Departure]) -> list[Message]:
+def held_up_by(system: KubernetesSystem, going: Iterable[Departure]) -> list[Message]:
     """The budgets that allow nothing now, with the pods that wait for them."""
     waiting: dict[str, list[str]] = {}
     full = [one for one in system.cluster.whole_list("poddisruptionbudgets.policy") if not one.get("status", {}).get("disruptionsAllowed")]
