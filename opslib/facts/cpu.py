@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Frames = Mapping[str, pandas.DataFrame | None]
 
 _POINTS = 240
-_STEP_MINUTES = 15  # between two values of the history
+_STEP_MINUTES = 20  # between two values of the history
 _MOST_CURVES = 12
 _USED = "container_cpu_usage_seconds_total"
 _THROTTLED, _PERIODS = "container_cpu_cfs_throttled_periods_total", "container_cpu_cfs_periods_total"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Frames = Mapping[str, pandas.DataFrame | None]
 
 _POINTS = 240  # of a curve
-_STEP_MINUTES = 15  # between two values of the history
+_STEP_MINUTES = 30  # between two values of the history
 _PODS_OF_ONE = 3  # pods of one workload that are looked at closely
 _WORKING_SET = "container_memory_working_set_bytes"
 _LAST_REASON = "kube_pod_container_status_last_terminated_reason"
@@ -132,8 +132,9 @@ class _Reader:
     def _ask_history(self, rows: list[Place]) -> dict[str, Answer[pandas.DataFrame]]:
         if not rows:
             return {}
-        value = Containers(self.metrics, self.parameters.namespace, rows).usage(_WORKING_SET)
-        queries = containers.history(value, self.parameters.history_days, _STEP_MINUTES)
+        some, days = Containers(self.metrics, self.parameters.namespace, rows), self.parameters.history_days
+        queries = containers.history(some.usage(_WORKING_SET), days, _STEP_MINUTES)
+        queries["peak"] = placed("max", some.usage(_WORKING_SET, over=f"max_over_time(%s[{days}d])"))  # every sample, and cheaper
         return {name: self.asker.ask(_("memory over the last days"), promql) for name, promql in queries.items()}
 
     def _curves(
