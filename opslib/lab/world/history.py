@@ -94,7 +94,7 @@ class History:
         self._days: OrderedDict[tuple[str, int], dict[str, Rates]] = OrderedDict()
         self._sums: OrderedDict[tuple[str, int], Floats] = OrderedDict()
         self._before: dict[str, list[Floats]] = {}
-        self._moments: dict[str, tuple[npt.NDArray[np.complex128], Floats]] = {}  # row + time * 1j in order, and what was counted then
+        self._counts: dict[str, tuple[npt.NDArray[np.complex128], Floats]] = {}  # row + time * 1j in order, and what was counted then
         self._lock = threading.RLock()
 
     @property
@@ -111,10 +111,10 @@ class History:
             self._days.update((key, values) for key, values in other._days.items() if key[1] < day and key[0] != "node_cores")
             self._sums.update((key, values) for key, values in other._sums.items() if key[1] < day and key[0] != "node_cores")
             self._before.update((name, before[: day + 1]) for name, before in other._before.items() if name != "node_cores")
-            for name, (moments, counted) in other._moments.items():
+            for name, (moments, counted) in other._counts.items():
                 same = moments.imag < since - SLOT
                 if name != "node_cores":
-                    self._moments[name] = moments[same], counted[same]
+                    self._counts[name] = moments[same], counted[same]
 
     def forget(self) -> None:
         """Give the memory of what was computed back; where each day begins, and what was counted when a container began, is kept."""
@@ -154,12 +154,12 @@ class History:
         known = np.isfinite(times)
         asked, back = np.unique(rows[known] + 1j * times[known], return_inverse=True)
         with self._lock:
-            moments, counted = self._moments.get(name, (np.empty(0, np.complex128), np.empty(0)))
+            moments, counted = self._counts.get(name, (np.empty(0, np.complex128), np.empty(0)))
             new = np.setdiff1d(asked, moments, assume_unique=True)
             if len(new):
                 moments, counted = np.concatenate((moments, new)), np.concatenate((counted, self._counted(name, new)))
                 order = np.argsort(moments)
-                self._moments[name] = moments, counted = moments[order], counted[order]
+                self._counts[name] = moments, counted = moments[order], counted[order]
         result[known] = counted[np.searchsorted(moments, asked)][back]
         return result
 
