@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-from opslib.actions.kubernetes import services_of
+from opslib.actions.kubernetes import KubernetesSystem, services_of
 from opslib.actions.plans import Condition, Plan, Reach, Step, make
 from opslib.actions.systems import ABSENT, Preview
 from opslib.environments import Environment
@@ -423,7 +423,7 @@ def heap_dump(
     InputError
         The pod or container is not there or does not run, the runtime is not known, or a value is not one.
     """
-    found, chosen = _look(system, pod, namespace, container)
+    found, chosen = _look(system.cluster, pod, namespace, container)
     limit_bytes = value_of(limit)
     if limit_bytes is None or limit_bytes < 1:
         raise InputError(_("{value} is no size", value=one_line(limit)), _("Write it like 8Gi"))
@@ -462,7 +462,7 @@ def processes(system: Dumps, environment: Environment, requester: str, pod: str,
     InputError
         The pod or container is not there or does not run.
     """
-    found, chosen = _look(system, pod, namespace, container)
+    found, chosen = _look(system.cluster, pod, namespace, container)
     name = f"{datetime.now(environment.zone):%Y%m%d-%H%M%S}-{pod}-{chosen.name}-processes.txt"
     what = _("List the processes of {pod} ({container})", pod=f"{namespace}/{pod}", container=chosen.name)
     recipe = _Recipe([], _PROCESSES, "", _("Command lines may hold passwords: the list is for your eyes only"))
@@ -470,6 +470,56 @@ def processes(system: Dumps, environment: Environment, requester: str, pod: str,
         system, environment, requester, found, chosen, what, f"dumps/{name}", recipe, folder="", limit_bytes=_LIST_BYTES,
         cautions=[recipe.caution],
     )  # fmt: skip
+
+
+def debug(
+    system: KubernetesSystem,
+    environment: Environment,
+    requester: str,
+    pod: str,
+    namespace: str,
+    container: str = "",
+    *,
+    image: str = "busybox:1.37",
+    minutes: int = 60,
+) -> Plan:
+    """A debug container beside one whose image has no tools, as ``kubectl debug --target`` makes it; it ends by itself.
+
+    Parameters
+    ----------
+    image
+        With the tools: a shell, ``ps``, ``top``.
+    minutes
+        How long it stays.
+
+    Raises
+    ------
+    InputError
+        The pod or container is not there or does not run.
+    """
+    found, chosen = _look(system.cluster, pod, namespace, container)
+    name = f"opslib-{datetime.now(environment.zone):%m%d-%H%M%S}"
+    body = {
+        "name": name, "image": image, "command": ["sleep", str(minutes * 60)], "targetContainerName": chosen.name,
+        "imagePullPolicy": "IfNotPresent",
+    }  # fmt: skip
+    request = {
+        "verb": "patch", "resource": "pods", "namespace": namespace, "name": pod, "subresource": "ephemeralcontainers",
+        "body": {"spec": {"ephemeralContainers": [body]}},
+    }  # fmt: skip
+    what = _("Add the debug container {name} ({image}) beside {container} of {pod}", name=name, image=image, container=chosen.name, pod=pod)
+    before, preview = system.observe(request), system.preview(request)
+    step = Step(
+        what=what.text(), system=system.name, request=request, before=before, after=preview.after, difference=preview.difference,
+        why_no_inverse=_("a pod keeps its debug containers; this one ends by itself after {count} min", count=minutes).text(),
+    )  # fmt: skip
+    inside = command("kubectl", *environment.kubernetes.kubectl_options, "exec", "-n", namespace, "-it", pod, "-c", name, "--", "top")
+    cautions = [
+        _("It sees the processes of {container} and what they hold", container=chosen.name),
+        _("Then: {command}", command=inside),
+    ]
+    reach = Reach(namespaces=[namespace], services=services_of(system.cluster, {namespace: [found.metadata.labels]}))
+    return make(system, environment, requester, "exec", what.text(), [step], reach=reach, cautions=cautions)
 
 
 def _plan(
@@ -497,9 +547,9 @@ def _plan(
     return make(system, environment, requester, "exec", what.text(), [step], reach=reach, cautions=cautions, verify=[verify])
 
 
-def _look(system: Dumps, pod: str, namespace: str, container: str) -> tuple[Pod, Container]:
+def _look(cluster: Kubernetes, pod: str, namespace: str, container: str) -> tuple[Pod, Container]:
     try:
-        found = system.cluster.get(Pod, "pods", pod, namespace)
+        found = cluster.get(Pod, "pods", pod, namespace)
     except NotFound as error:
         raise InputError(
             _("There is no {what} in {namespace}", what=f"pod/{one_line(pod)}", namespace=one_line(namespace)),

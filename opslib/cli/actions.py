@@ -397,10 +397,25 @@ def _dumps() -> list[click.Command]:
             help=str(_("List the processes in a container, into a file.")),
             epilog=examples("opslib plan processes catalog-6d5f-x2x9q -n shop --env prod"),
         ),
+        click.Command(
+            "debug",
+            callback=_dump("debug", system="kubernetes"),
+            params=[
+                pod,
+                _namespace(),
+                container,
+                click.Option(["--image"], default="busybox:1.37", show_default=True, help=str(_("Image with the tools."))),
+                click.Option(["--minutes"], type=click.IntRange(1, 1440), default=60, show_default=True, help=str(_("How long it stays."))),
+                _environment(),
+                _outputs(),
+            ],
+            help=str(_("Add a debug container beside one whose image has no tools; it ends by itself.")),
+            epilog=examples("opslib plan debug gateway-7c9d-b5k2p -n shop -c gateway --env prod"),
+        ),
     ]
 
 
-def _dump(name: str) -> Callable[..., None]:
+def _dump(name: str, system: str = "dumps") -> Callable[..., None]:
     """The callback of a planning command that `opslib.actions.dumps` has a function for."""
 
     def run(environment: str, outputs: Path, **values: Any) -> None:
@@ -408,7 +423,7 @@ def _dump(name: str) -> Callable[..., None]:
 
         desk = _desk(environment, outputs)
         given = {key: value for key, value in values.items() if value is not None}
-        plan: Plan = getattr(dumps, name)(desk.systems["dumps"], desk.environment, desk.who, **given)
+        plan: Plan = getattr(dumps, name)(desk.systems[system], desk.environment, desk.who, **given)
         _keep(desk, plan)
 
     return run

@@ -16,8 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opslib import environments
+from opslib.actions import dumps, pipeline
+from opslib.actions.kubernetes import KubernetesSystem
+from opslib.actions.pipeline import Desk
 from opslib.diagnosis.usage import Place, Series, before_after
 from opslib.environments import Environment, Metrics
+from opslib.errors import InputError
 from opslib.facts import Questions, containers
 from opslib.facts.containers import Containers, placed, series_of, workload_of
 from opslib.facts.sources import Sources
@@ -160,6 +164,21 @@ def test_without_a_prometheus_the_cluster_is_read_all_the_same(slug: str, enviro
     assert facts.uses is None
     assert facts.cluster.kinds
     assert [finding.check for finding in findings] == ["gap.prometheus"]
+
+
+def test_a_debug_container_is_added_beside_one_without_tools(any_lab: RealLab, environment: Environment, tmp_path: Path) -> None:
+    system = KubernetesSystem(Sources(environment).kubernetes)
+    desk = Desk(environment, tmp_path, {"kubernetes": system}, "hitomi")
+    name = any_lab.api.list("/api/v1/namespaces/shop/pods", labels="app=gateway")[0]["metadata"]["name"]
+    plan = dumps.debug(system, environment, "hitomi", name, "shop", minutes=5)
+    assert plan.action == "exec"
+    assert "ephemeralContainers" in plan.steps[0].difference
+    pipeline.file_plan(desk, plan)
+    pipeline.execute(desk, plan)
+    [added] = any_lab.api.get(f"/api/v1/namespaces/shop/pods/{name}")["spec"]["ephemeralContainers"]
+    assert (added["targetContainerName"], added["command"]) == ("gateway", ["sleep", "300"])
+    with pytest.raises(InputError, match="executed"):
+        pipeline.execute(desk, plan)
 
 
 def test_a_leak_is_found_with_its_release_and_nothing_else_is(
