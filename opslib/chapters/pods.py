@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from opslib.diagnosis.pods import diagnose
+from opslib.diagnosis.pods import diagnose, timeline
 from opslib.diagnosis.pods.cases import cases, exit_meaning, onset
 from opslib.diagnosis.pods.changes import changes_of
 from opslib.diagnosis.pods.facts import Change, Facts, Log, owner_of
@@ -223,6 +223,73 @@ def changes_table(facts: Facts) -> Table:
         empty=_("No change of a workload, ConfigMap, Secret or node near it is known."),
         note=_("A change near the beginning is a hint, not a proof."),
     )
+
+
+def timeline_table(facts: Facts, found: Sequence[Finding]) -> Table:
+    """Changes, alerts, silences and the beginning of each trouble, the oldest first.
+
+    Columns: time, kind, object, what (text), rank (count: of changes, from the nearest before trouble that depends on it).
+    """
+    rows = [(item.time, _kinds()[item.kind], str(item.subject), item.text, item.rank or None) for item in timeline.timeline(facts, found)]
+    return Table(
+        name="timeline",
+        title=_("Changes and symptoms"),
+        columns=(
+            Column("time", _("Time"), Unit.TIME),
+            Column("kind", _("Kind")),
+            Column("object", _("Object")),
+            Column("what", _("What")),
+            Column("rank", _("Rank"), Unit.COUNT, _("Of a change: 1 stands nearest before trouble that depends on it")),
+        ),
+        rows=rows[-MOST_ROWS:],
+        empty=_("No change, alert or trouble with a known time."),
+        note=_("A change near the beginning is a hint, not a proof."),
+    )
+
+
+def timeline_plot(facts: Facts, found: Sequence[Finding], zone: tzinfo) -> Figure:
+    """Changes, alerts, silences and symptoms on one time axis, a row an object, each kind with a mark of its own."""
+    from opslib.chapters import plotting
+
+    moments = timeline.timeline(facts, found)
+    names = list(dict.fromkeys(str(item.subject) for item in moments if item.kind != timeline.SILENCE))[:MOST_BARS]
+    if any(item.kind == timeline.SILENCE for item in moments):
+        names.append(_SILENCES)
+    figure, axes = plotting.new_figure(_("Changes and symptoms"), height=max(2.0, 1.1 + 0.32 * len(names)))
+    if not names:
+        plotting.no_data(axes, _("No change, alert or trouble with a known time."))
+        return figure
+    rows = {name: number for number, name in enumerate(names)}
+    for number, (kind, label) in enumerate(_kinds().items()):
+        mine = [(item.time, rows[name]) for item in moments if item.kind == kind and (name := _row(item)) in rows]
+        if not mine:
+            continue
+        style: dict[str, Any] = {"color": plotting.PALETTE[number], "marker": "|^Xs"[number], "markersize": (16, 7, 8, 6)[number]}
+        times = [time for time, _place in mine]
+        axes.plot(times, [place for _time, place in mine], linestyle="none", label=plotting.label(label), **style)  # type: ignore[arg-type]
+        if kind == timeline.CHANGE:
+            axes.vlines(times, -0.6, len(names) - 0.4, color=plotting.GREY, linestyle=":", linewidth=0.8)  # type: ignore[arg-type]
+    axes.set_yticks(range(len(names)), [plotting.label(_("Silences") if name == _SILENCES else name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    plotting.time_axis(axes, zone)
+    plotting.legend(axes)
+    return figure
+
+
+_SILENCES = ""
+
+
+def _row(item: timeline.Moment) -> str:
+    return _SILENCES if item.kind == timeline.SILENCE else str(item.subject)
+
+
+def _kinds() -> dict[str, Message]:
+    return {
+        timeline.CHANGE: _("change"),
+        timeline.SYMPTOM: _("beginning of trouble"),
+        timeline.ALERT: _("alert"),
+        timeline.SILENCE: _("silence"),
+    }
 
 
 def restart_table(found: Sequence[Finding]) -> Table:

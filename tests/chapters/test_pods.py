@@ -11,9 +11,11 @@ import pytest
 from pydantic import ValidationError
 
 from opslib.chapters import pods
+from opslib.diagnosis.pods.facts import Alerted
 from opslib.findings import Finding, Severity, Subject, Table
 from opslib.messages import text_of
 from opslib.sources import objects
+from opslib.sources.monitored import Silence, SilenceMatcher
 from opslib.sources.objects import convert
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -249,3 +251,25 @@ def test_every_parameter_is_described_in_both_languages() -> None:
     assert {name: field.description for name, field in pods.Parameters.model_fields.items()} == {
         name: text.text("en") for name, text in pods.Parameters.LABELS.items()
     }
+
+
+def test_changes_and_symptoms_stand_on_one_axis() -> None:
+    facts = make(
+        alerts=(Alerted(name="CrashLooping", labels={"namespace": "shop", "pod": "web-a"}, since=NOW - timedelta(minutes=18)),),
+        silences=(
+            Silence(
+                id="1", created_by="tanaka", starts_at=NOW - timedelta(minutes=10), matchers=[SilenceMatcher(name="service", value="web")]
+            ),
+        ),
+    )
+    table = pods.timeline_table(facts, found(facts))
+    kinds = [text_of(row[1], "en") for row in table.rows]
+    assert [kind for kind in kinds if kind != "change"] == ["beginning of trouble", "alert", "silence"]
+    rollout = next(row for row in table.rows if "revision 2" in text_of(row[3], "en"))
+    assert rollout[4] == 1
+    assert "tanaka" in text_of(table.rows[-1][3], "en")
+    axes = pods.timeline_plot(facts, found(facts), UTC).axes[0]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert len(legend.get_texts()) == 4
+    assert pods.timeline_plot(make(pods=(), workloads={}), [], UTC).axes[0].texts

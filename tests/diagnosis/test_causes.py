@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -197,7 +198,7 @@ def test_a_store_that_nobody_measures_is_suspected_when_nothing_else_is_left() -
     store = workload("StatefulSet", "db", "spec: {template: {metadata: {labels: {app: db}}}}")
     calls = ((Subject("Deployment", "stock", "shop"), ("shop", "db")), (Subject("Deployment", "review", "shop"), ("shop", "db")))
     slow = (measured("slow", "stock", 20, 3.0, usual=0.1),)
-    known = {"workloads": (*services("stock", "review"), store), "measured": slow, "calls": calls}
+    known: dict[str, Any] = {"workloads": (*services("stock", "review"), store), "measured": slow, "calls": calls}
     answer = diagnose(facts(busy={("shop", "stock"): (5.0, 5.0)}, **known))
     assert answer[0].check == "dependency.slow"
     assert answer[0].subject == Subject("StatefulSet", "db", "shop")
