@@ -468,6 +468,29 @@ def log_errors_figure(facts: Facts) -> Figure:
     return figure
 
 
+def templates_figure(facts: Facts) -> Figure:
+    """The first kinds of errors over the last day, one small plot each above the same axis of time; what is new comes first."""
+    logs = facts.logs
+    frame = logs.templates_over_time if logs else None
+    texts = [] if frame is None else list(dict.fromkeys(frame["template"]))
+    title = _("Kinds of errors over the last day")
+    if frame is None or not texts:
+        figure, axes = plotting.new_figure(title)
+        plotting.no_data(axes, NOT_READ if logs is None or logs.templates is None else _("No errors in the logs."))
+        return figure
+    figure, rows = plotting.stacked_figure(title, len(texts))
+    new = {template.text for template in (logs.templates if logs else None) or () if template.earlier == 0}
+    for axes, text in zip(rows, texts, strict=True):
+        of = frame[frame["template"] == text]
+        axes.fill_between(of["time"].to_numpy(), of["count"].to_numpy(), step="post", color="#BBBBBB", linewidth=0)
+        axes.plot(of["time"].to_numpy(), of["count"].to_numpy(), color="black", linewidth=1, drawstyle="steps-post")
+        axes.set_ylim(bottom=0)
+        shown = _("new: {kind}", kind=text) if text in new else text
+        axes.set_title(plotting.label(shown, 110), loc="left", fontsize=8, pad=2)
+    plotting.time_axis(rows[-1], facts.zone)
+    return figure
+
+
 # --- the pages themselves -------------------------------------------------------------------------------------------------------------
 
 

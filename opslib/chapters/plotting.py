@@ -59,6 +59,23 @@ def new_figure(title: Text = "", *, width: float = 9.6, height: float = 3.4, x_l
     return figure, axes
 
 
+def stacked_figure(title: Text, count: int, *, width: float = 9.6, row_height: float = 0.75) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` low sets of axes above each other, which share the x axis."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    _use_fonts()
+    figure = Figure(figsize=(width, 0.8 + row_height * count), dpi=100, layout="constrained")
+    stacked = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+    for axes in stacked:
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        axes.tick_params(labelsize=8)
+        axes.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+    figure.suptitle(label(title, 100), x=0.01, ha="left", fontsize=11)
+    return figure, stacked
+
+
 def label(text: object, width: int = 48) -> str:
     """Text for a plot, on one line: a message in the reader's language, or data from outside.
 

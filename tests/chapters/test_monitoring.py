@@ -501,6 +501,17 @@ def test_a_kind_that_became_more_frequent(now: int, same_hours: tuple[int, ...],
     assert len(found("logs.more_of_a_kind", logs=logs(templates=kinds, earlier_lines=lines))) == count
 
 
+def test_each_kind_has_its_own_small_plot_and_new_ones_say_so() -> None:
+    frame = pandas.concat([over_time(1, 2, 3), over_time(0, 0, 9)]).rename(columns={"service": "template"})
+    frame["template"] = ["boom <*>"] * 3 + ["注文<*>の失敗"] * 3
+    of = logs(templates=(kind(9, 0),), templates_over_time=frame)
+    figure = monitoring.templates_figure(Facts(now=NOW, environment="x", logs=of))
+    new, known = (axes.get_title(loc="left") for axes in figure.axes)
+    assert new.endswith(": boom <*>")
+    assert known == "注文<*>の失敗"
+    assert [list(axes.lines[0].get_ydata()) for axes in figure.axes] == [[1, 2, 3], [0, 0, 9]]
+
+
 def test_templates_that_differ_in_names_are_one_family_and_others_stay() -> None:
     people = [f"no right for {who} here" for who in ("ann", "bob", "cid", "dan", "eve", "fay")]
     others = ["disk is full now", "disk is gone now", *(f"{word} failed" for word in "abcdefgh")]
@@ -612,6 +623,7 @@ def test_every_figure_is_drawn_in_both_languages_from_any_facts(language: str, o
             monitoring.errors_figure(of(), PARAMETERS),
             monitoring.alerts_figure(of(), PARAMETERS),
             monitoring.log_errors_figure(of()),
+            monitoring.templates_figure(of()),
         ):
             picture = io.BytesIO()
             figure.savefig(picture, format="png")

@@ -265,9 +265,13 @@ def test_only_the_kind_that_was_never_seen_is_new(logs: Environment) -> None:
         found = kinds[template(kind.format(n=7))]
         assert set(found.services) == {"cart", "orders"}
         assert found.now + (found.earlier or 0) == 2 * 6 * len(range(KINDS.index(kind), 30, 4))
-        assert (found.earlier or 0) > 0
+        assert 0 < sum(found.same_hours) <= (found.earlier or 0)
     new = kinds[template(NEW.format(n=7))]
     assert (new.now, new.earlier, new.services) == (90, 0, {"orders": 90})
+    assert sum(new.same_hours) == 0
+    rates = facts.logs.templates_over_time
+    assert rates is not None
+    assert rates[rates["template"] == new.text]["count"].sum() == 90
     assert facts.logs.uncovered == 0
     found_new = {finding.subject.name: finding for finding in findings if finding.check == "logs.new"}
     assert found_new[new.text].severity is Severity.WARNING

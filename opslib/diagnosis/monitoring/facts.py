@@ -181,7 +181,7 @@ class LogFacts:
     """Errors in the logs. `lines` are all lines of the window, of any level; `newest` is the time of the newest line at all.
 
     `earlier_lines` are all lines of the same window of earlier days; `uncovered` are errors that no template covers; `over_time` has the
-    columns service, time and count, of the last day.
+    columns service, time and count, of the last day; `templates_over_time` the columns template, time and count, of the first templates.
     """
 
     lines: int
@@ -191,6 +191,7 @@ class LogFacts:
     templates: tuple[LogTemplate, ...] | None
     uncovered: int = 0
     over_time: pandas.DataFrame | None = None
+    templates_over_time: pandas.DataFrame | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

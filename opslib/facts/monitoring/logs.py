@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MOST_TEMPLATES = 60
 TEMPLATE_ROUNDS = 4
+DRAWN_TEMPLATES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,11 @@ def read(elasticsearch: Elasticsearch, parameters: Parameters, questions: Questi
     ]
     services = sorted({service for day in errors for service in day}, key=lambda name: (-errors[0].get(name, 0), str(name)))
     found, uncovered = (templates.get() if templates else None) or (None, 0)
+    drawn = [template.text for template in (found or ())[:DRAWN_TEMPLATES]]
+    rates = questions.ask(
+        _("kinds of errors over the last day"),
+        lambda: elasticsearch.search(search.templates_over_time(drawn), what=_("kinds of errors over time")) if drawn else None,
+    )
     return LogFacts(
         lines=lines[0],
         newest=_moment(last.aggregations["newest"].get("value")),
@@ -130,6 +136,7 @@ def read(elasticsearch: Elasticsearch, parameters: Parameters, questions: Questi
         templates=found,
         uncovered=uncovered,
         over_time=_histogram(over_time.get()),
+        templates_over_time=_template_rates(rates.get(), drawn),
     )
 
 
@@ -243,16 +250,23 @@ def _same_hours(bucket: Any, search: LogSearches) -> tuple[int, ...]:
 
 def _histogram(result: SearchResult | None) -> pandas.DataFrame | None:
     """Columns service, time (UTC) and count."""
+    return _frame("service", {str(part["key"]): part for part in result.aggregations["services"]["buckets"]}) if result else None
+
+
+def _template_rates(result: SearchResult | None, texts: Sequence[str]) -> pandas.DataFrame | None:
+    """Columns template, time (UTC) and count; the templates in their order."""
+    return (
+        _frame("template", {text: result.aggregations["templates"]["buckets"][f"t{at}"] for at, text in enumerate(texts)})
+        if result
+        else None
+    )
+
+
+def _frame(name: str, parts: Mapping[str, Any]) -> pandas.DataFrame:
     import pandas
 
-    if result is None:
-        return None
-    rows = [
-        (str(service["key"]), bucket["key"], bucket["doc_count"])
-        for service in result.aggregations["services"]["buckets"]
-        for bucket in service["over_time"]["buckets"]
-    ]
-    frame = pandas.DataFrame(rows, columns=["service", "time", "count"])
+    rows = [(part, bucket["key"], bucket["doc_count"]) for part, of in parts.items() for bucket in of["over_time"]["buckets"]]
+    frame = pandas.DataFrame(rows, columns=[name, "time", "count"])
     frame["time"] = pandas.to_datetime(frame["time"].astype("int64"), unit="ms", utc=True)
     return frame
 

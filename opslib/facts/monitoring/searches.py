@@ -65,6 +65,16 @@ class LogSearches:
 
     def over_time(self) -> dict[str, Any]:
         """Errors by service over the last day, in quarters of the window."""
+        services = {"terms": {"field": self.settings.service_field, "size": 20, "missing": "-"}}
+        return self._over_time("services", services)
+
+    def templates_over_time(self, templates: Sequence[str]) -> dict[str, Any]:
+        """Errors by template over the last day, in quarters of the window."""
+        return self._over_time(
+            "templates", {"filters": {"filters": {f"t{at}": self.of_template(text) for at, text in enumerate(templates)}}}
+        )
+
+    def _over_time(self, name: str, parts: dict[str, Any]) -> dict[str, Any]:
         start = self._now - max(timedelta(days=1), self._window * 4)
         seconds = max(60, int(self._window.total_seconds() // 4))
         histogram = {
@@ -78,12 +88,7 @@ class LogSearches:
             "size": 0,
             "track_total_hits": False,
             "query": self.errors(self._range(start, self._now)),
-            "aggs": {
-                "services": {
-                    "terms": {"field": self.settings.service_field, "size": 20, "missing": "-"},
-                    "aggs": {"over_time": {"date_histogram": histogram}},
-                }
-            },
+            "aggs": {name: parts | {"aggs": {"over_time": {"date_histogram": histogram}}}},
         }
 
     def newest(self) -> dict[str, Any]:
