@@ -33,6 +33,7 @@ CHAPTERS = (
     Chapter("3.2", "backup", _("Backup and restore")),
     Chapter("3.3", "patching", _("Patching")),
     Chapter("4.1", "pods", _("Pod failures")),
+    Chapter("4.2", "nodes", _("Node failures")),
     Chapter("4.3", "cpu", _("High CPU use")),
     Chapter("4.3", "memory", _("High memory use")),
     Chapter("4.3", "disk", _("High disk use")),

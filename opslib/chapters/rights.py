@@ -117,6 +117,13 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
         Right("get", "cronjobs.batch", _("the CronJob of a Job that failed")),
         Right("list", "horizontalpodautoscalers.autoscaling", _("autoscalers at their limit")),
     ),
+    "nodes": (
+        _CLUSTER,
+        Right("list", "nodes", _("conditions, taints, versions and what each node has"), needed=True, everywhere=True),
+        Right("list", "leases.coordination.k8s.io", _("when each node was last heard of"), everywhere=True),
+        Right("list", "pods", _("what is on each node, and what it requests"), everywhere=True),
+        Right("list", "daemonsets.apps", _("nodes without a DaemonSet's pod"), everywhere=True),
+    ),
     "cpu": (
         _CLUSTER,
         *_WORKLOADS,

@@ -31,6 +31,7 @@ ALWAYS_SHOWN = {
     "backup": _("Velero backups"),
     "patching": _("Kubelet versions"),
     "pods": _("Pods by status"),
+    "nodes": _("Nodes"),
     "cpu": _("CPU by workload"),
     "memory": _("Memory by workload"),
     "disk": _("Volumes"),

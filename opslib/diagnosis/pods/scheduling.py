@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from opslib.diagnosis.pods.cases import Case, Rule
 from opslib.diagnosis.pods.symptoms import condition
 from opslib.findings import Evidence, Finding, Step
 from opslib.messages import Message, Text, _
-from opslib.sources.objects import Node, Pod
+from opslib.sources.fitting import matches
 from opslib.sources.quantities import value_of
 
 
@@ -95,38 +93,6 @@ def decisive(case: Case, found: list[Reason]) -> Reason:
     if not any(matches(case.pod, node) for node in case.facts.nodes.values()):
         return chosen
     return next((reason for reason in found if reason.check != "node_selector"), chosen)
-
-
-def matches(pod: Pod, node: Node) -> bool:
-    """Whether a node has the labels that a pod's nodeSelector and required node affinity ask for."""
-    labels = node.metadata.labels
-    if not pod.spec.node_selector.items() <= labels.items():
-        return False
-    required = ((pod.spec.affinity or {}).get("nodeAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution") or {}
-    terms = required.get("nodeSelectorTerms") or []
-    fields = {"metadata.name": node.metadata.name}
-    return not terms or any(
-        all(_holds(item, labels) for item in term.get("matchExpressions") or ())
-        and all(_holds(item, fields) for item in term.get("matchFields") or ())
-        for term in terms
-    )
-
-
-def _holds(expression: dict[str, Any], labels: Mapping[str, str]) -> bool:
-    value, values = labels.get(str(expression.get("key", ""))), [str(item) for item in expression.get("values") or ()]
-    operator = expression.get("operator")
-    if operator == "In":
-        return value in values
-    if operator == "NotIn":
-        return value not in values
-    if operator in ("Exists", "DoesNotExist"):
-        return bool((value is not None) == (operator == "Exists"))
-    if operator in ("Gt", "Lt") and value is not None and len(values) == 1:
-        try:
-            return int(value) > int(values[0]) if operator == "Gt" else int(value) < int(values[0])
-        except ValueError:
-            return False
-    return False
 
 
 def gated(case: Case) -> Finding | None:
