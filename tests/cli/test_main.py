@@ -75,7 +75,7 @@ def _refused(answer: subprocess.CompletedProcess[str], folder: Path, *says: str)
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["run", "4.2"], ["no chapter 4.2", "opslib list"]),
+        (["run", "4.9"], ["no chapter 4.9", "opslib list"]),
         (["run", "pod"], ["no chapter pod", "Did you mean pods?"]),
         (["run"], ["--all"]),
         (["run", "4.1", "--all"], ["--all"]),
@@ -83,6 +83,8 @@ def _refused(answer: subprocess.CompletedProcess[str], folder: Path, *says: str)
         (["run", "4.1", "-p", "log_lines=many"], ["log_lines", "'many'", "a whole number"]),
         (["run", "4.1", "-p", "namespace"], ["namespace", "name=value"]),
         (["run", "--all", "-p", "nothing=1"], ["No chapter has a parameter nothing"]),
+        (["run", "4.3", "-p", "nothing=1"], ["No chapter has a parameter nothing"]),
+        (["open", "4.3"], ["several chapters: cpu, memory, disk", "Name one of them"]),
         (["run", "4.1", "--fail-on", "sometimes"], ["--fail-on", "sometimes"]),
         (["run", "4.1", "--no-html", "--open"], ["--open"]),
         (["rnu"], ["rnu", "run"]),
