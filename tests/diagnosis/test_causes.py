@@ -222,3 +222,17 @@ def test_hosts_in_settings() -> None:
     known = frozenset({("data", "db"), ("shop", "stock"), ("shop", "mode")})
     texts = ["postgres://user@db.data.svc.cluster.local:5432/x", "http://stock:8080", "mode", "https://example.com", "stock is a word"]
     assert hosts(texts, "shop", known) == {("data", "db"), ("shop", "stock")}
+
+
+def test_memory_that_rises_to_every_kill_is_said_to_be_a_leak() -> None:
+    import pandas
+
+    def use(values: list[float]) -> pandas.DataFrame:
+        times = [pandas.Timestamp(NOW) - pandas.Timedelta(minutes=len(values) - place) for place in range(len(values))]
+        return pandas.DataFrame({"namespace": "shop", "pod": "web-1", "container": "app", "time": times, "value": values})
+
+    killed = pod(status=crashed(137, "OOMKilled"), spec="containers: [{name: app, image: x, resources: {limits: {memory: 1Gi}}}]")
+    saw = [1e8 + 1e7 * (place % 40) for place in range(120)]
+    flat = [9e8 + 1e6 * (place % 2) for place in range(120)]
+    assert "leak" in str([str(item.text) for item in diagnose(facts(killed, memory=use(saw)))[0].evidence])
+    assert "leak" not in str([str(item.text) for item in diagnose(facts(killed, memory=use(flat)))[0].evidence])

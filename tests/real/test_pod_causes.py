@@ -83,14 +83,18 @@ def test_incident(any_lab: RealLab, diagnose: Callable[..., list[Finding]]) -> N
     try:
         fault = player.apply_fault(any_lab.api, "incident", logs=any_lab.logs)
         expected = {(one.check, one.subject) for one in fault.expect}
-        found = once(lambda: diagnose(any_lab), lambda findings: named(findings) == expected)
-        assert named(found) == expected
-        checkout = next(finding for finding in found if finding.subject.name == "checkout")
+        found = once(lambda: diagnose(any_lab), lambda findings: expected <= named(findings))
+        assert expected <= named(found)
+        # Requests that fail meanwhile follow from it, and say so.
+        assert all(finding.check.startswith("traffic.") and finding.explained_by for finding in found if not named([finding]) <= expected)
+        checkout = next(finding for finding in found if finding.subject.name == "checkout" and not finding.check.startswith("traffic."))
         assert checkout.severity is Severity.CRITICAL
         assert any("PAYMENT_TIMEOUT" in piece.quote for piece in checkout.evidence)
     finally:
         player.reset(any_lab.api, logs=any_lab.logs)
-    assert once(lambda: named(diagnose(any_lab)), lambda findings: not findings) == set()
+    # The share of failed requests is counted over minutes: it goes down after the pods are well.
+    rest = once(lambda: named(diagnose(any_lab)), lambda findings: all(check.startswith("traffic.") for check, _subject in findings))
+    assert all(check.startswith("traffic.") for check, _subject in rest)
 
 
 def named(findings: list[Finding]) -> set[tuple[str, str]]:

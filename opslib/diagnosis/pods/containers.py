@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from datetime import timedelta
 
@@ -10,6 +11,7 @@ from opslib.findings import Evidence, Finding, Step
 from opslib.messages import Text, _
 from opslib.sources.quantities import text_of_bytes, value_of
 
+MIN_POINTS = 15  # of a rise, a minute each
 _NO_COMMAND = r"executable file not found|no such file or directory|not found in \$PATH|command not found|permission denied"
 
 
@@ -23,7 +25,7 @@ def memory(case: Case) -> Finding | None:
         return None
     limit = value_of(case.container.resources.limits.get("memory")) if case.container else None
     node_events = _node_oom(case)
-    evidence = [*case.end_evidence(), *_limit_evidence(case, limit), *_use_evidence(case)]
+    evidence = [*case.end_evidence(), *_limit_evidence(case, limit), *_use_evidence(case), *_rise_evidence(case)]
     if limit is None or node_events:
         cause: Text = (
             _("Node {node} ran out of memory, and the kernel chose this container.", node=case.pod.spec.node_name)
@@ -246,6 +248,37 @@ def _use_evidence(case: Case) -> list[Evidence]:
             time=peak["time"].to_pydatetime(),
         )
     ]
+
+
+def _rise_evidence(case: Case) -> list[Evidence]:
+    """That the use rose steadily: between two restarts nearly always upwards, by a third of its peak at least."""
+    frame = case.facts.memory
+    if frame is None or frame.empty:
+        return []
+    pods = {pod.metadata.name for pod in case.pods}
+    mine = frame[
+        (frame["namespace"] == case.pod.metadata.namespace) & frame["pod"].isin(pods) & (frame["container"] == case.symptom.container)
+    ]
+    for _pod, series in sorted(mine.groupby("pod"), key=lambda item: str(item[0])):
+        series = series.sort_values("time")
+        values, times = [float(value) for value in series["value"]], list(series["time"])
+        begin = 0
+        for place in range(1, len(values) + 1):
+            if place < len(values) and values[place] > 0.7 * values[place - 1]:
+                continue
+            part = values[begin:place]
+            hours = (times[place - 1] - times[begin]).total_seconds() / 3600
+            rises = sum(after >= before for before, after in itertools.pairwise(part))
+            gain = part[-1] - part[0]
+            if len(part) >= MIN_POINTS and gain > part[-1] / 3 and rises >= 0.6 * (len(part) - 1):
+                text = _(
+                    "Its use rose steadily, by {rate} an hour over {hours} h: a leak, or a cache without bound",
+                    rate=text_of_bytes(gain / hours),
+                    hours=f"{hours:.1f}",
+                )
+                return [Evidence(text=text, source="prometheus", time=times[begin].to_pydatetime())]
+            begin = place
+    return []
 
 
 def _top(case: Case, what: str) -> str:
