@@ -42,7 +42,7 @@ from opslib.lab.world import scenarios
 
 TUNING = frozenset(
     (
-        *("alert-storm", "bad-deploy", "bad-setting", "cpu-throttling", "full-volume", "image-pull"),
+        *("alert-storm", "bad-deploy", "bad-setting", "cpu-throttling", "dns", "full-volume", "image-pull"),
         *("memory-leak", "no-endpoints", "node-not-ready", "quota", "unschedulable"),
     )
 )

@@ -236,3 +236,19 @@ def test_memory_that_rises_to_every_kill_is_said_to_be_a_leak() -> None:
     flat = [9e8 + 1e6 * (place % 2) for place in range(120)]
     assert "leak" in str([str(item.text) for item in diagnose(facts(killed, memory=use(saw)))[0].evidence])
     assert "leak" not in str([str(item.text) for item in diagnose(facts(killed, memory=use(flat)))[0].evidence])
+
+
+def test_dns_is_what_everybody_depends_on_whatever_it_is_called() -> None:
+    dns = workload("Deployment", "coredns", "metadata: {namespace: kube-system}")
+    items = (Measured(kind="dns", value=0.3, since=NOW - timedelta(minutes=20)), measured("errors", "a", 19), measured("errors", "b", 19))
+    answer = diagnose(facts(workloads=(*services("a", "b"), dns), measured=items))
+    assert answer[0].subject == Subject("Deployment", "coredns", "kube-system")
+    assert len(answer[0].explains) == 2
+
+
+def test_stores_are_not_blamed_for_what_services_without_one_in_common_have() -> None:
+    stores = tuple(workload("StatefulSet", name) for name in ("db", "cache"))
+    calls = tuple((Subject("Deployment", service, "shop"), ("shop", store)) for service, store in (("a", "db"), ("b", "cache")))
+    items = (measured("slow", "a", 20, 3.0, usual=0.1), measured("slow", "b", 20, 3.0, usual=0.1))
+    answer = diagnose(facts(workloads=(*services("a", "b"), *stores), measured=items, calls=calls))
+    assert {item.check for item in answer} == {"traffic.slow"}

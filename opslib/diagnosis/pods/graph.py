@@ -20,8 +20,14 @@ _HOST = re.compile(r"(//|@|^|[\s,=\"'])([a-z0-9][-a-z0-9]*(?:\.[a-z0-9][-a-z0-9]
 
 def graph_of(network: Network) -> Graph:
     """The dependencies that the facts show; what could not be read is a link less, never one too many."""
+    return Graph.of(links(network), dns_of(network))
+
+
+def dns_of(network: Network) -> list[Subject]:
+    """Who resolves the cluster's names: installations call the Service, or the Deployment, one of two names."""
     facts = network.facts
-    return Graph.of(links(network), (behind(network, *name) for name in DNS if _is_service(facts, *name)))
+    found = [behind(network, *name) for name in DNS if _is_service(facts, *name) or facts.workload("Deployment", *name)]
+    return list(dict.fromkeys(found))
 
 
 def links(network: Network) -> Iterator[tuple[Subject, Subject]]:

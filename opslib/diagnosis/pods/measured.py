@@ -12,7 +12,7 @@ from opslib.diagnosis.causes import Graph
 from opslib.diagnosis.pods.cases import kubectl, titled
 from opslib.diagnosis.pods.changes import blamed, changes
 from opslib.diagnosis.pods.facts import Alerted, Facts, Measured
-from opslib.diagnosis.pods.graph import KINDS, behind, claims_of, owner_of_claim
+from opslib.diagnosis.pods.graph import KINDS, behind, claims_of, dns_of, owner_of_claim
 from opslib.diagnosis.pods.services import Network
 from opslib.findings import Evidence, Finding, Severity, Step, Subject
 from opslib.messages import Message, Text, _
@@ -56,6 +56,10 @@ def suspected(facts: Facts, graph: Graph, found: Sequence[Finding]) -> Iterator[
             continue
         for store in below & blind:
             candidates.setdefault(store, []).append(finding)
+    if len({finding.subject for items in candidates.values() for finding in items}) > 1 and not any(
+        len({finding.subject for finding in items}) > 1 for items in candidates.values()
+    ):
+        return  # several services and no store in common: what they share is elsewhere (network, DNS), and no store is to be blamed
     for store, symptoms in sorted(candidates.items(), key=lambda entry: str(entry[0])):
         well = sorted(caller.name for caller in callers[store] if caller not in traffic and caller not in troubled)
         busy_well = [name for name in well if any(key[1] == name and value[0] > 0.2 for key, value in facts.busy.items())]
@@ -147,7 +151,7 @@ def with_load(finding: Finding, facts: Facts) -> Finding:
 def _subject(network: Network, item: Measured, claims: dict[tuple[str, str], Subject]) -> Subject:
     facts = network.facts
     if item.kind == "dns":
-        return behind(network, "kube-system", "kube-dns")
+        return next(iter(dns_of(network)), Subject("Service", "kube-dns", "kube-system"))
     if item.kind == "volume":
         return owner_of_claim(item.namespace, item.name, claims, facts)
     if item.kind == "throttled":
