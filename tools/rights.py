@@ -1,4 +1,4 @@
-"""The roles in deploy/rbac/ and the policies in deploy/iam/, one file a chapter, from `opslib.chapters.rights`.
+"""The roles in deploy/rbac/ and the policies in deploy/iam/, one file a chapter or planning command, from `opslib.chapters.rights`.
 
 `build` writes them, `check` says what is stale.
 """
@@ -12,11 +12,11 @@ from pathlib import Path
 import yaml
 
 from opslib.chapters import CHAPTERS, Chapter
-from opslib.chapters.rights import ACTIONS, RIGHTS, merged
+from opslib.chapters.rights import ACTIONS, PLANS, RIGHTS, Right, merged
 
 PROJECT = Path(__file__).resolve().parent.parent
 RBAC, IAM = PROJECT / "deploy" / "rbac", PROJECT / "deploy" / "iam"
-GROUP = "opslib"
+GROUP, CHANGERS = "opslib", "opslib-changes"
 
 HEAD = """\
 # Written by `make rights` from opslib/chapters/rights.py: what chapter {section} ({slug}) reads, and nothing more.
@@ -28,15 +28,38 @@ HEAD = """\
 """
 
 
+PLAN_HEAD = """\
+# Written by `make rights` from opslib/chapters/rights.py: what `opslib plan {command}` needs to be made, executed, verified and undone.
+# kubectl apply -f deploy/rbac/plan_{command}.yaml
+# Members of the group "{group}" get it; name your own under subjects. For one namespace alone, bind the ClusterRole there with a
+# RoleBinding, and what is marked with (*) with a ClusterRoleBinding.
+#
+{lines}
+"""
+
+
 def content(chapter: Chapter) -> str:
     """The role of a chapter with its binding, and what each right is for."""
     rights = RIGHTS[chapter.slug]
+    head = HEAD.format(section=chapter.section, slug=chapter.slug, group=GROUP, lines=_lines(rights))
+    return head + _role(f"opslib-{chapter.slug}", rights, GROUP)
+
+
+def of_plan(command: str) -> str:
+    """The role of a planning command."""
+    rights = PLANS[command]
+    return PLAN_HEAD.format(command=command, group=CHANGERS, lines=_lines(rights)) + _role(f"opslib-plan-{command}", rights, CHANGERS)
+
+
+def _lines(rights: tuple[Right, ...]) -> str:
     width = max(len(str(right)) for right in rights)
-    lines = [
+    return "\n".join(
         f"#   {right!s:{width}}  {'(*) ' if right.everywhere else ''}{right.why.text('en')}{' (needed)' if right.needed else ''}"
         for right in rights
-    ]
-    name = f"opslib-{chapter.slug}"
+    )
+
+
+def _role(name: str, rights: tuple[Right, ...], group: str) -> str:
     api = "rbac.authorization.k8s.io"
     role = {"apiVersion": f"{api}/v1", "kind": "ClusterRole", "metadata": {"name": name}, "rules": merged(rights)}
     binding = {
@@ -44,10 +67,9 @@ def content(chapter: Chapter) -> str:
         "kind": "ClusterRoleBinding",
         "metadata": {"name": name},
         "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": name},
-        "subjects": [{"apiGroup": api, "kind": "Group", "name": GROUP}],
+        "subjects": [{"apiGroup": api, "kind": "Group", "name": group}],
     }
-    head = HEAD.format(section=chapter.section, slug=chapter.slug, group=GROUP, lines="\n".join(lines))
-    return head + yaml.safe_dump_all([role, binding], sort_keys=False, explicit_start=True, default_flow_style=None, width=120)
+    return yaml.safe_dump_all([role, binding], sort_keys=False, explicit_start=True, default_flow_style=None, width=120)
 
 
 def policy(chapter: Chapter) -> str:
@@ -58,7 +80,7 @@ def policy(chapter: Chapter) -> str:
 
 def wanted() -> dict[Path, str]:
     """Every file as it should be."""
-    files = {}
+    files = {RBAC / f"plan_{command}.yaml": of_plan(command) for command in PLANS}
     for chapter in CHAPTERS:
         name = f"{chapter.section}_{chapter.slug}"
         if chapter.slug in RIGHTS:

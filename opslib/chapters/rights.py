@@ -167,6 +167,67 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """What a chapter asks AWS for, as actions of an IAM policy. Chapter 2 asks as whom it is seen, which needs none."""
 
+_TARGET = Right("get", "namespaces", _("to be sure that it is the plan's cluster, and that the namespace exists"), everywhere=True)
+_REACHED = Right("list", "services", _("the Services that the plan reaches"))
+_LOCATIONS = Right("list", "backupstoragelocations.velero.io", _("whether the backups' storage can be used"))
+_CHANGED = (
+    _TARGET,
+    _REACHED,
+    Right("get", "deployments.apps", _("what is changed, and whether it works afterwards")),
+    Right("patch", "deployments.apps", _("the change")),
+)
+
+PLANS: Mapping[str, tuple[Right, ...]] = {
+    "restart": _CHANGED,
+    "scale": (
+        *_CHANGED,
+        Right("list", "horizontalpodautoscalers.autoscaling", _("an autoscaler that would overrule it")),
+    ),
+    "delete": (
+        _TARGET,
+        _REACHED,
+        Right("get", "pods", _("what is deleted, and whether it is gone afterwards")),
+        Right("delete", "pods", _("the change")),
+    ),
+    "backup": (
+        _TARGET,
+        _LOCATIONS,
+        Right("create", "backups.velero.io", _("the change")),
+        Right("get", "backups.velero.io", _("how far it is")),
+    ),
+    "backup-schedule": (
+        _TARGET,
+        _LOCATIONS,
+        Right("create", "schedules.velero.io", _("the change")),
+        Right("get", "schedules.velero.io", _("whether Velero accepts it")),
+        Right("delete", "schedules.velero.io", _("taking it back")),
+    ),
+    "backup-delete": (
+        _TARGET,
+        _LOCATIONS,
+        Right("list", "namespaces", _("namespaces that have no other backup"), everywhere=True),
+        Right("list", "backups.velero.io", _("namespaces that have no other backup")),
+        Right("get", "backups.velero.io", _("what is deleted, and whether it is gone afterwards")),
+        Right("create", "deletebackuprequests.velero.io", _("the change")),
+        Right("get", "deletebackuprequests.velero.io", _("why Velero does not delete it")),
+    ),
+    "restore-rehearsal": (
+        _TARGET,
+        _LOCATIONS,
+        Right("get", "backups.velero.io", _("whether it can be restored")),
+        Right("create", "restores.velero.io", _("the change")),
+        Right("get", "restores.velero.io", _("how far it is")),
+        Right("list", "configmaps", _("what is compared with what was restored")),
+        Right("list", "deployments.apps", _("what is compared with what was restored")),
+        Right("list", "persistentvolumeclaims", _("what is compared with what was restored")),
+        Right("list", "secrets", _("how many there are; their metadata alone is asked for")),
+        Right("list", "services", _("what is compared with what was restored")),
+        Right("list", "statefulsets.apps", _("what is compared with what was restored")),
+        Right("delete", "namespaces", _("taking it back"), everywhere=True),
+    ),
+}  # fmt: skip
+"""What a plan needs in the cluster by its command (``opslib plan ...``): to be made, executed, verified and undone."""
+
 CHANGES = (("patch", "deployments.apps"), ("delete", "pods"))
 """What a credential may that is for more than looking."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,14 +15,21 @@ import pytest
 import yaml
 
 from opslib import chapters, environments
+from opslib.actions import backups, pipeline, workloads
+from opslib.actions.kubernetes import KubernetesSystem
+from opslib.actions.pipeline import Desk
+from opslib.actions.plans import Plan
 from opslib.chapters import access
 from opslib.chapters.access import Verdict
-from opslib.chapters.rights import RIGHTS, Right, merged
+from opslib.chapters.rights import PLANS, RIGHTS, Right, merged
+from opslib.environments import Environment
+from opslib.errors import Forbidden
 from opslib.facts import Questions
 from opslib.facts import access as access_facts
 from opslib.facts.sources import Sources
 from opslib.findings import Finding
 from opslib.lab import faults, player
+from opslib.lab.api import Api
 from opslib.lab.installation import MANIFESTS
 from opslib.lab.velero import Velero
 from tests.waiting import until
@@ -134,7 +142,7 @@ def allowed(broken: RealLab, sources: Callable[[str], Sources]) -> Callable[[lis
         for obj in _role(rights):
             broken.api.apply(obj)
         found = sources("lab-nobody")
-        every = {right.key for rights_ in RIGHTS.values() for right in rights_}
+        every = {right.key for rights_ in (*RIGHTS.values(), *PLANS.values()) for right in rights_}
         wanted = {key: key in {right.key for right in rights} for key in every}
         deadline = time.monotonic() + 20
         while not all(found.kubernetes.may(*key) is may for key, may in wanted.items()):  # the authorizer sees a role after a moment
@@ -168,11 +176,10 @@ def asked(exchange: Exchange) -> tuple[str, str] | None:
     if exchange.system != "kubernetes" or match is None or match["resource"].startswith("selfsubject"):
         return None
     resource = ".".join(part for part in (match["resource"], match["group"]) if part)
-    if exchange.request.method == "POST":
-        assert resource == "downloadrequests.velero.io", "a chapter makes nothing else"
-        return "create", resource
-    assert exchange.request.method == "GET"
-    return ("get" if match["name"] else "list", f"{resource}/{match['sub']}" if match["sub"] else resource)
+    whole = f"{resource}/{match['sub']}" if match["sub"] else resource
+    if exchange.request.method != "GET":
+        return {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}[exchange.request.method], whole
+    return "get" if match["name"] else "list", whole
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.slug)
@@ -185,6 +192,7 @@ def test_what_a_chapter_asks_for_is_what_its_role_says(chapter: chapters.Chapter
             found = sources("lab")
             with found.watched(lambda exchange: seen.add(asked(exchange))):
                 run(chapter.slug, found, namespace)
+        assert {verb for verb, resource in seen - {None} if resource != "downloadrequests.velero.io"} <= {"get", "list"}
         if not seen - {None} < expected or time.monotonic() > deadline:
             break
     assert seen - {None} == expected
@@ -251,3 +259,107 @@ def test_who_may_nothing_is_told_which_chapters_cannot_run(allowed: Callable[[li
     facts = facts_of(allowed([]))
     assert verdicts(facts)["pods"] is Verdict.CANNOT
     assert any("may not get namespaces" in str(gap.cause) for gap in facts.gaps)
+
+
+# --- plans ------------------------------------------------------------------------------------------------------------------------------
+
+PLANNED = "planned"
+PLANNERS: dict[str, Callable[[KubernetesSystem, Environment, str], Plan]] = {
+    "restart": lambda system, environment, name: workloads.restart(
+        system, environment, "test", "deployment/web", PLANNED, steady_seconds=0
+    ),
+    "scale": lambda system, environment, name: workloads.scale(system, environment, "test", "deployment/web", PLANNED, 2),
+    "delete": lambda system, environment, name: workloads.delete_pods(system, environment, "test", [name], PLANNED),
+    "backup": lambda system, environment, name: backups.backup(system, environment, "test", [PLANNED], name=name),
+    "backup-schedule": lambda system, environment, name: backups.backup_schedule(
+        system, environment, "test", name, "0 3 * * *", [PLANNED]
+    ),
+    "backup-delete": lambda system, environment, name: backups.backup_delete(system, environment, "test", name),
+    "restore-rehearsal": lambda system, environment, name: backups.restore_rehearsal(
+        system, environment, "test", name, PLANNED, into=f"{name}-into"
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def planned(broken: RealLab) -> RealLab:
+    """A Deployment that runs."""
+    api = broken.api
+    api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": PLANNED}})
+    metadata = {"namespace": PLANNED, "name": "web"}
+    pod = {"containers": [{"name": "web", "image": "registry.example.com/web:1"}]}
+    spec = {"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": {"metadata": {"labels": {"app": "web"}}, "spec": pod}}
+    api.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec})
+    until(lambda: available(api), "web runs")
+    return broken
+
+
+def available(api: Api) -> bool:
+    status = api.get(f"/apis/apps/v1/namespaces/{PLANNED}/deployments/web").get("status", {})
+    return bool(status.get("availableReplicas"))
+
+
+def make_backup(cluster: RealLab, name: str) -> None:
+    path = "/apis/velero.io/v1/namespaces/velero/backups"
+    backup = {"apiVersion": "velero.io/v1", "kind": "Backup", "metadata": {"name": name, "namespace": "velero"}}
+    cluster.api.create({**backup, "spec": {"includedNamespaces": [PLANNED]}})
+    until(lambda: cluster.api.get(f"{path}/{name}").get("status", {}).get("phase") == "Completed", "the backup is taken")
+
+
+def carried_out(command: str, cluster: RealLab, sources: Sources, place: Path) -> str:
+    """Make a plan, execute it, undo it; the words of whoever refused, empty where nobody did."""
+    name = f"{command}-{uuid.uuid4().hex[:8]}"
+    if command in ("backup-delete", "restore-rehearsal"):
+        make_backup(cluster, name)
+    if command == "delete":
+        until(lambda: available(cluster.api), "web runs")
+        pods = cluster.api.list(f"/api/v1/namespaces/{PLANNED}/pods")
+        name = next(one["metadata"]["name"] for one in pods if "deletionTimestamp" not in one["metadata"])
+    environment = sources.environment
+    try:
+        desk = Desk(environment, place, {"kubernetes": KubernetesSystem(sources.kubernetes)}, "test")
+        plan = PLANNERS[command](desk.systems["kubernetes"], environment, name)  # type: ignore[arg-type]
+        pipeline.file_plan(desk, plan)
+        outcome = pipeline.execute(desk, plan, report=lambda text: _stop_where_refused(str(text)))
+        assert outcome.verified is not False, outcome.why
+        if plan.steps[0].inverse is not None:
+            pipeline.undo(desk, plan)
+    except (Forbidden, _RefusedError) as error:
+        return str(error)
+    return ""
+
+
+class _RefusedError(Exception):
+    """What was to be verified could not be looked at."""
+
+
+def _stop_where_refused(said: str) -> None:
+    if "may not" in said:
+        raise _RefusedError(said)
+
+
+@pytest.mark.parametrize("command", PLANNERS)
+def test_what_a_plan_asks_for_is_what_its_role_says(
+    command: str, planned: RealLab, sources: Callable[[str], Sources], tmp_path: Path
+) -> None:
+    seen: set[tuple[str, str] | None] = set()
+    found = sources("lab")
+    with found.watched(lambda exchange: seen.add(asked(exchange))):
+        assert carried_out(command, planned, found, tmp_path / "actions") == ""
+    assert seen - {None} == {right.key for right in PLANS[command]}
+
+
+@pytest.mark.parametrize("command", PLANNERS)
+def test_the_role_of_a_plan_is_enough(command: str, planned: RealLab, allowed: Callable[[list[Right]], Sources], tmp_path: Path) -> None:
+    assert carried_out(command, planned, allowed(list(PLANS[command])), tmp_path / "actions") == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "right"),
+    [pytest.param(name, one, id=f"{name} {one}") for name in ("scale", "backup-delete", "restore-rehearsal") for one in PLANS[name]],
+)
+def test_one_right_less_stops_a_plan_and_is_named(
+    command: str, right: Right, planned: RealLab, allowed: Callable[[list[Right]], Sources], tmp_path: Path
+) -> None:
+    less = allowed([other for other in PLANS[command] if other != right])
+    assert f"may not {right} " in f"{carried_out(command, planned, less, tmp_path / 'actions')} "
