@@ -50,7 +50,8 @@ class Age:
         if not self.since:
             return self.missing
         end = _moment(self.until) if self.until else now
-        return self.pattern.format(duration((end - _moment(self.since)).total_seconds()))
+        text = duration((end - _moment(self.since)).total_seconds())
+        return text if self.pattern == "{}" else self.pattern.format(text)
 
 
 def show(cells: Cells, now: datetime) -> list[Any]:
@@ -58,7 +59,7 @@ def show(cells: Cells, now: datetime) -> list[Any]:
     return [cell.show(now) if type(cell) is Age else cell for cell in cells]
 
 
-@lru_cache(4096)
+@lru_cache(32_768)
 def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 

@@ -65,6 +65,16 @@ class Selection:
         """Whether no selector stands."""
         return self.labels is selectors.everything and self.fields is selectors.everything
 
+    def of(self, records: Iterable[Record]) -> Iterable[Record]:
+        """Those of the namespace's records that are among them."""
+        if self.fields is not selectors.everything:
+            fields = self.fields
+            records = [record for record in records if fields(record.fields)]
+        if self.labels is not selectors.everything:
+            labels = self.labels
+            records = [record for record in records if labels(record.labels)]
+        return records
+
     def takes(self, record: Record) -> bool:
         """Whether the record is one of them."""
         return (not self.namespace or record.namespace == self.namespace) and self.labels(record.labels) and self.fields(record.fields)
@@ -186,8 +196,10 @@ class Lists:
         following: Record | None = None
         remaining = 0
         counted = selection.all
+        if not limit:
+            chosen, records = [*records], ()
         for record in records:
-            if limit and len(chosen) == limit:
+            if len(chosen) == limit:
                 if following is None:
                     following = record
                 if not counted:
@@ -219,7 +231,7 @@ class Lists:
             found = self._store.records(resource.storage, selection.namespace)
         if start:
             found = [record for record in found if _place(record) > start]
-        return found if selection.all else (record for record in found if selection.takes(record))
+        return selection.of(found)
 
     def _token(self, token: str, resource: Resource) -> tuple[int, str]:
         try:

@@ -39,7 +39,7 @@ def parse_labels(text: str) -> Match:
         raise bad_request(str(error)) from None
     except ValueError as error:
         raise bad_request(f"unable to parse requirement: {error}") from None
-    return lambda labels: all(requirement(labels) for requirement in requirements)
+    return requirements[0] if len(requirements) == 1 else lambda labels: all(requirement(labels) for requirement in requirements)
 
 
 def _has(key: str, wanted: bool) -> Match:
@@ -224,6 +224,9 @@ def parse_fields(text: str, supported: Sequence[str], *, listed: bool = False) -
         if field == "metadata.name" and equal:
             name = value
         requirements.append((field, value, equal))
+    if len(requirements) == 1:  # as nearly always; it is asked of every object
+        [(only, wanted, same)] = requirements
+        return (lambda fields: fields.get(only, "") == wanted) if same else (lambda fields: fields.get(only, "") != wanted), name
     return lambda fields: all((fields.get(field, "") == value) is equal for field, value, equal in requirements), name
 
 
