@@ -11,7 +11,8 @@ from typing import Any
 from opslib.chapters.tables import NOT_READ, about, table
 from opslib.diagnosis.patching import diagnose
 from opslib.diagnosis.patching.facts import Facts, Parameters, control_plane, default_of, minor, offered, ordered, target
-from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity
+from opslib.diagnosis.patching.versions import upgrade
+from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity, command
 from opslib.messages import _
 
 __all__ = ["NOT_READ", "REQUIRES", "Facts", "Parameters", "about", "findings"]
@@ -175,17 +176,19 @@ def work_table(facts: Facts, parameters: Parameters) -> Table:
                 _("Control plane"),
                 control_plane(facts) or None,
                 goal,
-                f"opslib plan terraform --env {facts.environment} --var kubernetes_version={goal}",
+                upgrade(facts, goal),
             )
         ]
         for one in sorted(facts.addons or (), key=lambda one: str(one["addonName"])):
             name, version = str(one["addonName"]), str(one.get("addonVersion", ""))
             then = default_of(offered(facts, name, goal), goal)
             if then and then != version:
-                rows.append((2, name, version, then, f"aws eks update-addon --addon-name {name} --addon-version {then}"))
+                how = command("opslib", "plan", "addon", name, "--version", then, "--env", facts.environment)
+                rows.append((2, name, version, then, how))
         for one in sorted(facts.node_groups or (), key=lambda one: str(one["nodegroupName"])):
             name = str(one["nodegroupName"])
-            rows.append((3, name, str(one.get("version", "")) or None, goal, f"aws eks update-nodegroup-version --nodegroup-name {name}"))
+            how = command("opslib", "plan", "node-group", name, "--version", goal, "--env", facts.environment)
+            rows.append((3, name, str(one.get("version", "")) or None, goal, how))
     return table(
         "work",
         _("Order of work"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import threading
 from collections.abc import Callable
@@ -36,7 +37,15 @@ _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOpera
 _ABSENT = frozenset({"ResourceNotFoundException", "ParameterNotFound", "NoSuchEntity", "NoSuchBucket", "NotFoundException", "404"})
 _BUSY = frozenset({"ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded", "ServiceUnavailableException"})
 _INVALID = frozenset(
-    {"InvalidParameterException", "InvalidRequestException", "ValidationException", "ResourceInUseException", "ClientException"}
+    {
+        "InvalidParameterException",
+        "InvalidRequestException",
+        "InvalidStateException",
+        "ValidationException",
+        "ResourceInUseException",
+        "ResourceLimitExceededException",
+        "ClientException",
+    }
 )
 
 
@@ -195,9 +204,28 @@ class Aws:
         try:
             return ask(self._client(service))
         except ClientError as error:
-            raise _refusal(service, operation, error.response.get("Error", {}), self.settings.region) from error
+            raise _refusal(service, operation, error.response.get("Error", {}), self.settings) from error
         except BotoCoreError as error:
-            raise _failure(service, operation, error, self.settings) from error
+            raise self._misplaced(service, error) or _failure(service, operation, error, self.settings) from error
+
+    def _misplaced(self, service: str, error: Exception) -> SourceError | None:
+        """Where nothing answers because AWS has no such service in that region, as far as boto3 knows (a region may be newer than it)."""
+        from botocore.exceptions import BotoCoreError
+
+        region = self.settings.region
+        if type(error).__name__ != "EndpointConnectionError":
+            return None
+        try:
+            known = self._session.get_available_regions(service, self._session.get_partition_for_region(region))
+        except BotoCoreError:
+            known = self._session.get_available_regions(service)
+        if not known or region in known:
+            return None
+        near = difflib.get_close_matches(region, known, n=3, cutoff=0)
+        return SourceError(
+            SYSTEM, _("AWS has no {service} in a region {region}", service=service.upper(), region=one_line(region)),
+            _("Mend {field}: perhaps {names}", field="aws.region", names=near),
+        )  # fmt: skip
 
     def _client(self, service: str) -> Any:
         with self._lock:
@@ -233,21 +261,25 @@ def _assume(session: Any, role: str) -> None:
     session._credentials = DeferredRefreshableCredentials(method="assume-role", refresh_using=fetcher.fetch_credentials)
 
 
-def _refusal(service: str, operation: str, error: dict[str, Any], region: str) -> SourceError:
+def _refusal(service: str, operation: str, error: dict[str, Any], settings: Settings) -> SourceError:
     code, words = str(error.get("Code", "")), one_line(error.get("Message", ""), 300)
     action = f"{service}:{''.join(part.capitalize() for part in operation.split('_'))}"
     what = _("AWS refused {action} ({code}): {words}", action=action, code=code, words=words)
     if code in _EXPIRED:
-        return Unauthenticated(SYSTEM, what, _("The credentials are wrong or have expired: log in again"), "aws sso login")
+        return Unauthenticated(SYSTEM, what, _("The credentials are wrong or have expired: log in again"), _login(settings))
     if code in _DENIED:
         return Forbidden(SYSTEM, what, _("Have this action allowed by a policy: {action}", action=action))
     if code in _ABSENT:
-        return NotFound(SYSTEM, what, _("Check the name and the region ({region})", region=region))
+        return NotFound(SYSTEM, what, _("Check the name and the region ({region})", region=settings.region))
     if code in _BUSY:
         return Unreachable(SYSTEM, what, _("Try again in a minute"))
     if code in _INVALID:
         return Refused(SYSTEM, what, _("Mend what it names"), status=400)
     return SourceError(SYSTEM, what)
+
+
+def _login(settings: Settings) -> str:
+    return command("aws", "sso", "login", *(["--profile", settings.profile] if settings.profile else []))
 
 
 def _failure(service: str, operation: str, error: Exception, settings: Settings) -> SourceError:
@@ -266,7 +298,7 @@ def _failure(service: str, operation: str, error: Exception, settings: Settings)
             SYSTEM,
             _("There are no AWS credentials: {words}", words=words),
             _("Log in, or name a profile in aws.profile"),
-            command("aws", "sso", "login", *(["--profile", settings.profile] if settings.profile else [])),
+            _login(settings),
         )
     if name in (
         "EndpointConnectionError",

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -268,6 +268,12 @@ class ResourceChange:
         Paths of the attributes that force a replacement.
     changes
         Attribute, value before and value after, as texts; sensitive ones masked, unknown ones said to be known after it.
+    before_address
+        What it was called before it was moved; empty where it was not.
+    imported
+        The id under which it is taken in, of something that is there already; empty where it is not.
+    waits
+        Why Terraform puts it off to a later plan; empty where it does not.
     """
 
     address: str
@@ -275,11 +281,14 @@ class ResourceChange:
     action: str
     reasons: tuple[str, ...] = ()
     changes: tuple[tuple[str, str, str], ...] = ()
+    before_address: str = ""
+    imported: str = ""
+    waits: str = ""
 
     @property
     def destroys(self) -> bool:
-        """Whether something that is there is lost."""
-        return self.action in ("delete", "replace")
+        """Whether something that is there is lost by this plan."""
+        return self.action in ("delete", "replace") and not self.waits
 
 
 HIDDEN = "(sensitive)"
@@ -290,7 +299,11 @@ _ORDER = ("delete", "replace", "update", "create", "forget", "read", "no-op")
 def changes_of(plan: Mapping[str, Any], key: str = "resource_changes") -> list[ResourceChange]:
     """What a plan does, what destroys first; with key "resource_drift" what has changed outside Terraform. No-ops are left out."""
     found = [_change(one) for one in plan.get(key) or ()]
-    return sorted((one for one in found if one.action != "no-op"), key=lambda one: (_ORDER.index(one.action), one.address))
+    if key == "resource_changes":
+        found += [replace(_change(one.get("resource_change") or {}), waits=str(one.get("reason") or "-"))
+                  for one in plan.get("deferred_changes") or ()]  # fmt: skip
+    shown = (one for one in found if one.action != "no-op" or one.before_address or one.imported or one.waits)
+    return sorted(shown, key=lambda one: (_ORDER.index(one.action), one.address))
 
 
 def _change(one: Mapping[str, Any]) -> ResourceChange:
@@ -304,20 +317,41 @@ def _change(one: Mapping[str, Any]) -> ResourceChange:
         change.get("before_sensitive"), change.get("after_sensitive"), change.get("after_unknown"),
     )  # fmt: skip
     action = action if action in _ORDER else "update"
-    return ResourceChange(str(one.get("address", "")), str(one.get("type", "")), action, reasons, tuple(rows))
+    address, importing = str(one.get("address", "")), change.get("importing")
+    if one.get("deposed"):  # what is left of a replacement that was cut off
+        address = f"{address} (deposed {one['deposed']})"
+    return ResourceChange(
+        address, str(one.get("type", "")), action, reasons, tuple(rows), before_address=str(one.get("previous_address") or ""),
+        imported=str(importing.get("id") or UNKNOWN) if isinstance(importing, dict) else "",
+    )  # fmt: skip
 
 
 def _rows(before: Mapping[str, Any], after: Mapping[str, Any], hidden: Any, hides: Any, unknown: Any) -> Iterator[tuple[str, str, str]]:
     unknown_names = unknown if isinstance(unknown, dict) else {}
     for name in sorted({*before, *after, *(key for key, value in unknown_names.items() if value)}):
         old, new = before.get(name), after.get(name)
-        is_unknown = bool(unknown_names.get(name)) and name not in after
+        mask = unknown_names.get(name)
+        is_unknown = _any_true(mask) and (mask is True or new is None)
+        new = _with_unknown(new, mask)  # parts of a list or an object that are not known yet are left out, or null
         if old == new and not is_unknown:
             continue
         sensitive = _is_hidden(hidden, name) or _is_hidden(hides, name)
         shown_old = HIDDEN if sensitive and old is not None else _value(old)
         shown_new = UNKNOWN if is_unknown else HIDDEN if sensitive and new is not None else _value(new)
         yield name, shown_old, shown_new
+
+
+def _with_unknown(value: Any, mask: Any) -> Any:
+    """A value in which each part that is not known before the apply says so."""
+    if mask is True:
+        return UNKNOWN
+    if isinstance(mask, dict) and isinstance(value, dict):
+        return {name: _with_unknown(value.get(name), mask.get(name)) for name in [*value, *(one for one in mask if _any_true(mask[one]))]}
+    if isinstance(mask, list) and isinstance(value, list):
+        longer = max(len(value), len(mask))
+        parts, masks = [*value, *[None] * (longer - len(value))], [*mask, *[None] * (longer - len(mask))]
+        return [_with_unknown(part, one) for part, one in zip(parts, masks, strict=True)]
+    return value
 
 
 def _is_hidden(mask: Any, name: str) -> bool:
@@ -348,7 +382,11 @@ def rendered(changes: Sequence[ResourceChange]) -> str:
     signs = {"create": "+", "update": "~", "delete": "-", "replace": "-/+", "read": "<=", "forget": ".", "no-op": " "}
     lines = []
     for one in changes:
-        forced = f"  # forced by {', '.join(one.reasons)}" if one.reasons else ""
-        lines.append(f"{signs[one.action]} {one.address}{forced}")
+        notes = [f"forced by {', '.join(one.reasons)}"] if one.reasons else []
+        notes += [f"moved from {one.before_address}"] if one.before_address else []
+        notes += [f"imported, id {one.imported}"] if one.imported else []
+        notes += [f"put off: {one.waits}"] if one.waits else []
+        noted = f"  # {'; '.join(notes)}" if notes else ""
+        lines.append(f"{signs[one.action]} {one.address}{noted}")
         lines += [f"    {name}: {old or '-'} -> {new or '-'}" for name, old, new in one.changes]
     return "\n".join(lines) + ("\n" if lines else "")

@@ -229,6 +229,46 @@ def test_what_forces_a_replacement_and_what_is_not_known_yet() -> None:
     assert rendered([one]).startswith("-/+ aws_db_instance.main  # forced by engine\n")
 
 
+def test_parts_that_are_not_known_yet_are_said_where_they_are() -> None:
+    """Terraform leaves them out of an object, and writes null for them in a list."""
+    after = {"tags": {"a": "1"}, "rules": [{"port": 1}, {"port": 2}], "same": [1], "ids": [None]}
+    unknown = {"tags": {"arn": True}, "rules": [{}, {"id": True}], "same": [False], "ids": [True]}
+    before = {"tags": {"a": "1"}, "rules": [{"port": 1}, {"port": 2}], "same": [1], "ids": ["i-1"]}
+    [one] = changes_of({"resource_changes": [change(["update"], before, after, after_unknown=unknown)]})
+    assert {name: new for name, _old, new in one.changes} == {
+        "ids": f'["{UNKNOWN}"]', "rules": f'[{{"port": 1}}, {{"id": "{UNKNOWN}", "port": 2}}]', "tags": f'{{"a": "1", "arn": "{UNKNOWN}"}}',
+    }  # fmt: skip
+
+
+def test_what_is_not_known_of_something_sensitive_shows_nothing_of_it() -> None:
+    masks = {"after_unknown": {"auth": [{"id": True}]}, "after_sensitive": {"auth": [{"token": True}]}}
+    [one] = changes_of({"resource_changes": [change(["create"], None, {"auth": [{"token": "t-1"}]}, **masks)]})
+    assert one.changes == (("auth", "", HIDDEN),)
+
+
+def test_moved_imported_put_off_and_deposed() -> None:
+    """Such a change is shown even where nothing else is done to the resource."""
+    moved = change(["no-op"], {"a": 1}, {"a": 1}) | {"previous_address": "aws_db_instance.old"}
+    taken = change(["no-op"], {}, {}, importing={"id": "shop-db"}) | {"address": "aws_db_instance.taken"}
+    unnamed = change(["no-op"], {}, {}, importing={"unknown": True}) | {"address": "aws_db_instance.unnamed"}
+    left = change(["delete"], {}, None) | {"address": "aws_db_instance.left", "deposed": "ab12cd34"}
+    later = {"reason": "provider_config_unknown", "resource_change": change(["delete"]) | {"address": "aws_db_instance.later"}}
+    changes = changes_of({"resource_changes": [moved, taken, unnamed, left], "deferred_changes": [later]})
+    text = rendered(changes)
+    assert "  aws_db_instance.main  # moved from aws_db_instance.old\n" in text
+    assert "  aws_db_instance.taken  # imported, id shop-db\n" in text
+    assert f"  aws_db_instance.unnamed  # imported, id {UNKNOWN}\n" in text
+    assert "- aws_db_instance.later  # put off: provider_config_unknown\n" in text
+    assert "- aws_db_instance.left (deposed ab12cd34)\n" in text
+    assert [one.address for one in changes if one.destroys] == ["aws_db_instance.left (deposed ab12cd34)"]
+
+
+@pytest.mark.parametrize("path", [["node_groups", 0, "subnet_ids"], ["engine"]])
+def test_paths_that_force_a_replacement_may_lead_into_lists(path: list[Any]) -> None:
+    [one] = changes_of({"resource_changes": [change(["create", "delete"], {}, {}, replace_paths=[path])]})
+    assert one.reasons == (".".join(str(part) for part in path),)
+
+
 def test_nothing_to_do_is_nothing() -> None:
     assert changes_of({"resource_changes": [change(["no-op"])]}) == []
     assert changes_of({}) == [] and rendered([]) == ""

@@ -160,6 +160,13 @@ def test_the_order_of_work() -> None:
     rows = patching.work_table(facts(), PARAMETERS).frame()
     assert list(rows["step"]) == [1, 2, 3]
     assert list(rows["then"]) == ["1.36", "v1.13.0-eksbuild.1", "1.36"]
+    assert list(rows["how"]) == [
+        "opslib plan control-plane --version 1.36 --env lab",
+        "opslib plan addon coredns --version v1.13.0-eksbuild.1 --env lab",
+        "opslib plan node-group main --version 1.36 --env lab",
+    ]
+    managed = patching.work_table(facts(terraform_folder="terraform/lab"), PARAMETERS).frame()
+    assert managed["how"][0] == "opslib plan terraform --env lab --var kubernetes_version=1.36"
     assert list(patching.kubelets_table(facts()).frame()["behind"]) == [0]
     assert list(patching.node_groups_table(facts()).frame()["nodes"]) == [2]
 

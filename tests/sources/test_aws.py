@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from opslib.environments import Aws as AwsSettings
 from opslib.environments import Environment
 from opslib.errors import Forbidden, InputError, NotFound, SourceError, Unauthenticated, Unreachable
 from opslib.lab import aws as lab
@@ -112,6 +113,16 @@ def test_nobody_answers_with_credentials(account: tuple[str, Path, str]) -> None
             aws.identity()
 
 
+@pytest.mark.parametrize(("region", "near"), [("ap-northeast-9", "ap-northeast-1"), ("zz-nowhere-1", "aws.region")])
+def test_a_region_without_eks_is_named(account: tuple[str, Path, str], region: str, near: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        aws = Aws.connect(environment(f"http://127.0.0.1:{taken.getsockname()[1]}", account[1], region=region))
+        with pytest.raises(SourceError, match=f"no EKS in a region {region}") as caught:
+            aws.call("eks", "list_clusters")
+    assert near in str(caught.value.remedy)
+
+
 def test_an_environment_without_aws() -> None:
     with pytest.raises(SourceError, match=r"aws\.region"):
         Aws.connect(Environment.model_validate({"name": "test"}))
@@ -128,6 +139,8 @@ def test_an_environment_without_aws() -> None:
     ],
 )
 def test_what_refusals_mean(code: str, kind: type[SourceError]) -> None:
-    error = _refusal("eks", "describe_addon_versions", {"Code": code, "Message": "words\nof AWS"}, "r")
+    settings = AwsSettings(region="eu-west-3", profile="night shift")
+    error = _refusal("eks", "describe_addon_versions", {"Code": code, "Message": "words\nof AWS"}, settings)
     assert type(error) is kind
+    assert (error.command == "aws sso login --profile 'night shift'") is (kind is Unauthenticated)
     assert "eks:DescribeAddonVersions" in str(error)

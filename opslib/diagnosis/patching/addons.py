@@ -74,9 +74,7 @@ def _describe(facts: Facts, addon: str) -> str:
 
 
 def _update(facts: Facts, addon: str, version: str) -> str:
-    return command(
-        "aws", "eks", "update-addon", *_where(facts), "--addon-name", addon, "--addon-version", version, "--resolve-conflicts", "PRESERVE"
-    )
+    return command("opslib", "plan", "addon", addon, "--version", version, "--env", facts.environment)
 
 
 def _where(facts: Facts) -> list[str]:

@@ -59,7 +59,7 @@ def groups_behind(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
             steps=(
                 Step(
                     _("Update it, once the add-ons are done; its nodes are drained one after the other"),
-                    _aws(facts, "update-nodegroup-version", str(one["nodegroupName"])),
+                    command("opslib", "plan", "node-group", str(one["nodegroupName"]), "--env", facts.environment),
                     changes=True,
                 ),
             ),

@@ -44,7 +44,7 @@ def support(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
         steps=(
             Step(
                 _("Plan the upgrade: control plane, add-ons, node groups, one minor version at a time"),
-                _terraform(facts, target(facts, parameters)),
+                upgrade(facts, target(facts, parameters)),
             ),
         ),
     )
@@ -64,7 +64,7 @@ def skips(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
             subject=subject,
             title=_("Kubernetes goes from 1.{now} to 1.{next} at most, not to 1.{then}", now=now, next=now + 1, then=then),
             cause=_("EKS moves the control plane one minor version at a time, and never back"),
-            steps=(Step(_("Go to the next one first"), _terraform(facts, f"1.{now + 1}")),),
+            steps=(Step(_("Go to the next one first"), upgrade(facts, f"1.{now + 1}")),),
         )
     elif known and parameters.target_version not in known:
         yield Finding(
@@ -125,8 +125,11 @@ def insights(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
         )
 
 
-def _terraform(facts: Facts, version: str) -> str:
-    return command("opslib", "plan", "terraform", "--env", facts.environment, "--var", f"kubernetes_version={version}")
+def upgrade(facts: Facts, version: str) -> str:
+    """The command that plans the control plane's upgrade: through Terraform where that manages it, which would otherwise take it back."""
+    if facts.terraform_folder:
+        return command("opslib", "plan", "terraform", "--env", facts.environment, "--var", f"kubernetes_version={version}")
+    return command("opslib", "plan", "control-plane", "--version", version, "--env", facts.environment)
 
 
 def _time(value: Any) -> datetime | None:
