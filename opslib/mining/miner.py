@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from opslib.mining.masks import LONGEST, PLACE, clean, mask, together
 
@@ -28,7 +28,8 @@ OTHERS = "-"
 """The label of all labels beyond `MOST_LABELS`."""
 
 _DIGITS = b"0123456789"
-_TO_ZERO = str.maketrans("123456789", "0" * 9)
+_HEXADECIMAL = frozenset("abcdef")
+_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
 
 
 @dataclass(slots=True)
@@ -48,7 +49,7 @@ class Shape:
             self.labels = (self.labels or Counter()) + other.labels
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Template:
     """Lines of one kind: what stays the same in them (`<*>` elsewhere), how many, of which shapes, by label, and one of them."""
 
@@ -56,7 +57,7 @@ class Template:
     count: int
     example: str
     numbers: tuple[int, ...]
-    labels: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int]
 
 
 class Miner:
@@ -88,15 +89,15 @@ class Miner:
         if len(self._keys) > 4 * self._most:
             self._keys.clear()
         keys = _keys(lines)
-        numbers = list(map(self._keys.get, keys))
-        if None in numbers:
+        counts = Counter(keys)
+        if not self._keys.keys() >= counts.keys():
             if len(self._shapes) >= self._most:
                 self._compact()
-            self._learn({key: line for key, line, number in zip(keys, lines, numbers, strict=True) if number is None})
-            numbers = list(map(self._keys.get, keys))
-        known: list[int] = numbers  # type: ignore[assignment]  # _learn has just named them all
-        for number, count in Counter(known).items():
-            self._by_number[number].count += count
+            some = dict(zip(keys, lines, strict=True))
+            self._learn({key: some[key] for key in counts if key not in self._keys})
+        for key, count in counts.items():
+            self._by_number[self._keys[key]].count += count
+        known = list(map(self._keys.__getitem__, keys))
         if labels is not None:
             for (number, label), count in Counter(zip(known, labels, strict=True)).items():
                 shape = self._by_number[number]
@@ -112,12 +113,15 @@ class Miner:
         return found
 
     def _learn(self, fresh: dict[bytes, str]) -> None:
-        texts = [line.partition("\n")[0][:LONGEST] for line in fresh.values()]
-        block = "\n".join(texts)
+        block = "\n".join(fresh.values())
+        if block.count("\n") != len(fresh) - 1 or max(map(len, fresh.values())) > LONGEST:
+            block = "\n".join(line.partition("\n")[0][:LONGEST] for line in fresh.values())
         if not block.replace("\n", "").isprintable():
             block = clean(block)
+        # For words with a digit it does not matter which, and so fewer different ones are left.
+        block = block.encode("utf-8", "replace").translate(_TO_ZERO).decode()
         masked = self._words.__getitem__
-        for key, line, text in zip(fresh, fresh.values(), _numbers_as_one(block).split("\n"), strict=True):
+        for key, line, text in zip(fresh, fresh.values(), block.split("\n"), strict=True):
             words = tuple(map(masked, text.split()[:MOST_WORDS]))
             shape = self._shapes.get(words)
             if shape is None:
@@ -151,16 +155,8 @@ class _Masked(dict[str, str]):
     """Words as they are once masked, each of them masked once."""
 
     def __missing__(self, word: str) -> str:
-        masked = self[word] = mask(word)
+        masked = self[word] = word if word.isalpha() and not _HEXADECIMAL.issuperset(word) else mask(word)
         return masked
-
-
-def _numbers_as_one(text: str) -> str:
-    """The text with a single 0 for each run of digits: for words with a digit it does not matter which, and fewer words are left."""
-    text = text.translate(_TO_ZERO)
-    for zeros in ("0" * 16, "0" * 4, "00", "00"):
-        text = text.replace(zeros, "0")
-    return text
 
 
 def _keys(lines: Sequence[str]) -> list[bytes]:
@@ -198,15 +194,17 @@ def _split(group: list[Shape]) -> Iterator[list[Shape]]:
 
 
 def _template(group: list[Shape]) -> Template:
+    whole = group[0]
+    if len(group) == 1:
+        return Template(_text(whole.words), whole.count, whole.example, (whole.number,), dict(whole.labels or ()))
     group.sort(key=lambda shape: shape.number)
-    words = (values[0] if len(set(values)) == 1 else PLACE for values in zip(*(shape.words for shape in group), strict=True))
-    whole = Shape(group[0].number, (), "")
+    words = [values[0] if len(set(values)) == 1 else PLACE for values in zip(*(shape.words for shape in group), strict=True)]
+    whole = Shape(group[0].number, (), group[0].example)
     for shape in group:
         whole.take(shape)
-    return Template(
-        text=together(" ".join(words)),
-        count=whole.count,
-        example=group[0].example,
-        numbers=tuple(shape.number for shape in group),
-        labels=dict(whole.labels or {}),
-    )
+    return Template(_text(words), whole.count, whole.example, tuple(shape.number for shape in group), dict(whole.labels or ()))
+
+
+def _text(words: Iterable[str]) -> str:
+    text = " ".join(words)
+    return together(text) if text.count(PLACE) > 1 else text
