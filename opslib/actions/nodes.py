@@ -1,13 +1,14 @@
-"""Plans for nodes: cordon, uncordon, drain.
+"""Plans for nodes: cordon, uncordon, drain, taints.
 
 What a drain takes away and what stops it are `kubectl drain`'s rules (pkg/drain in kubernetes/kubectl): pods of DaemonSets and mirror pods
 stay; a pod without an owner, or with an emptyDir volume, is taken away only where the caller says so; what has ended is taken away anyhow.
-Pods go through the Eviction API, so that disruption budgets are kept.
+Pods go through the Eviction API, so that disruption budgets are kept. Where they would fit is `opslib.sources.fitting`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,8 +17,17 @@ from opslib.actions.plans import Condition, Plan, Reach, Step, make
 from opslib.environments import Environment
 from opslib.errors import InputError, NotFound
 from opslib.messages import Message, _, _n, one_line
+from opslib.sources.fitting import PlacedPod, Room, selects, tolerates
+from opslib.sources.objects import Node, PersistentVolume, Taint
 
 MIRROR = "kubernetes.io/config.mirror"
+EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+
+# As kubectl and the API server take them: a key is a qualified name, a value a label's value.
+_NAME = r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_TAINT = re.compile(
+    rf"(?P<key>(?:[a-z0-9](?:[-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_NAME})(?:=(?P<value>(?:{_NAME})?))?(?::(?P<effect>[A-Za-z]+))?(?P<remove>-)?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +110,14 @@ def drain(
             _("Move them elsewhere, or let them go with --force or --delete-emptydir-data"),
         )
     going = [one for one in departures if one.fate == "evict"]
+    room = _room(system, going)
+    places = destinations(room, node, going)
+    waiting = _waiting(system, going)
+    # What a budget forbids now comes last: it holds up nothing else, and may be allowed by then.
+    held = {name for names in waiting.values() for name in names}
+    going.sort(key=lambda one: one.name in held)
     steps = [] if found["spec"].get("unschedulable") else [_scheduling(system, found, _("Cordon {node}", node=node), cordoned=True)]
-    steps += [_eviction(system, one, patience_seconds) for one in going]
+    steps += [_eviction(system, one, patience_seconds, places.get(one.name)) for one in going]
     if not steps:
         raise InputError(_("{node} is cordoned and empty already", node=node))
     verify = Condition(
@@ -111,13 +127,59 @@ def drain(
         deadline_seconds=patience_seconds + 120,
     )
     cautions = [_("{pod}: {why}", pod=one.name, why=one.why) for one in going if one.why is not None]
-    cautions += held_up_by(system, going) + _lonely(system, going)
+    cautions += [*_homeless(room, node, going, places), *_held_up(waiting), *_lonely(system, going)]
     labels: dict[str, list[dict[str, str]]] = {}
     for one in going:
         labels.setdefault(one.pod["metadata"]["namespace"], []).append(one.pod["metadata"].get("labels", {}))
     reach = Reach(pods=len(going), nodes=1, services=services_of(system.cluster, labels))
     title = _("Drain {node}", node=node).text()
     return make(system, environment, requester, "drain", title, steps, reach=reach, cautions=cautions, verify=[verify])
+
+
+def taint(system: KubernetesSystem, environment: Environment, requester: str, node: str, change: str) -> Plan:
+    """Add or change one taint of a node, or remove it.
+
+    Parameters
+    ----------
+    change
+        As for `kubectl taint`: ``key=value:Effect`` or ``key:Effect`` adds it, or gives it another value; ``key:Effect-`` removes that one,
+        ``key-`` all with that key.
+
+    Raises
+    ------
+    InputError
+        The node is not there, `change` is not understood, or it is so already.
+    """
+    found = _node(system, node)
+    before = list(found["spec"].get("taints") or [])
+    after = _tainted(before, change)
+    if after == before:
+        raise InputError(_("Node {node} is like that already: {change}", node=node, change=one_line(change)))
+    step = _replacing_taints(system, found, after, _("Set taint {change} on {node}", change=change, node=node))
+    leaving = _leaving(system, node, before, after)
+    cautions = [
+        _n("{count} pod does not tolerate it and is ended at once, without regard for disruption budgets: {pods}",
+           "{count} pods do not tolerate it and are ended at once, without regard for disruption budgets: {pods}",
+           len(leaving), pods=leaving[:20])
+    ] if leaving else []  # fmt: skip
+    return make(
+        system, environment, requester, "drain", step.what, [step], reach=Reach(pods=len(leaving), nodes=1), cautions=cautions
+    )  # fmt: skip
+
+
+def destinations(room: Room, node: str, going: Iterable[Departure]) -> dict[str, str]:
+    """Where what is evicted from a node would fit, one after the other, by its name; not in it: nowhere, or nobody makes it again.
+
+    A replacement takes its room, so that two pods are not promised the same place.
+    """
+    found: dict[str, str] = {}
+    for one in _replaced(going):
+        pod = _placed(one.pod)
+        fitting = room.where(pod, without=[node])
+        if fitting:
+            found[one.name] = fitting[0]
+            room.put(pod, fitting[0])
+    return found
 
 
 def departures_of(system: KubernetesSystem, node: str, *, delete_emptydir_data: bool = False, force: bool = False) -> list[Departure]:
@@ -161,6 +223,99 @@ def _node(system: KubernetesSystem, name: str) -> Object:
         raise InputError(_("There is no node {name}", name=one_line(name)), _("Those that are there"), "kubectl get nodes") from error
 
 
+def _room(system: KubernetesSystem, going: Iterable[Departure]) -> Room:
+    """The nodes with what is on them once those are gone; volumes as far as they may be read."""
+    from opslib.errors import Forbidden
+
+    cluster = system.cluster
+    pods = cluster.list(PlacedPod, "pods", fields="status.phase!=Succeeded,status.phase!=Failed")
+    try:
+        volumes = cluster.list(PersistentVolume, "persistentvolumes")
+    except Forbidden:
+        volumes = []
+    leaving = {one.pod["metadata"]["uid"] for one in going}
+    return Room(cluster.list(Node, "nodes"), (pod for pod in pods if pod.metadata.uid not in leaving), volumes)
+
+
+def _placed(pod: Object) -> PlacedPod:
+    """A pod as its owner would make it again: without a node."""
+    import msgspec
+
+    bare = {**pod, "spec": {name: value for name, value in pod["spec"].items() if name != "nodeName"}}
+    return msgspec.convert({"metadata": bare["metadata"], "spec": bare["spec"]}, PlacedPod)
+
+
+def _replaced(going: Iterable[Departure]) -> list[Departure]:
+    """Those that somebody makes again: with an owner, and not ended."""
+    return [
+        one for one in going if controller_of(one.pod) is not None and one.pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+    ]
+
+
+def _homeless(room: Room, node: str, going: Iterable[Departure], places: Mapping[str, str]) -> list[Message]:
+    """The pods that fit on no other node now, with what keeps them off."""
+    found = []
+    for one in _replaced(going):
+        if one.name in places:
+            continue
+        pod = _placed(one.pod)
+        reasons: dict[str, Message] = {}
+        for name in room.nodes:
+            why = room.why_not(pod, name) if name != node else None
+            if why is not None:
+                reasons[str(why)] = why
+        found.append(
+            _("{pod} fits on no other node now and will wait: {reasons}", pod=one.name, reasons=list(reasons.values())[:5])
+            if reasons
+            else _("{pod}: there is no other node", pod=one.name)
+        )
+    return found
+
+
+def _tainted(taints: list[Object], change: str) -> list[Object]:
+    """A node's taints after a change that is written as for `kubectl taint`."""
+    match = _TAINT.fullmatch(change)
+    effect = match["effect"] if match else None
+    if match is None or (effect is not None and effect not in EFFECTS) or (effect is None and not match["remove"]):
+        raise InputError(
+            _("This is no change of a taint: {change}", change=one_line(change)),
+            _("key=value:Effect adds one, key:Effect- removes it; effects: {effects}", effects=list(EFFECTS)),
+        )
+    same = [one for one in taints if one["key"] == match["key"] and effect in (None, one["effect"])]
+    if match["remove"]:
+        return [one for one in taints if one not in same]
+    new = {"key": match["key"], "effect": effect, **({"value": match["value"]} if match["value"] else {})}
+    if any({name: one.get(name) for name in ("key", "value", "effect")} == {"value": None, **new} for one in same):
+        return taints
+    return [*(one for one in taints if one not in same), new]
+
+
+def _replacing_taints(system: KubernetesSystem, node: Object, taints: list[Object], what: Message) -> Step:
+    def request(value: list[Object]) -> dict[str, Any]:
+        body = {"spec": {"taints": value or None}}
+        return {"resource": "nodes", "name": node["metadata"]["name"], "verb": "patch", "patch": "merge-patch", "body": body}
+
+    preview = system.preview(request(taints))
+    return Step(
+        what=what.text(), system=system.name, request=request(taints), before=state_of(node), after=preview.after,
+        inverse=request(list(node["spec"].get("taints") or [])), difference=preview.difference,
+    )  # fmt: skip
+
+
+def _leaving(system: KubernetesSystem, node: str, before: list[Object], after: list[Object]) -> list[str]:
+    """The pods that a new NoExecute taint takes off a node."""
+    new = [Taint(key=one["key"], value=one.get("value", ""), effect=one["effect"]) for one in after if one not in before]
+    ending = [one for one in new if one.effect == "NoExecute"]
+    if not ending:
+        return []
+    pods = system.cluster.list(PlacedPod, "pods", fields=f"spec.nodeName={node}")
+    return sorted(
+        f"{pod.metadata.namespace}/{pod.metadata.name}"
+        for pod in pods
+        if MIRROR not in pod.metadata.annotations and not all(tolerates(pod.spec.tolerations, one) for one in ending)
+    )
+
+
 def _only_scheduling(system: KubernetesSystem, environment: Environment, requester: str, node: str, *, cordoned: bool) -> Plan:
     found = _node(system, node)
     if bool(found["spec"].get("unschedulable")) == cordoned:
@@ -182,14 +337,16 @@ def _scheduling(system: KubernetesSystem, node: Object, what: Message, *, cordon
     )  # fmt: skip
 
 
-def _eviction(system: KubernetesSystem, one: Departure, patience_seconds: float) -> Step:
+def _eviction(system: KubernetesSystem, one: Departure, patience_seconds: float, place: str | None) -> Step:
     metadata = one.pod["metadata"]
     body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]}}
     request = {
         "resource": "pods", "namespace": metadata["namespace"], "name": metadata["name"], "verb": "create", "subresource": "eviction",
         "body": body, "patience_seconds": patience_seconds,
     }  # fmt: skip
-    why = one.why or _("its owner makes another elsewhere")
+    why = one.why or (
+        _("its owner makes another, which would fit on {node}", node=place) if place else _("its owner makes another elsewhere")
+    )
     # no dry run of each: a budget that allows one eviction now allows the next one later, which a dry run of all would not see
     return Step(
         what=_("Evict {pod}", pod=one.name).text(), system=system.name, request=request, before=state_of(one.pod),
@@ -199,17 +356,26 @@ def _eviction(system: KubernetesSystem, one: Departure, patience_seconds: float)
 
 def held_up_by(system: KubernetesSystem, going: Iterable[Departure]) -> list[Message]:
     """The budgets that allow nothing now, with the pods that wait for them."""
+    return _held_up(_waiting(system, going))
+
+
+def _held_up(waiting: Mapping[str, list[str]]) -> list[Message]:
+    return [
+        _("The disruption budget {budget} allows nothing now: {pods} will wait for it", budget=budget, pods=pods)
+        for budget, pods in sorted(waiting.items())
+    ]
+
+
+def _waiting(system: KubernetesSystem, going: Iterable[Departure]) -> dict[str, list[str]]:
+    """The pods that wait for each budget which allows nothing now."""
     waiting: dict[str, list[str]] = {}
     full = [one for one in system.cluster.whole_list("poddisruptionbudgets.policy") if not one.get("status", {}).get("disruptionsAllowed")]
     for one in going:
         labels, namespace = one.pod["metadata"].get("labels", {}), one.pod["metadata"]["namespace"]
         for budget in full:
-            if budget["metadata"]["namespace"] == namespace and _selects(budget["spec"].get("selector"), labels):
+            if budget["metadata"]["namespace"] == namespace and selects(budget["spec"].get("selector"), labels):
                 waiting.setdefault(f"{namespace}/{budget['metadata']['name']}", []).append(one.name)
-    return [
-        _("The disruption budget {budget} allows nothing now: {pods} will wait for it", budget=budget, pods=pods)
-        for budget, pods in sorted(waiting.items())
-    ]
+    return waiting
 
 
 def _lonely(system: KubernetesSystem, going: Iterable[Departure]) -> list[Message]:
@@ -229,22 +395,3 @@ def _lonely(system: KubernetesSystem, going: Iterable[Departure]) -> list[Messag
         if workload.get("status", {}).get("readyReplicas", 0) <= 1:
             found.append(_("{pod} is the only ready one of {owner}: it is away until another is ready", pod=one.name, owner=shown))
     return found
-
-
-def _selects(selector: Object | None, labels: dict[str, str]) -> bool:
-    """Whether a label selector (matchLabels and matchExpressions) takes an object with these labels; an empty one takes all."""
-    if selector is None:
-        return False
-    if not (selector.get("matchLabels") or {}).items() <= labels.items():
-        return False
-    for one in selector.get("matchExpressions") or ():
-        key, values = one["key"], one.get("values") or []
-        holds = {
-            "In": labels.get(key) in values,
-            "NotIn": labels.get(key) not in values,
-            "Exists": key in labels,
-            "DoesNotExist": key not in labels,
-        }[one["operator"]]
-        if not holds:
-            return False
-    return True

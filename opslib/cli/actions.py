@@ -156,6 +156,18 @@ def _plan() -> click.Command:
     )
     group.add_command(
         click.Command(
+            "taint",
+            callback=_planner("taint"),
+            params=[node, click.Argument(["change"], metavar="TAINT"), _environment(), _outputs()],
+            help=str(_("Add a taint to a node (key=value:Effect), or remove it (key:Effect-), as kubectl taint takes them.")),
+            epilog=examples(
+                "opslib plan taint ip-10-0-1-17.ap-northeast-1.compute.internal dedicated=batch:NoSchedule --env prod",
+                "opslib plan taint ip-10-0-1-17.ap-northeast-1.compute.internal dedicated:NoSchedule-",
+            ),
+        )
+    )
+    group.add_command(
+        click.Command(
             "drain",
             callback=_planner("drain"),
             params=[

@@ -11,6 +11,7 @@ import pytest
 
 from opslib.actions import nodes, pipeline
 from opslib.errors import InputError, Refused
+from opslib.sources.fitting import selects
 from tests.actions.conftest import Place
 
 
@@ -153,4 +154,75 @@ def test_a_node_that_is_not_there_is_refused(place: Place, name: str) -> None:
     ],
 )
 def test_selectors(selector: dict[str, Any] | None, labels: dict[str, str], taken: bool) -> None:
-    assert nodes._selects(selector, labels) is taken
+    assert selects(selector, labels) is taken
+
+
+def test_a_taint_comes_and_goes_and_says_whom_it_ends(place: Place, node: str) -> None:
+    desk = place.desk(limits={"pods": 50, "nodes": 1, "namespaces": 5})
+    system = place.system(desk)
+    here = [f"{place.namespace}/{one['metadata']['name']}" for one in place.pods() if one["spec"]["nodeName"] == node]
+    ending = nodes.taint(system, desk.environment, desk.who, node, "example.com/broken:NoExecute")
+    assert ending.reach.pods >= len(here)
+    assert all(name in ending.cautions[0] for name in here)
+    plan = nodes.taint(system, desk.environment, desk.who, node, "dedicated=batch:NoSchedule")
+    assert plan.cautions == []
+    pipeline.file_plan(desk, plan)
+    pipeline.execute(desk, plan)
+
+    def taints() -> set[tuple[str, str, str]]:
+        found = place.lab.api.get(f"/api/v1/nodes/{node}")["spec"].get("taints") or []
+        return {(one["key"], one.get("value", ""), one["effect"]) for one in found if one["key"] == "dedicated"}
+
+    assert taints() == {("dedicated", "batch", "NoSchedule")}
+    with pytest.raises(InputError, match="already"):
+        nodes.taint(system, desk.environment, desk.who, node, "dedicated=batch:NoSchedule")
+    assert pipeline.undo(desk, plan) == 1
+    assert taints() == set()
+    with pytest.raises(InputError, match="already"):
+        nodes.taint(system, desk.environment, desk.who, node, "dedicated-")
+
+
+@pytest.mark.parametrize("change", ["", "a", "a=b", "a:Never", "a b:NoSchedule", "-a:NoSchedule", "a=$(x):NoSchedule", "a:NoSchedule\n"])
+def test_what_is_no_taint_is_refused(place: Place, node: str, change: str) -> None:
+    desk = place.desk()
+    with pytest.raises(InputError, match="no change of a taint"):
+        nodes.taint(place.system(desk), desk.environment, desk.who, node, change)
+
+
+def test_the_same_taints_as_kubectl_sets(place: Place, node: str) -> None:
+    """One after the other, each first planned and then done by kubectl: the plan says what the node is like then."""
+    desk = place.desk()
+    system = place.system(desk)
+    try:
+        for change in ("a=1:NoSchedule", "a=2:NoSchedule", "a:PreferNoSchedule", "b.example.com/c:PreferNoSchedule", "a:NoSchedule-", "a-"):
+            plan = nodes.taint(system, desk.environment, desk.who, node, change)
+            place.lab.kubectl("taint", "node", node, change, "--overwrite")
+            wanted = plan.steps[0].request["body"]["spec"]["taints"] or []
+            found = place.lab.api.get(f"/api/v1/nodes/{node}")["spec"].get("taints") or []
+            assert sorted(map(str, map(_plain, wanted))) == sorted(map(str, map(_plain, found))), change
+    finally:
+        place.lab.api.patch(f"/api/v1/nodes/{node}", {"spec": {"taints": None}})
+
+
+def _plain(taint: dict[str, Any]) -> tuple[str, str, str]:
+    return taint["key"], taint.get("value", ""), taint["effect"]
+
+
+def test_the_plan_says_where_pods_would_fit_and_which_fit_nowhere(place: Place, node: str) -> None:
+    desk = place.desk(limits={"pods": 50, "nodes": 1, "namespaces": 5})
+    plan = nodes.drain(place.system(desk), desk.environment, desk.who, node)
+    others = [one["metadata"]["name"] for one in place.lab.api.list("/api/v1/nodes") if one["metadata"]["name"] != node]
+    mine = [step for step in plan.steps if f"Evict {place.namespace}/" in step.what]
+    assert mine
+    for step in mine:
+        assert any(f"would fit on {other}" in step.why_no_inverse for other in others)
+    for other in others:
+        place.lab.api.patch(f"/api/v1/nodes/{other}", {"spec": {"unschedulable": True}})
+    try:
+        plan = nodes.drain(place.system(desk), desk.environment, desk.who, node)
+    finally:
+        for other in others:
+            place.lab.api.patch(f"/api/v1/nodes/{other}", {"spec": {"unschedulable": False}})
+    nowhere = [caution for caution in plan.cautions if "fits on no other node" in caution]
+    assert len(nowhere) == len(mine)
+    assert all("cordoned" in caution for caution in nowhere)
