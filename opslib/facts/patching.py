@@ -6,11 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from opslib.diagnosis.patching.facts import DeprecatedApi, Facts, Parameters, control_plane, target
+from opslib.environments import Environment
+from opslib.errors import InputError, Refused, SourceError
 from opslib.facts import Questions
 from opslib.facts.sources import Sources
-from opslib.messages import _
+from opslib.messages import _, text_of
 from opslib.sources.aws import Aws
 from opslib.sources.objects import DisruptionBudget, Node
+from opslib.sources.terraform import Terraform
 
 GROUP = "eks.amazonaws.com/nodegroup"  # the label that EKS puts on the nodes of a managed group
 
@@ -25,6 +28,7 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
     of_aws = questions.ask(
         _("EKS (versions, add-ons, node groups, insights)"), lambda: _eks(sources.aws, parameters, questions, version.get())
     )
+    drift = questions.ask(_("what was changed outside Terraform"), lambda: _drift(environment)) if parameters.look_for_drift else None
     found, kept = nodes.get(), budgets.get()
     apis = deprecated.get()
     return Facts(
@@ -40,8 +44,21 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
         budgets=None if kept is None else tuple(one for one in kept if not one.status.disruptions_allowed),
         deprecated=None if apis is None else tuple(apis),
         **(of_aws.get() or {}),
+        **((drift.get() if drift is not None else None) or {}),
         gaps=questions.gaps,
     )
+
+
+def _drift(environment: Environment) -> dict[str, Any]:
+    """The fields of `Facts` that come from Terraform. That somebody else has locked the state is an answer, too."""
+    try:
+        source = Terraform.connect(environment)
+        source.init()
+        return {"drift": tuple((one.address, one.action) for one in source.drift())}
+    except Refused as error:
+        return {"state_lock": text_of(error.what)}
+    except InputError as error:  # not installed, or no configuration: what is missing of the environment is a gap here
+        raise SourceError("terraform", error.what, error.remedy, error.command) from error
 
 
 def _deprecated(sources: Sources) -> list[DeprecatedApi]:

@@ -135,6 +135,21 @@ class Terraform:
         words += [f"-var={name}={value}" for name, value in variables.items()]
         return self._run("plan", *words, accepted=(0, 2), report=report).status == 2
 
+    def drift(self) -> list[ResourceChange]:
+        """What was changed outside Terraform since its last apply (``plan -refresh-only``, the state is not touched).
+
+        Raises
+        ------
+        Refused
+            Somebody else has locked the state; who and since when is said.
+        """
+        with tempfile.TemporaryDirectory() as private:  # the saved plan holds secrets
+            file = Path(private) / "drift.tfplan"
+            words = ("-refresh-only", f"-out={file}", "-input=false", "-detailed-exitcode", "-lock-timeout=5s", "-json")
+            if self._run("plan", *words, accepted=(0, 2)).status == 0:
+                return []
+            return changes_of(self.show(file), "resource_drift")
+
     def show(self, file: Path) -> dict[str, Any]:
         """A saved plan as data (``terraform show -json``)."""
         return self._json("show", "-json", str(file))

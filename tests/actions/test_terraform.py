@@ -17,6 +17,7 @@ from opslib.actions.pipeline import Desk
 from opslib.actions.terraform import TerraformSystem
 from opslib.environments import Environment
 from opslib.errors import InputError, Refused, SourceError
+from opslib.facts.patching import _drift
 from opslib.sources.terraform import HIDDEN, UNKNOWN, Terraform, changes_of, program, rendered
 
 SOURCE = Path(__file__).parents[2] / "terraform"
@@ -114,6 +115,7 @@ def test_another_saved_plan_than_the_one_approved_is_refused(desk: Desk) -> None
 
 def test_a_locked_state_is_said_with_who_locked_it(desk: Desk) -> None:
     applied(desk)
+    assert _drift(desk.environment) == {"drift": ()}
     folder = system(desk).source.folder
     lock = (
         "import fcntl, sys; f = open('terraform.tfstate', 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); "
@@ -132,6 +134,7 @@ def test_a_locked_state_is_said_with_who_locked_it(desk: Desk) -> None:
         assert other.stdout is not None and other.stdout.readline() == b"locked\n"
         with pytest.raises(Refused, match="naoki@desk"):
             planned(desk, NEW)
+        assert "naoki@desk" in _drift(desk.environment)["state_lock"]
         other.communicate(b"")
 
 

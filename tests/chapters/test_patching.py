@@ -156,6 +156,15 @@ def test_budgets_without_room() -> None:
     assert not found("nodes.budget", budgets=(budget(disruptionsAllowed=1, expectedPods=2), budget(disruptionsAllowed=0, expectedPods=0)))
 
 
+def test_what_terraform_says() -> None:
+    [finding] = found("terraform.drift", terraform_folder="terraform/prod", drift=(("aws_db_instance.main", "update"),))
+    assert "-refresh-only" in (finding.steps[0].command or "")
+    assert [str(one.name) for one in finding.affected] == ["aws_db_instance.main"]
+    [finding] = found("terraform.locked", terraform_folder="terraform/prod", state_lock="Who: naoki@desk")
+    assert finding.evidence[0].quote == "Who: naoki@desk"
+    assert not found("terraform.drift", drift=()) and not found("terraform.drift", drift=None) and not found("terraform.locked")
+
+
 def test_the_order_of_work() -> None:
     rows = patching.work_table(facts(), PARAMETERS).frame()
     assert list(rows["step"]) == [1, 2, 3]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from opslib.diagnosis.patching import addons, nodes, versions
+from opslib.diagnosis.patching import addons, infrastructure, nodes, versions
 from opslib.diagnosis.patching.facts import Facts, Parameters
 from opslib.findings import Finding
 
@@ -26,6 +26,8 @@ RULES: tuple[Rule, ...] = (
     nodes.groups_behind,
     nodes.skew,
     nodes.budgets,
+    infrastructure.drifted,
+    infrastructure.locked,
 )
 
 

@@ -20,6 +20,7 @@ SKEW = 3
 _TEXTS: dict[str, Message] = {
     "support_days": _("The end of a version's standard support within so many days is a warning."),
     "target_version": _("Kubernetes version to go to, such as 1.36; empty: the next one."),
+    "look_for_drift": _("Look for changes made outside Terraform, which runs Terraform and takes its time."),
 }
 
 
@@ -32,6 +33,7 @@ class Parameters(BaseModel):
 
     support_days: int = Field(180, ge=1, le=1000, description=_TEXTS["support_days"].id)
     target_version: str = Field("", pattern=r"^(1\.\d{1,3})?$", description=_TEXTS["target_version"].id)
+    look_for_drift: bool = Field(False, description=_TEXTS["look_for_drift"].id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,10 @@ class Facts:
         Those that allow no disruption now.
     addon_versions
         For the cluster's version and the target: what EKS offers of each add-on.
+    drift
+        Address and action of each resource that was changed outside Terraform; None, too, where it was not asked for.
+    state_lock
+        Terraform's words where somebody has locked its state.
     """
 
     now: datetime
@@ -84,6 +90,8 @@ class Facts:
     addon_versions: Mapping[str, tuple[Mapping[str, Any], ...]] | None = None
     node_groups: tuple[Mapping[str, Any], ...] | None = None
     insights: tuple[Mapping[str, Any], ...] | None = None
+    drift: tuple[tuple[str, str], ...] | None = None
+    state_lock: str = ""
     gaps: tuple[Finding, ...] = ()
 
 
