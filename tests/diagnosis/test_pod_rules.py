@@ -128,6 +128,18 @@ def test_a_crash_loop_shows_code_and_last_lines() -> None:
     assert "starting\nno database url given" in [item.quote for item in found.evidence]
 
 
+def test_of_a_stack_trace_what_it_is_about_is_quoted() -> None:
+    frames = "".join(f"\tat org.apache.catalina.Valve.invoke(Valve.java:{number})\n" for number in range(30))
+    cause = "Caused by: java.io.IOException: disk full\n\tat shop.Store.save(Store.java:7)\n"
+    log = f"starting\njava.lang.IllegalStateException: not saved\n{frames}{cause}{frames}"
+    found = only(diagnose(facts(pod(status=crashed(3)), logs={"web-1": log})))
+    (quote,) = (item.quote for item in found.evidence if "starting" in item.quote)
+    assert quote.splitlines() == [
+        "starting",
+        "java.lang.IllegalStateException: not saved | java.io.IOException: disk full | shop.Store.save (Store.java:7)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("code", "reason", "check"),
     [

@@ -15,6 +15,7 @@ from opslib.diagnosis.pods.facts import Facts, Log, owner_of, ready_pods
 from opslib.diagnosis.pods.symptoms import Symptom, condition, container_spec, container_status, symptoms
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import Message, Text, _
+from opslib.mining.traces import essence, fold
 from opslib.sources.objects import Container, ContainerStatus, Event, Pod, StateTerminated, Workload
 
 LOG_LINES = 8  # of a log in a finding; the rest is in the chapter's log view
@@ -191,8 +192,10 @@ class Case:
         return [self.pod_evidence(text, ended.message, ended.finished_at)]
 
     def log_evidence(self) -> list[Evidence]:
-        """The last lines that the container wrote before it ended."""
-        lines = [line for line in self.log.of_failure.splitlines() if line.strip()][-LOG_LINES:]
+        """The last lines that the container wrote before it ended; of a stack trace what it is about."""
+        events = ((event, essence(event)) for event in fold(self.log.of_failure.splitlines()))
+        said = [about.text if about.frame and "\n" in event else event for event, about in events]
+        lines = [line for event in said for line in event.splitlines() if line.strip()][-LOG_LINES:]
         if not lines:
             return []
         text = (
