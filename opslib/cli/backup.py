@@ -154,7 +154,7 @@ def _describe(name: str, restore: bool, environment: str) -> int:
             try:
                 part(sources, where, kind, name)
             except SourceError as error:
-                click.echo(str(_("Could not look at {what}", what=error.message)))
+                click.echo(str(_("Could not be read: {what}", what=error.message)))
     same = velero_command(where, kind.lower(), "describe", name, "--details")
     click.echo(str(_("The same as: {command}", command=same)))
     return 0 if status.phase == GOOD else 2
