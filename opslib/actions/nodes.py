@@ -345,7 +345,9 @@ def _eviction(system: KubernetesSystem, one: Departure, patience_seconds: float,
         "body": body, "patience_seconds": patience_seconds,
     }  # fmt: skip
     why = one.why or (
-        _("its owner makes another, which would fit on {node}", node=place) if place else _("its owner makes another elsewhere")
+        _("its owner makes another, which would fit on {node}", node=place)
+        if place
+        else _("its owner, if it has one, makes another once a node has room for it")
     )
     # no dry run of each: a budget that allows one eviction now allows the next one later, which a dry run of all would not see
     return Step(
