@@ -195,14 +195,10 @@ def ask_kinds(sources: Sources, questions: Questions, namespace: str) -> Callabl
     }
 
 
-def ask_rollouts(sources: Sources, questions: Questions, namespaces: Iterable[str], since: datetime) -> Callable[[], list[Change]]:
-    """Rollouts of workloads in some namespaces: when the ReplicaSets and controller revisions were made. A roll-back makes none."""
+def ask_rollouts(sources: Sources, questions: Questions, namespace: str, since: datetime) -> Callable[[], list[Change]]:
+    """Rollouts of workloads, asked for in the background: when ReplicaSets and controller revisions were made. A roll-back makes none."""
     resources = ("replicasets.apps", "controllerrevisions.apps")
-    answers = [
-        questions.ask(resource, functools.partial(_list, sources, resource, namespace))
-        for namespace in sorted(set(namespaces))[:10]
-        for resource in resources
-    ]
+    answers = [questions.ask(resource, functools.partial(_list, sources, resource, namespace)) for resource in resources]
 
     def get() -> list[Change]:
         found = []

@@ -38,6 +38,7 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
     environment, now = sources.environment, datetime.now(UTC)
     kinds = containers.ask_kinds(sources, questions, parameters.namespace)
     autoscalers = questions.ask(_("autoscalers"), lambda: _autoscalers(sources, parameters.namespace))
+    rollouts = containers.ask_rollouts(sources, questions, parameters.namespace, now - timedelta(hours=2 * parameters.hours))
     facts = Facts(now=now, environment=environment.name, zone=environment.zone, links=environment.links)
     if environment.prometheus is None:
         questions.ask(_("use of CPU"), lambda: sources.prometheus).get()  # says which field is missing
@@ -45,7 +46,8 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
         reader = _Reader(sources, environment.prometheus, parameters, questions, now)
         facts = dataclasses.replace(facts, prometheus_url=environment.prometheus.url, **reader.read())
     cluster = Cluster(kinds(), environment.kubernetes.kubectl_options)
-    return dataclasses.replace(facts, cluster=cluster, autoscalers=autoscalers.get(), gaps=questions.gaps)
+    changes = tuple(sorted([*rollouts(), *facts.changes], key=lambda change: change.time))
+    return dataclasses.replace(facts, cluster=cluster, changes=changes, autoscalers=autoscalers.get(), gaps=questions.gaps)
 
 
 def _autoscalers(sources: Sources, namespace: str) -> tuple[Autoscaler, ...]:
@@ -78,8 +80,6 @@ class _Reader:
         rows = self._rows(frames, throttled)
         past = self._ask_history(rows)
         close = [place for place in rows if throttled.get(place, 0) >= parameters.throttled_warning or _near(frames, place)]
-        begin = self.now - timedelta(hours=2 * parameters.hours)
-        rollouts = containers.ask_rollouts(self.sources, self.questions, {place.namespace for place in close[:_MOST_CURVES]}, begin)
         curves, changes = self._curves(close[:_MOST_CURVES])
         history = {name: by_place(answer.get()) for name, answer in past.items()}
         return {
@@ -88,7 +88,7 @@ class _Reader:
             "busiest": _busiest(busiest.get()),
             "requests": _requests({name: answer.get() for name, answer in asked.items()}),
             "nodes": _nodes({name: answer.get() for name, answer in of_nodes.items()}),
-            "changes": tuple(sorted([*rollouts(), *changes], key=lambda change: change.time)),
+            "changes": tuple(changes),
             **curves,
         }
 

@@ -36,13 +36,16 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
     """The facts of chapter 4.3 memory, from Prometheus and the cluster at once."""
     environment, now = sources.environment, datetime.now(UTC)
     kinds = containers.ask_kinds(sources, questions, parameters.namespace)
+    rollouts = containers.ask_rollouts(sources, questions, parameters.namespace, now - timedelta(hours=2 * parameters.hours))
     facts = Facts(now=now, environment=environment.name, zone=environment.zone, links=environment.links)
     if environment.prometheus is None:
         questions.ask(_("use of memory"), lambda: sources.prometheus).get()  # says which field is missing
     else:
         reader = _Reader(sources, environment.prometheus, parameters, questions, now)
         facts = dataclasses.replace(facts, prometheus_url=environment.prometheus.url, **reader.read())
-    return dataclasses.replace(facts, cluster=Cluster(kinds(), environment.kubernetes.kubectl_options), gaps=questions.gaps)
+    cluster = Cluster(kinds(), environment.kubernetes.kubectl_options)
+    changes = tuple(sorted([*rollouts(), *facts.changes], key=lambda change: change.time))
+    return dataclasses.replace(facts, cluster=cluster, changes=changes, gaps=questions.gaps)
 
 
 class _Reader:
@@ -68,8 +71,6 @@ class _Reader:
         events, reasons = by_place(frames["events"]), by_place(frames["reasons"])
         rows = _rows(frames, [*places.values(), *events, *reasons], parameters.most)
         past = self._ask_history(rows)
-        begin = self.now - timedelta(hours=2 * parameters.hours)
-        rollouts = containers.ask_rollouts(self.sources, self.questions, {place.namespace for place in places.values()}, begin)
         curves, of_requests, images = self._curves(pods, places)
         history = {name: by_place(answer.get()) for name, answer in past.items()}
         known = frames["reasons"] is not None or frames["events"] is not None
@@ -79,7 +80,7 @@ class _Reader:
             "curves": curves,
             "places": places,
             "load_is_requests": of_requests,
-            "changes": tuple(sorted([*rollouts(), *images], key=lambda change: change.time)),
+            "changes": tuple(images),
             "nodes": _nodes({name: answer.get() for name, answer in of_nodes.items()}),
         }
 
