@@ -48,7 +48,10 @@ class TerraformSystem:
 
     def reached(self, request: dict[str, Any], after: dict[str, Any], now: dict[str, Any]) -> bool:
         """Whether nothing is left to do: the state has changed since, and a plan with the same variables is empty."""
-        return now != request["state"] and self._left(request["file"], request["variables"]) is None
+        done = now != request["state"] and self._left(request["file"], request["variables"]) is None
+        if done:  # applied by an execution that was cut off before it could remove what holds secrets
+            Path(request["file"]).unlink(missing_ok=True)
+        return done
 
     def send(self, request: dict[str, Any], before: dict[str, Any]) -> None:
         """Apply the saved plan, if it is the one that was looked at and the state is still the one that it was made for."""

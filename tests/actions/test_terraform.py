@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -76,6 +79,42 @@ def test_from_nothing_to_the_infrastructure_and_a_new_version(desk: Desk) -> Non
     assert pipeline.execute(desk, newer).verified
     with pytest.raises(InputError):
         pipeline.undo(desk, newer)
+
+
+def _execute(desk: Desk, plan: Any, program: Path) -> None:
+    source = Terraform(system(desk).source.folder, (str(program),))
+    pipeline.execute(replace(desk, systems={"terraform": TerraformSystem(source)}), plan)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_at_the_apply_nothing_is_lost_or_done_twice(desk: Desk, tmp_path: Path, when: str) -> None:
+    """A program in Terraform's place kills who runs it, before or after Terraform itself has applied the plan."""
+    words = " ".join(shlex.quote(word) for word in program())
+    done = tmp_path / "applied"
+    real, strike = (
+        f'{words} "$@"; status=$?; [ "$1" != apply ] || echo done >> {shlex.quote(str(done))}',
+        '[ "$1" != apply ] || kill -9 $PPID',
+    )
+    ways = {
+        "never": real,
+        "before": f'if [ "$1" = apply ]; then kill -9 $PPID; exit 1; fi; {real}',
+        "after": f"{real}; {strike}",
+    }
+    for name, script in ways.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\nexit $status\n")
+        (tmp_path / name).chmod(0o700)
+    plan = planned(desk, OLD)
+    process = multiprocessing.get_context("fork").Process(target=_execute, args=(desk, plan, tmp_path / when))
+    process.start()
+    process.join()
+    assert process.exitcode == -9
+    assert done.exists() == (when == "after")
+    _execute(desk, plan, tmp_path / "never")
+    assert done.read_text().split() == ["done"]
+    assert [record.event for record in desk.log.of(plan.id)].count("step.done") == 1
+    assert not list((desk.place / "terraform").iterdir()), "a saved plan holds secrets"
+    with pytest.raises(InputError, match="nothing to do"):
+        planned(desk, OLD)
 
 
 def test_what_would_be_destroyed_has_to_be_named(desk: Desk) -> None:
