@@ -189,7 +189,8 @@ class Case:
             text = _("Container {container} ended after {ran}: {how}; restarts: {restarts}", ran=ran, **values)
         else:
             text = _("Container {container} ended: {how}; restarts: {restarts}", **values)
-        return [self.pod_evidence(text, ended.message, ended.finished_at)]
+        said = ended.message or (ended.reason if ended.reason == "OOMKilled" else "")  # the word that one searches for
+        return [self.pod_evidence(text, said, ended.finished_at)]
 
     def log_evidence(self) -> list[Evidence]:
         """The last lines that the container wrote before it ended; of a stack trace what it is about."""
