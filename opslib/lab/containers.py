@@ -101,7 +101,7 @@ class Containers:
         previous, follow = (query.get(key) in ("true", "1") for key in ("previous", "follow"))
         wanted = _wanted(query.get)
         pod = self._pods.get(namespace, name)
-        if pod is not None and self.lost(pod["spec"]["nodeName"]):
+        if pod is not None and self.lost(pod["spec"].get("nodeName", "")):
             return PlainTextResponse(_unreachable(pod), 500)
         folder = self._logs / namespace / name
         path = folder / f"{container}{'.previous' if previous else ''}.log"
@@ -153,7 +153,7 @@ class Containers:
         pod = self._pods.get(parameters["namespace"], parameters["pod"])
         if pod is None:
             return "pod does not exist"
-        if self.lost(pod["spec"]["nodeName"]):
+        if self.lost(pod["spec"].get("nodeName", "")):
             return _unreachable(pod)
         container = parameters["container"]
         spec = spec_of(pod, container)

@@ -89,6 +89,8 @@ class Exporter:
         Whether the platform has a past.
     prometheus
         The address of a Prometheus that reads the past from here, at ``/past``; empty where it reads the file.
+    pods
+        All pods, kept by somebody else, who starts and ends it: many take much memory. None: it keeps them itself.
     """
 
     def __init__(
@@ -100,10 +102,13 @@ class Exporter:
         routes: Sequence[BaseRoute] = (),
         history: bool = True,
         prometheus: str = "",
+        pods: Informer | None = None,
     ) -> None:
         self._stage, self._folder, self._routes, self._with_past = stage, folder, routes, history
         self._holds = Holds(folder)
-        self._informers = {path: Informer(api, path, self._note if path == _PODS else _nobody) for path in state_metrics.KINDS}
+        self._own = {path: Informer(api, path) for path in state_metrics.KINDS if path != _PODS or pods is None}
+        self._informers = self._own if pods is None else {**self._own, _PODS: pods}
+        self._informers[_PODS].subscribe(self._note)
         self._said: dict[str, tuple[str, str]] = {}  # by an object's uid: its version, and what kube-state-metrics says of it
         self._heads: dict[str, None] = dict.fromkeys(state_metrics.GAUGES)
         self._lock = threading.RLock()
@@ -122,7 +127,7 @@ class Exporter:
 
     def start(self, held: socket.socket) -> None:
         """Take over from the past, and serve on `held`, a socket that listens."""
-        for informer in self._informers.values():
+        for informer in self._own.values():
             informer.start()
         for informer in self._informers.values():
             informer.synced.wait(10)
@@ -134,7 +139,7 @@ class Exporter:
 
     def close(self) -> None:
         """Stop serving."""
-        for informer in self._informers.values():
+        for informer in self._own.values():
             informer.close()
         if self._served is not None:
             self._served.close()
@@ -383,7 +388,3 @@ def _answer(text: str) -> Response:
     from starlette.responses import PlainTextResponse
 
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
-
-
-def _nobody(event: str, obj: Object) -> None:
-    """Nobody wants to know."""

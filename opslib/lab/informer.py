@@ -26,7 +26,7 @@ class Informer:
     ) -> None:
         self._api = api
         self._path = path
-        self._on_change = on_change
+        self._listeners = [on_change]
         self._fields = fields
         self._objects: dict[str, Object] = {}
         self._lock = threading.Lock()
@@ -36,6 +36,10 @@ class Informer:
     def start(self) -> None:
         """Begin; `synced` is set when the first list is in."""
         threading.Thread(target=self._run, name=f"informer {self._path}", daemon=True).start()
+
+    def subscribe(self, listener: Callable[[str, Object], None]) -> None:
+        """Tell `listener` too from now on, as `on_change`."""
+        self._listeners.append(listener)
 
     def close(self) -> None:
         """Stop telling."""
@@ -86,4 +90,5 @@ class Informer:
                 self._objects.pop(uid, None)
             else:
                 self._objects[uid] = obj
-        self._on_change(event, obj)
+        for listener in self._listeners:
+            listener(event, obj)

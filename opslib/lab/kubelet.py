@@ -52,7 +52,7 @@ class Kubelet:
         self.api = api
         self._machines = {node.name: node for node in nodes}
         self.holds = Holds(folder)
-        self.pods = Informer(api, "/api/v1/pods", self._pod_changed, fields="spec.nodeName!=")
+        self.pods = Informer(api, "/api/v1/pods", self._pod_changed)
         self.nodes = Informer(api, "/api/v1/nodes")
         self.containers = Containers(api, folder / "logs", self.pods, self.nodes)
         self.containers.lost = self._is_held_node
@@ -189,7 +189,8 @@ class Kubelet:
             return
         if self._is_ours(pod) and not self._stop.is_set():
             self._workers.submit(self._sync, pod)
-        if pod["spec"].get("ephemeralContainers") and not self._is_held_node(pod["spec"]["nodeName"]) and not self._stop.is_set():
+        node = pod["spec"].get("nodeName", "")
+        if node and pod["spec"].get("ephemeralContainers") and not self._is_held_node(node) and not self._stop.is_set():
             self._workers.submit(self.containers.begin_added, pod)
 
     def _is_ours(self, pod: Object) -> bool:

@@ -12,6 +12,16 @@ from pathlib import Path
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_THRIFTY = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+
+
+def thrifty() -> dict[str, str]:
+    """An environment in which a process gives memory back that it needs no longer (mallopt(3), of glibc; elsewhere without effect).
+
+    Left to itself, glibc keeps big arrays in one heap for every few threads, of which it gives nothing back while the last piece is in use.
+    What computes with arrays takes about a third longer with it.
+    """
+    return {**_THRIFTY, **os.environ}
 
 
 def die_with_parent(nice: int = 0) -> Callable[[], None]:

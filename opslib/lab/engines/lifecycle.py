@@ -23,7 +23,7 @@ from typing import Any
 
 from opslib.errors import InputError, OpsError
 from opslib.lab import processes
-from opslib.lab.engines.servers import DEFAULT_ENGINE, DEFAULT_SEED, KEPT, PARTS, Options, is_kept, load
+from opslib.lab.engines.servers import DEFAULT_ENGINE, DEFAULT_SEED, KEPT, MANY_PODS, PARTS, Options, is_kept, load
 from opslib.messages import _
 
 Report = Callable[[str, dict[str, bool], float], None]
@@ -151,6 +151,7 @@ def up(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            env=processes.thrifty() if options.pods > MANY_PODS else None,
             start_new_session=True,
         )
     started = time.monotonic()

@@ -25,6 +25,7 @@ _ACCEPT = {"Accept": "text/plain;version=0.0.4", "Accept-Encoding": "gzip"}
 _PARAMETER = "__param_"
 _PAIR = re.compile(r'([a-zA-Z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"')
 _SERIES = re.compile(rf"[a-zA-Z_:][\w:]*\s*(?:\{{\s*(?:{_PAIR.pattern}\s*,?\s*)*\}})?\s*")
+_LINE = re.compile(r"[^\n]+")
 _ESCAPE = re.compile(r"\\(.)")
 
 
@@ -84,11 +85,12 @@ class Scraper:
         """The samples of a page. How a series is written seldom changes, so each is taken apart once."""
         values: dict[Labels, float] = {}
         seen: set[str] = set()
-        for line in text.splitlines():
+        for found in _LINE.finditer(text):  # one at a time: all lines of a big page at once take twice its memory
+            line = found[0]
             if line.startswith("# TYPE "):
                 _hash, _type, name, kind = line.split(" ", 3)
                 self.metadata.setdefault(name, {"type": kind, "help": "", "unit": ""})
-            if not line or line.startswith("#"):
+            if line.startswith("#"):
                 continue
             series, _space, value = line.rpartition(" ")
             labels = known.get(series)

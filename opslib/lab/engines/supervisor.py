@@ -413,7 +413,8 @@ class Supervisor:
 
         reader = self._address("prometheus") if self.options.engine == "real" and "prometheus" in self.parts else ""
         routes = control.routes(self.stage)
-        exporter = Exporter(api, self.stage, self.folder, routes=routes, history=self.options.platform, prometheus=reader)
+        past = self.options.platform
+        exporter = Exporter(api, self.stage, self.folder, routes=routes, history=past, prometheus=reader, pods=kubelet.pods)
         self._closing.append(exporter.close)
         exporter.start(held)
         kubelet.containers.usage.of_pods, kubelet.containers.usage.of_nodes = exporter.usage, exporter.node_usage

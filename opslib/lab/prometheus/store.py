@@ -26,7 +26,7 @@ Booleans = npt.NDArray[np.bool_]
 
 STALE_BITS = np.uint64(0x7FF0000000000002)
 ABSENT_BITS = np.uint64(0x7FF0000000000004)
-_CHUNK = 120
+_CHUNK = 24  # a piece that is not full takes eight bytes a sample, and most series never change
 
 
 def absent(shape: tuple[int, ...]) -> Floats:

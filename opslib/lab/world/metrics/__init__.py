@@ -14,7 +14,7 @@ import numpy as np
 
 from opslib.lab.prometheus.store import Computed, Store
 from opslib.lab.world.metrics import applications, containers, machines, objects
-from opslib.lab.world.metrics.families import Family
+from opslib.lab.world.metrics.families import Family, Values
 from opslib.lab.world.noise import Floats, Integers
 
 if TYPE_CHECKING:
@@ -60,11 +60,11 @@ def load(store: Store, world: World, *, start: float, end: Callable[[], float], 
             bounded = np.nan_to_num(family.lives * 1000, posinf=float(_FOR_EVER), neginf=0.0)
             lives = np.ceil(bounded).astype(np.int64)
         labels = [{"__name__": family.name, **labels} for labels in family.labels]
-        values = functools.partial(_at, family)
+        values = functools.partial(_at, family.values)  # not the family, whose labels take more memory than all else
         groups.append(Computed(labels, values, start=first, step=step, end=lambda: math.ceil(end() * 1000) - 1, lifetimes=lives))
     store.add(*groups)
     return groups
 
 
-def _at(family: Family, rows: Integers, times: Integers) -> Floats:
-    return family.values(rows, times / 1000)
+def _at(values: Values, rows: Integers, times: Integers) -> Floats:
+    return values(rows, times / 1000)
