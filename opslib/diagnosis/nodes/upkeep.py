@@ -156,9 +156,7 @@ def agents_missing(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
                 len(missing),
                 name=one.metadata.name,
             ),
-            cause=_(
-                "The node has no room for it, or the controller cannot make the pod (a quota, an admission rule)."
-            ),
+            cause=_("The node has no room for it, or the controller cannot make the pod (a quota, an admission rule)."),
             evidence=(
                 Evidence(
                     text=_("Nodes without it: {nodes}", nodes=names[:10]),
