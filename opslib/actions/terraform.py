@@ -21,16 +21,22 @@ from opslib.actions.systems import Preview
 from opslib.environments import Environment
 from opslib.errors import Conflict, InputError
 from opslib.messages import Message, _, _n, one_line
-from opslib.sources.terraform import ResourceChange, Terraform, changes_of, rendered
+from opslib.sources.terraform import Report, ResourceChange, Terraform, changes_of, rendered
 
 
 class TerraformSystem:
-    """One root module. See `opslib.actions.systems.System`."""
+    """One root module. See `opslib.actions.systems.System`.
+
+    Parameters
+    ----------
+    report
+        Is told what Terraform says while it is at work, line by line.
+    """
 
     name = "terraform"
 
-    def __init__(self, source: Terraform) -> None:
-        self.source = source
+    def __init__(self, source: Terraform, report: Report = lambda text: None) -> None:
+        self.source, self.report = source, report
 
     def target(self) -> str:
         """Its folder: the lineage of the state is part of what a step expects."""
@@ -58,7 +64,7 @@ class TerraformSystem:
         if self.observe(request) != before:
             raise Conflict(self.name, _("The state has changed since this was planned"), _("Make the plan again"))
         file = _saved(request)
-        self.source.apply(file)
+        self.source.apply(file, self.report)
         file.unlink(missing_ok=True)
 
     def holds(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
@@ -101,7 +107,7 @@ def apply(
         Somebody else has locked the state.
     """
     source = system.source
-    source.init()
+    source.init(system.report)
     faults = source.validate()
     if faults:
         shown = faults[:5]
@@ -116,7 +122,7 @@ def apply(
     file = Path(name)
     kept = False
     try:
-        if not source.plan(file, variables):
+        if not source.plan(file, variables, report=system.report):
             raise InputError(_("There is nothing to do: the infrastructure is as the configuration says"))
         content = source.show(file)
         changes = changes_of(content)

@@ -85,6 +85,12 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
         _CLUSTER,
         Right("list", "nodes", _("the kubelets' versions"), everywhere=True),
         Right("list", "poddisruptionbudgets.policy", _("disruption budgets that keep nodes from being replaced"), everywhere=True),
+        Right(
+            "list",
+            "customresourcedefinitions.apiextensions.k8s.io",
+            _("versions in which custom resources are stored, and that are not served any more"),
+            everywhere=True,
+        ),
     ),
     "pods": (
         _CLUSTER,

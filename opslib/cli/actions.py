@@ -772,7 +772,7 @@ class _Systems(dict[str, Any]):
         elif name == "aws":
             made = AwsSystem(self._sources.aws)
         elif name == "terraform":
-            made = TerraformSystem(Terraform.connect(self._sources.environment))
+            made = TerraformSystem(Terraform.connect(self._sources.environment), _said)
         else:
             raise KeyError(name)
         self[name] = made
@@ -784,6 +784,11 @@ def _opened(plan_id: str, environment: str, outputs: Path) -> tuple[Desk, Plan]:
 
     desk = _desk(environment, outputs)
     return desk, plans.read(plan_id, desk.place)
+
+
+def _said(text: Text) -> None:
+    """What a program says while it is at work: beside what the command itself says."""
+    click.echo("  " + printable(text_of(text)), err=True)
 
 
 def _say(text: Text) -> None:

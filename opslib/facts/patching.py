@@ -12,7 +12,8 @@ from opslib.facts import Questions
 from opslib.facts.sources import Sources
 from opslib.messages import _, text_of
 from opslib.sources.aws import Aws
-from opslib.sources.objects import DisruptionBudget, Node
+from opslib.sources.kubernetes import Kubernetes
+from opslib.sources.objects import CustomResourceDefinition, DisruptionBudget, Node
 from opslib.sources.terraform import Terraform
 
 GROUP = "eks.amazonaws.com/nodegroup"  # the label that EKS puts on the nodes of a managed group
@@ -24,6 +25,7 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
     version = questions.ask(_("the API server's version"), lambda: sources.kubernetes.version())  # noqa: PLW0108 - connecting may fail, too
     nodes = questions.ask(_("nodes"), lambda: sources.kubernetes.list(Node, "nodes"))
     budgets = questions.ask(_("disruption budgets"), lambda: sources.kubernetes.list(DisruptionBudget, "poddisruptionbudgets.policy"))
+    stored = questions.ask(_("versions in which custom resources are stored"), lambda: _stored(sources.kubernetes))
     deprecated = questions.ask(_("deprecated APIs that are called"), lambda: _deprecated(sources))
     of_aws = questions.ask(
         _("EKS (versions, add-ons, node groups, insights)"), lambda: _eks(sources.aws, parameters, questions, version.get())
@@ -43,10 +45,21 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
         groups=None if found is None else {one.metadata.name: one.metadata.labels[GROUP] for one in found if GROUP in one.metadata.labels},
         budgets=None if kept is None else tuple(one for one in kept if not one.status.disruptions_allowed),
         deprecated=None if apis is None else tuple(apis),
+        stored=stored.get(),
         **(of_aws.get() or {}),
         **((drift.get() if drift is not None else None) or {}),
         gaps=questions.gaps,
     )
+
+
+def _stored(cluster: Kubernetes) -> dict[str, tuple[str, ...]]:
+    """The versions in which objects are stored and that nobody can ask for any more, by custom resource."""
+    found = {}
+    for one in cluster.iterate(CustomResourceDefinition, "customresourcedefinitions.apiextensions.k8s.io"):
+        served = {version.name for version in one.spec.versions if version.served}
+        if gone := tuple(version for version in one.status.stored_versions if version not in served):
+            found[one.metadata.name] = gone
+    return found
 
 
 def _drift(environment: Environment) -> dict[str, Any]:

@@ -631,3 +631,26 @@ class DisruptionBudget(Base):
 
     metadata: Metadata = msgspec.field(default_factory=Metadata)
     status: BudgetStatus = msgspec.field(default_factory=BudgetStatus)
+
+
+class CustomVersion(Base):
+    """A version of a custom resource."""
+
+    name: str = ""
+    served: bool = False
+
+
+class CustomSpec(Base):
+    versions: list[CustomVersion] = []
+
+
+class CustomStatus(Base):
+    stored_versions: list[str] = []
+
+
+class CustomResourceDefinition(Base):
+    """A CustomResourceDefinition, as far as its versions go; the schemas are not read."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    spec: CustomSpec = msgspec.field(default_factory=CustomSpec)
+    status: CustomStatus = msgspec.field(default_factory=CustomStatus)

@@ -117,6 +117,16 @@ def test_killed_at_the_apply_nothing_is_lost_or_done_twice(desk: Desk, tmp_path:
         planned(desk, OLD)
 
 
+def test_what_terraform_says_is_passed_on_while_it_is_at_work(desk: Desk) -> None:
+    said: list[str] = []
+    talking = replace(desk, systems={"terraform": TerraformSystem(system(desk).source, lambda text: said.append(str(text)))})
+    plan = planned(talking, OLD)
+    assert any("Plan:" in line for line in said)
+    del said[:]
+    pipeline.execute(talking, plan)
+    assert any("Creation complete" in line for line in said) and any("Apply complete" in line for line in said)
+
+
 def test_what_would_be_destroyed_has_to_be_named(desk: Desk) -> None:
     applied(desk)
     with pytest.raises(InputError, match="--allow-destroy") as caught:

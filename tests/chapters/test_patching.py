@@ -100,6 +100,14 @@ def test_removed_apis_that_are_called() -> None:
     assert finding.severity is Severity.INFO
 
 
+def test_versions_that_are_stored_and_not_served_any_more() -> None:
+    [finding] = found("versions.stored", stored={"certificates.cert-manager.io": ("v1alpha2", "v1beta1")})
+    assert finding.subject.name == "certificates.cert-manager.io"
+    assert "v1alpha2" in str(finding.title) and "v1beta1" in str(finding.title)
+    assert finding.steps[-1].changes
+    assert not found("versions.stored", stored={})
+
+
 def test_insights_that_do_not_pass() -> None:
     insight = {
         "name": "EKS add-on version compatibility",

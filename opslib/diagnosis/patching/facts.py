@@ -65,6 +65,8 @@ class Facts:
         Node group by node, where the node says it.
     budgets
         Those that allow no disruption now.
+    stored
+        Custom resources with the versions in which some of their objects may be stored and which are not served any more.
     addon_versions
         For the cluster's version and the target: what EKS offers of each add-on.
     drift
@@ -84,6 +86,7 @@ class Facts:
     groups: Mapping[str, str] | None = None
     budgets: tuple[DisruptionBudget, ...] | None = None
     deprecated: tuple[DeprecatedApi, ...] | None = None
+    stored: Mapping[str, tuple[str, ...]] | None = None
     cluster: Mapping[str, Any] | None = None
     versions: tuple[Mapping[str, Any], ...] | None = None
     addons: tuple[Mapping[str, Any], ...] | None = None

@@ -99,6 +99,37 @@ def removed_apis(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
         )
 
 
+def stored(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
+    """Custom resources that may still be stored in a version that is not served: an operator's upgrade that drops it is refused.
+
+    https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definition-versioning/
+    """
+    for name, gone in sorted((facts.stored or {}).items()):
+        yield Finding(
+            check="versions.stored",
+            severity=Severity.WARNING,
+            subject=Subject("CustomResourceDefinition", name),
+            title=_("{name} may be stored as {versions}, which is not served any more", name=name, versions=list(gone)),
+            cause=_("The version cannot be taken out of the definition before its objects are written anew"),
+            evidence=(
+                Evidence(
+                    text=_("status.storedVersions has {versions}", versions=list(gone)),
+                    reference=f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}",
+                ),
+            ),
+            steps=(
+                Step(_("See which versions there are"), command("kubectl", *facts.kubectl, "get", "crd", name, "-o", "yaml")),
+                Step(
+                    _("Write every object anew, then take the version out of status.storedVersions"),
+                    " | ".join(
+                        command("kubectl", *facts.kubectl, *words) for words in (("get", name, "-A", "-o", "yaml"), ("replace", "-f", "-"))
+                    ),
+                    changes=True,
+                ),
+            ),
+        )
+
+
 def insights(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
     """EKS' own upgrade insights that do not pass."""
     for one in facts.insights or ():

@@ -243,10 +243,10 @@ def _networks_and_cluster(server: Server, connect: Callable[[str], Any], world: 
         )
     account.deprecated = [
         {
-            "usage": "/apis/flowcontrol.apiserver.k8s.io/v1beta3/flowschemas",
-            "replacedWith": "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas",
+            "usage": "/apis/storage.k8s.io/v1beta1/volumeattributesclasses",
+            "replacedWith": "/apis/storage.k8s.io/v1/volumeattributesclasses",
             "stopServingVersion": f"1.{catalogue.number(cluster_version) + 1}",
-            "startServingReplacementVersion": "1.29",
+            "startServingReplacementVersion": "1.34",
             "clientStats": [
                 {"userAgent": "legacy-operator", "numberOfRequestsLast30Days": 412, "lastRequestTime": now - timedelta(hours=2)}
             ],

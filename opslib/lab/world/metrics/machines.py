@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 _MODES = (("user", 0.78), ("system", 0.2), ("softirq", 0.02))  # shares of what pods use
 _OLD = {
-    "group": "flowcontrol.apiserver.k8s.io",
-    "version": "v1beta3",
-    "resource": "flowschemas",
+    "group": "storage.k8s.io",
+    "version": "v1beta1",
+    "resource": "volumeattributesclasses",
     "subresource": "",
-    "removed_release": "1.32",
+    "removed_release": "1.37",
 }
 SYSTEM_CORES = 0.25  # what a node uses without pods
 _REQUESTS = (("LIST", "pods", "200", 0.4), ("GET", "configmaps", "200", 1.1), ("WATCH", "pods", "200", 0.2), ("PATCH", "pods", "200", 0.15),
