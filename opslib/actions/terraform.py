@@ -163,6 +163,8 @@ def _plan(
     preview = system.preview(request)
     destroyed = [one for one in changes if one.destroys]
     cautions = [_("What is in {address} is lost ({action})", address=one.address, action=one.action) for one in destroyed]
+    cautions += [_("{address} is told to the provider, and is no part of the state", address=one.address) for one in changes
+                 if one.action == "invoke"]  # fmt: skip
     if drift:
         cautions.append(_("Changed outside Terraform since the last apply: {names}", names=[one.address for one in drift[:10]]))
     step = Step(

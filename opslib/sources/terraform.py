@@ -278,9 +278,9 @@ class ResourceChange:
     Parameters
     ----------
     action
-        "create", "update", "delete", "replace", "read", "forget" or "no-op".
+        "create", "update", "delete", "replace", "read", "forget" or "no-op"; "invoke" of what a provider is told to do besides.
     reasons
-        Paths of the attributes that force a replacement.
+        Paths of the attributes that force a replacement, or else why Terraform deletes or replaces it ("tainted", "no_resource_config").
     changes
         Attribute, value before and value after, as texts; sensitive ones masked, unknown ones said to be known after it.
     before_address
@@ -308,7 +308,7 @@ class ResourceChange:
 
 HIDDEN = "(sensitive)"
 UNKNOWN = "(known after apply)"
-_ORDER = ("delete", "replace", "update", "create", "forget", "read", "no-op")
+_ORDER = ("delete", "replace", "invoke", "update", "create", "forget", "read", "no-op")
 
 
 def changes_of(plan: Mapping[str, Any], key: str = "resource_changes") -> list[ResourceChange]:
@@ -317,8 +317,15 @@ def changes_of(plan: Mapping[str, Any], key: str = "resource_changes") -> list[R
     if key == "resource_changes":
         found += [replace(_change(one.get("resource_change") or {}), waits=str(one.get("reason") or "-"))
                   for one in plan.get("deferred_changes") or ()]  # fmt: skip
+        found += [_invocation(one) for one in plan.get("action_invocations") or ()]
     shown = (one for one in found if one.action != "no-op" or one.before_address or one.imported or one.waits)
     return sorted(shown, key=lambda one: (_ORDER.index(one.action), one.address))
+
+
+def _invocation(one: Mapping[str, Any]) -> ResourceChange:
+    values, sensitive = one.get("config_values"), one.get("config_sensitive")
+    rows = _rows({}, values if isinstance(values, dict) else {}, None, sensitive, one.get("config_unknown"))
+    return ResourceChange(str(one.get("address", "")), str(one.get("type", "")), "invoke", changes=tuple(rows))
 
 
 def _change(one: Mapping[str, Any]) -> ResourceChange:
@@ -326,6 +333,8 @@ def _change(one: Mapping[str, Any]) -> ResourceChange:
     actions = list(change.get("actions") or ["no-op"])
     action = "replace" if "delete" in actions and "create" in actions else actions[0]
     reasons = tuple(".".join(str(part) for part in path) for path in change.get("replace_paths") or ())
+    if not reasons and action in ("delete", "replace") and one.get("action_reason"):
+        reasons = (str(one["action_reason"]).removeprefix("replace_because_").removeprefix("delete_because_"),)
     before, after = change.get("before"), change.get("after")
     rows = _rows(
         before if isinstance(before, dict) else {}, after if isinstance(after, dict) else {},
@@ -394,10 +403,11 @@ def _value(value: Any) -> str:
 
 def rendered(changes: Sequence[ResourceChange]) -> str:
     """The changes for people: a line a resource with its sign, a line an attribute below."""
-    signs = {"create": "+", "update": "~", "delete": "-", "replace": "-/+", "read": "<=", "forget": ".", "no-op": " "}
+    signs = {"invoke": "!", "create": "+", "update": "~", "delete": "-", "replace": "-/+", "read": "<=", "forget": ".", "no-op": " "}
     lines = []
     for one in changes:
-        notes = [f"forced by {', '.join(one.reasons)}"] if one.reasons else []
+        why = "forced by" if one.action == "replace" else "because"
+        notes = [f"{why} {', '.join(one.reasons)}"] if one.reasons else []
         notes += [f"moved from {one.before_address}"] if one.before_address else []
         notes += [f"imported, id {one.imported}"] if one.imported else []
         notes += [f"put off: {one.waits}"] if one.waits else []

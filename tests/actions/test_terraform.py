@@ -324,3 +324,75 @@ def test_paths_that_force_a_replacement_may_lead_into_lists(path: list[Any]) -> 
 def test_nothing_to_do_is_nothing() -> None:
     assert changes_of({"resource_changes": [change(["no-op"])]}) == []
     assert changes_of({}) == [] and rendered([]) == ""
+
+
+# --- shapes of plans that real projects keep in public: by shape, with names of our own ------------------------------------------------
+
+
+def test_a_plan_of_the_first_versions_has_neither_sensitive_nor_unknown_parts() -> None:
+    """As Terraform 0.12 writes it: masks are missing, most resources are no-ops, outputs change though no resource does."""
+    quiet = {"address": "module.net.vpc.main", "type": "vpc", "change": {"actions": ["no-op"], "before": {"id": "1"}, "after": {"id": "1"}}}
+    grown = {
+        "address": "queue.jobs[2]",
+        "type": "queue",
+        "index": 2,
+        "change": {"actions": ["update"], "before": {"tags": {"a": 1}}, "after": {"tags": {"a": 2}}, "after_unknown": {}},
+    }
+    outputs = {"url": {"actions": ["create"], "before": None, "after": "x", "after_unknown": False}}
+    [only] = changes_of({"format_version": "0.1", "resource_changes": [quiet, grown], "output_changes": outputs})
+    assert (only.address, only.action) == ("queue.jobs[2]", "update")
+
+
+def test_a_tainted_resource_is_replaced_without_any_path_that_forces_it() -> None:
+    change = {
+        "actions": ["delete", "create"],
+        "before": {"id": "1", "triggers": {}},
+        "after": {"triggers": {}},
+        "after_unknown": {"id": True, "triggers": {}},
+        "before_sensitive": {"triggers": {}},
+        "after_sensitive": {"triggers": {}},
+    }
+    [only] = changes_of({"resource_changes": [{"address": "job.once", "change": change, "action_reason": "replace_because_tainted"}]})
+    assert only.destroys and only.reasons == ("tainted",)
+    assert rendered([only]).startswith("-/+ job.once  # forced by tainted\n")
+
+
+def test_a_resource_that_left_the_configuration_says_why_it_goes() -> None:
+    one = {
+        "address": "bucket.old",
+        "change": {"actions": ["delete"], "before": {"name": "old"}, "after": None},
+        "action_reason": "delete_because_no_resource_config",
+    }
+    assert "# because no_resource_config" in rendered(changes_of({"resource_changes": [one]}))
+
+
+def test_actions_of_providers_are_shown_though_no_resource_changes() -> None:
+    """Terraform 1.14 and later: a plan without resource_changes that does something all the same."""
+    one = {
+        "address": "action.function.warm_up",
+        "type": "function",
+        "name": "warm_up",
+        "provider_name": "example.com/us/cloud",
+        "config_values": {"payload": "let me in", "times": 3, "region": None},
+        "config_sensitive": {"payload": True},
+        "invoke_action_trigger": {},
+    }
+    [only] = changes_of({"format_version": "1.2", "planned_values": {"root_module": {}}, "complete": True, "action_invocations": [one]})
+    assert only.action == "invoke" and not only.destroys
+    assert rendered([only]) == f"! action.function.warm_up\n    payload: - -> {HIDDEN}\n    times: - -> 3\n"
+
+
+def test_a_replaced_database_shows_what_forces_it_and_none_of_its_secrets() -> None:
+    change = {
+        "actions": ["create", "delete"],
+        "replace_paths": [["engine_version"]],
+        "before": {"engine_version": "14", "password": "old-word", "endpoint": "a"},
+        "after": {"engine_version": "16", "password": "new-word"},
+        "before_sensitive": {"password": True},
+        "after_sensitive": {"password": True},
+        "after_unknown": {"endpoint": True},
+    }
+    row = {"address": "database.main", "action_reason": "replace_because_cannot_update", "change": change}
+    text = rendered(changes_of({"resource_changes": [row]}))
+    assert "forced by engine_version" in text and "endpoint: a -> (known after apply)" in text
+    assert "old-word" not in text and "new-word" not in text
