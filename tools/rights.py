@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from opslib.chapters import CHAPTERS, Chapter
-from opslib.chapters.rights import ACTIONS, PLANS, RIGHTS, Right, merged
+from opslib.chapters.rights import ACTIONS, PLAN_ACTIONS, PLANS, RIGHTS, Right, merged
 
 PROJECT = Path(__file__).resolve().parent.parent
 RBAC, IAM = PROJECT / "deploy" / "rbac", PROJECT / "deploy" / "iam"
@@ -72,21 +72,23 @@ def _role(name: str, rights: tuple[Right, ...], group: str) -> str:
     return yaml.safe_dump_all([role, binding], sort_keys=False, explicit_start=True, default_flow_style=None, width=120)
 
 
-def policy(chapter: Chapter) -> str:
-    """The IAM policy of a chapter."""
-    statement = {"Sid": f"Opslib{chapter.slug.capitalize()}", "Effect": "Allow", "Action": sorted(ACTIONS[chapter.slug]), "Resource": "*"}
+def policy(name: str, actions: tuple[str, ...]) -> str:
+    """An IAM policy that allows some actions."""
+    sid = "Opslib" + "".join(word.capitalize() for word in name.split("-"))
+    statement = {"Sid": sid, "Effect": "Allow", "Action": sorted(actions), "Resource": "*"}
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]}, indent=2) + "\n"
 
 
 def wanted() -> dict[Path, str]:
     """Every file as it should be."""
     files = {RBAC / f"plan_{command}.yaml": of_plan(command) for command in PLANS}
+    files |= {IAM / f"plan_{command}.json": policy(f"plan-{command}", actions) for command, actions in PLAN_ACTIONS.items()}
     for chapter in CHAPTERS:
         name = f"{chapter.section}_{chapter.slug}"
         if chapter.slug in RIGHTS:
             files[RBAC / f"{name}.yaml"] = content(chapter)
         if chapter.slug in ACTIONS:
-            files[IAM / f"{name}.json"] = policy(chapter)
+            files[IAM / f"{name}.json"] = policy(chapter.slug, ACTIONS[chapter.slug])
     return files
 
 

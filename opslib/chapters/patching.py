@@ -56,6 +56,37 @@ def versions_table(facts: Facts) -> Table:
     )
 
 
+def elsewhere_table(facts: Facts) -> Table:
+    """The EKS clusters of the other regions and accounts that the environment names."""
+    ends = {str(one.get("clusterVersion")): one.get("endOfStandardSupportDate") for one in facts.versions or ()}
+    rows: list[tuple[Any, ...]] = []
+    for place, clusters in facts.elsewhere.items():
+        if clusters is None:
+            rows.append((Severity.UNKNOWN, place, None, None, _("could not be looked at"), None))
+        for one in clusters or ():
+            version = str(one.get("version", ""))
+            end = ends.get(version)
+            ended = end is not None and end < facts.now
+            severity = Severity.WARNING if ended else Severity.OK if end else Severity.INFO
+            rows.append((severity, place, str(one.get("name", "")), version, str(one.get("status", "")).lower(), end))
+        if clusters == ():
+            rows.append((Severity.OK, place, None, None, _("no cluster"), None))
+    return table(
+        "elsewhere",
+        _("Clusters in other regions and accounts"),
+        (
+            Column("severity", _("Severity"), Unit.SEVERITY),
+            Column("place", _("Region, account")),
+            Column("cluster", _("Cluster")),
+            Column("version", _("Version")),
+            Column("status", _("Status")),
+            Column("standard", _("Standard support until"), Unit.TIME),
+        ),
+        rows,
+        _("The environment names no other region or account (aws.also)."),
+    )
+
+
 def addons_table(facts: Facts, parameters: Parameters) -> Table:
     """The add-ons: installed, default for what runs, and what the target needs."""
     rows: list[tuple[Any, ...]] | None = None

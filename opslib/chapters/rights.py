@@ -167,6 +167,7 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
         "eks:DescribeInsight",
         "eks:DescribeNodegroup",
         "eks:ListAddons",
+        "eks:ListClusters",
         "eks:ListInsights",
         "eks:ListNodegroups",
     ),
@@ -233,6 +234,32 @@ PLANS: Mapping[str, tuple[Right, ...]] = {
     ),
 }  # fmt: skip
 """What a plan needs in the cluster by its command (``opslib plan ...``): to be made, executed, verified and undone."""
+
+_UPDATES = ("eks:DescribeCluster", "eks:DescribeUpdate", "eks:ListUpdates")
+
+PLAN_ACTIONS: Mapping[str, tuple[str, ...]] = {
+    "addon": (*_UPDATES, "eks:DescribeAddon", "eks:DescribeAddonVersions", "eks:ListAddons", "eks:UpdateAddon"),
+    "node-group": (
+        *_UPDATES,
+        "eks:DescribeAddon",
+        "eks:DescribeAddonVersions",
+        "eks:DescribeNodegroup",
+        "eks:ListAddons",
+        "eks:ListNodegroups",
+        "eks:UpdateNodegroupVersion",
+    ),
+    "control-plane": (
+        *_UPDATES,
+        "eks:DescribeAddon",
+        "eks:DescribeAddonVersions",
+        "eks:DescribeClusterVersions",
+        "eks:DescribeInsight",
+        "eks:ListAddons",
+        "eks:ListInsights",
+        "eks:UpdateClusterVersion",
+    ),
+}
+"""What a plan asks AWS for by its command, as actions of an IAM policy: to be made, executed, verified and undone."""
 
 CHANGES = (("patch", "deployments.apps"), ("delete", "pods"))
 """What a credential may that is for more than looking."""

@@ -136,6 +136,19 @@ class Metrics(HttpSystem):
     )
 
 
+class AwsPlace(Section):
+    """Another region, or another account, with EKS clusters to look after."""
+
+    region: str = Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$", description="Region.")
+    account: str | None = Field(
+        None, pattern=r"^\d{12}$", description="Number of the account; without it the environment's own, unless role or profile is named."
+    )
+    profile: str | None = Field(None, description="Profile of the AWS configuration; without it the environment's own.")
+    role: str | None = Field(
+        None, pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/\S+$", description="ARN of a role to assume; without it the environment's own."
+    )
+
+
 class Aws(Section):
     """The AWS account, and what must be true of it before anything is believed or changed."""
 
@@ -148,7 +161,22 @@ class Aws(Section):
         None, description="Shared credentials file, relative to this file; without it $AWS_SHARED_CREDENTIALS_FILE or ~/.aws/credentials."
     )
     endpoint_url: HttpAddress | None = Field(None, description="Address that takes the place of AWS's own, as of the lab's account.")
+    also: list[AwsPlace] = Field(default_factory=list, description="Other regions and accounts whose EKS clusters chapter 3.3 lists.")
     deadline_seconds: float = Field(10, gt=0, le=600, description="Time for one question, retries included.")
+
+    def at(self, place: AwsPlace) -> Aws:
+        """The settings with which another region or account is asked: what `place` does not say is as here, but for the cluster."""
+        other = bool(place.profile or place.role)
+        return self.model_copy(
+            update={
+                "region": place.region,
+                "account": place.account or (None if other else self.account),
+                "profile": place.profile or self.profile,
+                "role": place.role if other else self.role,
+                "cluster": None,
+                "also": [],
+            }
+        )
 
 
 class Velero(Section):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opslib.diagnosis.patching.facts import DeprecatedApi, Facts, Parameters, control_plane, target
 from opslib.environments import Environment
 from opslib.errors import InputError, Refused, SourceError
 from opslib.facts import Questions
 from opslib.facts.sources import Sources
+from opslib.findings import Subject
 from opslib.messages import _, text_of
 from opslib.sources.aws import Aws
 from opslib.sources.kubernetes import Kubernetes
 from opslib.sources.objects import CustomResourceDefinition, DisruptionBudget, Node
 from opslib.sources.terraform import Terraform
+
+if TYPE_CHECKING:
+    from opslib.environments import Aws as Settings
 
 GROUP = "eks.amazonaws.com/nodegroup"  # the label that EKS puts on the nodes of a managed group
 
@@ -30,6 +35,7 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
     of_aws = questions.ask(
         _("EKS (versions, add-ons, node groups, insights)"), lambda: _eks(sources.aws, parameters, questions, version.get())
     )
+    of_others = elsewhere(environment, questions)
     drift = questions.ask(_("what was changed outside Terraform"), lambda: _drift(environment)) if parameters.look_for_drift else None
     found, kept = nodes.get(), budgets.get()
     apis = deprecated.get()
@@ -46,10 +52,36 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
         budgets=None if kept is None else tuple(one for one in kept if not one.status.disruptions_allowed),
         deprecated=None if apis is None else tuple(apis),
         stored=stored.get(),
+        elsewhere=of_others(),
         **(of_aws.get() or {}),
         **((drift.get() if drift is not None else None) or {}),
         gaps=questions.gaps,
     )
+
+
+def elsewhere(environment: Environment, questions: Questions) -> Callable[[], dict[str, tuple[dict[str, Any], ...] | None]]:
+    """Ask for the EKS clusters of all other regions and accounts of the environment at once; the answers, once they are wanted.
+
+    They are by region and account (or the role or profile that leads there); None where it could not be looked at, and a gap says why.
+    """
+    asked = {}
+    for place in environment.aws.also if environment.aws else ():
+        settings = environment.aws.at(place)  # type: ignore[union-attr]
+        name = f"{place.region}, {settings.account or place.role or place.profile or '-'}"
+        asked[name] = questions.ask(_("EKS clusters"), _clusters_at(environment, settings), Subject("Region", name))
+    return lambda: {name: None if (found := answer.get()) is None else tuple(found) for name, answer in asked.items()}
+
+
+def _clusters_at(environment: Environment, settings: Settings) -> Callable[[], list[dict[str, Any]]]:
+    def ask() -> list[dict[str, Any]]:
+        try:
+            aws = Aws.connect(environment.model_copy(update={"aws": settings}))
+            aws.check_account()
+        except InputError as error:  # no such profile, another account: the other regions are still looked at
+            raise SourceError("aws", error.what, error.remedy, error.command) from error
+        return aws.clusters()
+
+    return ask
 
 
 def _stored(cluster: Kubernetes) -> dict[str, tuple[str, ...]]:

@@ -170,6 +170,11 @@ class Aws:
         found: dict[str, Any] = self.call("eks", "describe_cluster", name=self.cluster_name)["cluster"]
         return found
 
+    def clusters(self) -> list[dict[str, Any]]:
+        """All clusters of the account in the region (DescribeCluster for each)."""
+        names = self.pages("eks", "list_clusters", "clusters")
+        return [self.call("eks", "describe_cluster", name=name)["cluster"] for name in names]
+
     def cluster_versions(self) -> list[dict[str, Any]]:
         """The versions that EKS offers, with the ends of their support (DescribeClusterVersions)."""
         return self.pages("eks", "describe_cluster_versions", "clusterVersions")

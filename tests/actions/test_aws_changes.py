@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from opslib.actions.aws import AwsSystem
 from opslib.actions.kubernetes import KubernetesSystem
 from opslib.actions.pipeline import Desk
 from opslib.actions.plans import Plan
+from opslib.chapters.rights import PLAN_ACTIONS
 from opslib.environments import Environment
 from opslib.errors import InputError, OpsError, SourceError
 from opslib.lab import aws as lab
@@ -35,6 +36,7 @@ class Account:
     server: lab.Server
     cluster: RealLab
     credentials: Path
+    asked: set[str] = field(default_factory=set)
 
     def eks(self) -> Any:
         import boto3
@@ -54,6 +56,11 @@ class Account:
                 releaseVersion=f"{minor}.0-20250101",
             )  # fmt: skip
 
+    def note(self, service: str, operation: str) -> None:
+        """Keep what is asked of the account, under the name that a policy gives it."""
+        if service == "eks":
+            self.asked.add(f"{service}:{operation}")
+
     def settled(self, name: str, addon: str = "coredns") -> None:
         """Wait until nothing is under way with an add-on."""
         until(lambda: self.eks().describe_addon(clusterName=name, addonName=addon)["addon"]["status"] == "ACTIVE")
@@ -63,7 +70,7 @@ class Account:
         kubernetes = {"kubeconfig": str(self.cluster.kubeconfig), "context": "lab"}
         environment = Environment.model_validate({"name": "test", "aws": section, "kubernetes": kubernetes, "limits": {"nodes": 6}, **more})
         systems = {
-            "aws": AwsSystem(Aws.connect(environment)),
+            "aws": AwsSystem(Aws.connect(environment, self.note)),
             "kubernetes": KubernetesSystem(Kubernetes.connect(environment)),
         }
         return Desk(environment, folder / "actions", systems, "hitomi")
@@ -112,6 +119,7 @@ def test_an_addon_goes_to_another_version_and_back(account: Account, tmp_path: P
     newest, *_between, oldest = versions(account, "coredns", "1.36")
     account.make("there-and-back", "1.36", {"coredns": oldest})
     desk = account.desk("there-and-back", tmp_path)
+    account.asked.clear()
     plan = planned_addon(desk, version=newest)
     assert f"-addon coredns: {oldest}\n+addon coredns: {newest}" in plan.steps[0].difference
     assert plan.steps[0].command.startswith("aws eks update-addon") and newest in plan.steps[0].command
@@ -125,6 +133,7 @@ def test_an_addon_goes_to_another_version_and_back(account: Account, tmp_path: P
     older = planned_addon(desk, version=oldest)
     assert any("older" in one for one in older.cautions)
     assert pipeline.undo(desk, plan) == 1
+    assert account.asked == set(PLAN_ACTIONS["addon"]), "deploy/iam has what a plan needs, and no more"
     account.settled("there-and-back")
     assert account.eks().describe_addon(clusterName="there-and-back", addonName="coredns")["addon"]["addonVersion"] == oldest
 
@@ -189,9 +198,18 @@ def test_the_control_plane_goes_one_version_at_a_time(account: Account, tmp_path
     ):
         with pytest.raises(InputError, match=words):
             aws.control_plane(*both(desk), version=version)
+    account.asked.clear()
     plan = aws.control_plane(*both(desk))
     pipeline.file_plan(desk, plan)
     assert pipeline.execute(desk, plan).verified
+    assert account.asked <= set(PLAN_ACTIONS["control-plane"])
+    # a cluster without add-ons, whose insights all pass, asks for less
+    assert set(PLAN_ACTIONS["control-plane"]) - account.asked <= {
+        "eks:DescribeAddon",
+        "eks:DescribeInsight",
+        "eks:ListUpdates",
+        "eks:DescribeUpdate",
+    }
     assert account.eks().describe_cluster(name="steps")["cluster"]["version"] == "1.35"
     with pytest.raises(InputError, match="no control plane back"):
         pipeline.undo(desk, plan)
@@ -218,11 +236,13 @@ def test_a_node_group_follows_the_control_plane(account: Account, tmp_path: Path
         aws.node_group(*both(desk), "main", version="1.33")
     with pytest.raises(InputError, match="main"):
         aws.node_group(*both(desk), "mian")
+    account.asked.clear()
     plan = aws.node_group(*both(desk), "main")
     pipeline.file_plan(desk, plan)
     nodes = [node for node in account.cluster.api.list("/api/v1/nodes") if node["metadata"]["labels"].get(aws.GROUP) == "main"]
     assert plan.reach.nodes == len(nodes)
     assert pipeline.execute(desk, plan).verified
+    assert account.asked | {"eks:DescribeAddon"} == set(PLAN_ACTIONS["node-group"])  # it has no add-on to be described
     assert account.eks().describe_nodegroup(clusterName="groups", nodegroupName="main")["nodegroup"]["version"] == "1.35"
     with pytest.raises(InputError, match="--release"):
         aws.node_group(*both(desk), "main")

@@ -100,6 +100,19 @@ def test_removed_apis_that_are_called() -> None:
     assert finding.severity is Severity.INFO
 
 
+def test_clusters_in_other_regions_are_judged_by_their_version_and_what_could_not_be_looked_at_is_said() -> None:
+    old = {"name": "batch", "arn": "arn:aws:eks:eu-west-1:1:cluster/batch", "version": "1.33", "status": "ACTIVE"}
+    versions = ({"clusterVersion": "1.33", "endOfStandardSupportDate": NOW - timedelta(days=3)},)
+    known = facts(versions=versions, elsewhere={"eu-west-1": (old,), "us-east-1": None, "ap-northeast-3": ()})
+    [finding] = [one for one in patching.findings(known, PARAMETERS) if one.check == "versions.support"]
+    assert finding.subject.name == old["arn"]
+    assert finding.steps[0].command == ""
+    table = patching.elsewhere_table(known)
+    assert [(row[0], row[1], row[2]) for row in table.rows] == [
+        (Severity.WARNING, "eu-west-1", "batch"), (Severity.UNKNOWN, "us-east-1", None), (Severity.OK, "ap-northeast-3", None),
+    ]  # fmt: skip
+
+
 def test_versions_that_are_stored_and_not_served_any_more() -> None:
     [finding] = found("versions.stored", stored={"certificates.cert-manager.io": ("v1alpha2", "v1beta1")})
     assert finding.subject.name == "certificates.cert-manager.io"

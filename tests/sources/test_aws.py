@@ -77,6 +77,28 @@ def test_eks_as_chapter_3_3_asks_it(account: tuple[str, Path, str]) -> None:
     assert {one["insightStatus"]["status"] for one in aws.insights()} <= {"PASSING", "WARNING", "ERROR", "UNKNOWN"}
 
 
+def test_other_regions_and_accounts_are_asked_at_once_and_each_failure_is_its_own(account: tuple[str, Path, str]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from opslib.facts import Questions
+    from opslib.facts.patching import elsewhere
+
+    url, credentials, number = account
+    places: list[dict[str, Any]] = [
+        {"region": "ap-northeast-1"}, {"region": "eu-west-1"}, {"region": "eu-west-1", "account": "999999999999"},
+        {"region": "us-east-1", "profile": "nobody-has-it"},
+    ]  # fmt: skip
+    named = environment(url, credentials, account=number, also=places)
+    with ThreadPoolExecutor(4) as executor:
+        questions = Questions(executor)
+        found = elsewhere(named, questions)()
+    assert [one["name"] for one in found[f"ap-northeast-1, {number}"] or ()] == [cluster_of(Aws.connect(environment(url, credentials)))]
+    assert found[f"eu-west-1, {number}"] == ()
+    assert found["eu-west-1, 999999999999"] is None
+    assert found["us-east-1, nobody-has-it"] is None
+    assert {gap.subject.name for gap in questions.gaps} == {"eu-west-1, 999999999999", "us-east-1, nobody-has-it"}
+
+
 def test_what_is_not_there_is_named(account: tuple[str, Path, str]) -> None:
     url, credentials, _number = account
     with pytest.raises(NotFound, match=r"eks:DescribeCluster.*ap-northeast-1"):

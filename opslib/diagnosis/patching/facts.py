@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import Any, ClassVar
 
@@ -65,6 +65,8 @@ class Facts:
         Node group by node, where the node says it.
     budgets
         Those that allow no disruption now.
+    elsewhere
+        The clusters of other regions and accounts, by "region" or "region, account or role"; None where they could not be looked at.
     stored
         Custom resources with the versions in which some of their objects may be stored and which are not served any more.
     addon_versions
@@ -88,6 +90,7 @@ class Facts:
     deprecated: tuple[DeprecatedApi, ...] | None = None
     stored: Mapping[str, tuple[str, ...]] | None = None
     cluster: Mapping[str, Any] | None = None
+    elsewhere: Mapping[str, tuple[Mapping[str, Any], ...] | None] = field(default_factory=dict)
     versions: tuple[Mapping[str, Any], ...] | None = None
     addons: tuple[Mapping[str, Any], ...] | None = None
     addon_versions: Mapping[str, tuple[Mapping[str, Any], ...]] | None = None

@@ -13,7 +13,16 @@ from opslib.messages import _, one_line
 
 def support(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
     """The end of support: standard, after which EKS costs more, and extended, after which EKS upgrades by itself."""
-    version = control_plane(facts)
+    step = upgrade(facts, target(facts, parameters))
+    yield from _support(facts, parameters, control_plane(facts), str((facts.cluster or {}).get("name", "-")), step)
+    for place, clusters in facts.elsewhere.items():
+        for one in clusters or ():
+            arn = str(one.get("arn") or place)
+            if facts.cluster is None or arn != facts.cluster.get("arn"):
+                yield from _support(facts, parameters, str(one.get("version", "")), arn, "")
+
+
+def _support(facts: Facts, parameters: Parameters, version: str, name: str, step: str) -> Iterator[Finding]:
     row = next((one for one in facts.versions or () if one.get("clusterVersion") == version), None)
     if row is None:
         return
@@ -38,13 +47,13 @@ def support(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
     yield Finding(
         check="versions.support",
         severity=severity,
-        subject=Subject("Cluster", str((facts.cluster or {}).get("name", "-"))),
+        subject=Subject("Cluster", name),
         title=title,
         evidence=(Evidence(text=_("The end, as EKS says it"), source="aws", reference="eks:DescribeClusterVersions", time=end),),
         steps=(
             Step(
                 _("Plan the upgrade: control plane, add-ons, node groups, one minor version at a time"),
-                upgrade(facts, target(facts, parameters)),
+                step,
             ),
         ),
     )
