@@ -129,6 +129,7 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
         Right("list", "leases.coordination.k8s.io", _("when each node was last heard of"), everywhere=True),
         Right("list", "pods", _("what is on each node, and what it requests"), everywhere=True),
         Right("list", "daemonsets.apps", _("nodes without a DaemonSet's pod"), everywhere=True),
+        Right("list", "nodes.metrics.k8s.io", _("what nodes use, where Prometheus does not say"), everywhere=True),
     ),
     "cpu": (
         _CLUSTER,
