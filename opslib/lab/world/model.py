@@ -41,6 +41,11 @@ class World:
     services: tuple[Service, ...] = SERVICES
     nodes: tuple[Node, ...] = NODES
 
+    @property
+    def asked_until(self) -> float:
+        """No later moment is asked for, in Unix seconds: what comes after it need not be computed."""
+        return float("inf")
+
     def breaks(self, fault: Fault, start: float, end: float = float("inf")) -> World:
         """The same world, in which something breaks. Until `start` nothing is different.
 

@@ -42,6 +42,11 @@ class Adopted(World):
     adopted: tuple[Seen, ...] = ()
     at: float = math.inf
 
+    @property
+    def asked_until(self) -> float:
+        """See `World.asked_until`: from then on it is observed."""
+        return self.at
+
     @cached_property
     def pods(self) -> Pods:
         """The world's pods under the cluster's names."""

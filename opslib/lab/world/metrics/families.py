@@ -101,7 +101,7 @@ class Counter:
     def _bases(self) -> list[Floats]:
         """What had been counted when each container began, a column a container, for each part."""
         starts = self._world.pods.starts[self._pods]
-        series, lives = np.nonzero(np.isfinite(starts))
+        series, lives = np.nonzero(np.isfinite(starts) & (starts <= self._world.asked_until))
         bases = []
         for name, rows, _weights in self._parts:
             base = np.zeros(starts.shape)
