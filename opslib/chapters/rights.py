@@ -185,8 +185,21 @@ _CHANGED = (
     Right("patch", "deployments.apps", _("the change")),
 )
 
+_ON_NODE = (
+    _TARGET,
+    Right("get", "nodes", _("what is changed"), everywhere=True),
+    Right("patch", "nodes", _("the change"), everywhere=True),
+)
+
 PLANS: Mapping[str, tuple[Right, ...]] = {
     "restart": _CHANGED,
+    "image": _CHANGED,
+    "rollback": (
+        *_CHANGED,
+        Right("list", "replicasets.apps", _("the revisions to go back to")),
+    ),
+    "cordon": _ON_NODE,
+    "taint": _ON_NODE,
     "scale": (
         *_CHANGED,
         Right("list", "horizontalpodautoscalers.autoscaling", _("an autoscaler that would overrule it")),

@@ -9,13 +9,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from opslib import chapters, environments
-from opslib.actions import backups, pipeline, workloads
+from opslib.actions import backups, nodes, pipeline, workloads
 from opslib.actions.kubernetes import KubernetesSystem
 from opslib.actions.pipeline import Desk
 from opslib.actions.plans import Plan
@@ -268,6 +268,14 @@ PLANNERS: dict[str, Callable[[KubernetesSystem, Environment, str], Plan]] = {
     "restart": lambda system, environment, name: workloads.restart(
         system, environment, "test", "deployment/web", PLANNED, steady_seconds=0
     ),
+    "image": lambda system, environment, name: workloads.image(
+        system, environment, "test", "deployment/web", PLANNED, "web", f"registry.example.com/web:{name[-8:]}", steady_seconds=0
+    ),
+    "rollback": lambda system, environment, name: workloads.rollback(
+        system, environment, "test", "deployment/web", PLANNED, steady_seconds=0
+    ),
+    "cordon": lambda system, environment, name: nodes.cordon(system, environment, "test", name),
+    "taint": lambda system, environment, name: nodes.taint(system, environment, "test", name, "test.example.com/maintenance:NoSchedule"),
     "scale": lambda system, environment, name: workloads.scale(system, environment, "test", "deployment/web", PLANNED, 2),
     "delete": lambda system, environment, name: workloads.delete_pods(system, environment, "test", [name], PLANNED),
     "backup": lambda system, environment, name: backups.backup(system, environment, "test", [PLANNED], name=name),
@@ -315,6 +323,14 @@ def carried_out(command: str, cluster: RealLab, sources: Sources, place: Path) -
         until(lambda: available(cluster.api), "web runs")
         pods = cluster.api.list(f"/api/v1/namespaces/{PLANNED}/pods")
         name = next(one["metadata"]["name"] for one in pods if "deletionTimestamp" not in one["metadata"])
+    if command in ("cordon", "taint"):
+        found = cluster.api.list("/api/v1/nodes")
+        name = next(one["metadata"]["name"] for one in found if not one["spec"].get("unschedulable"))
+    if command == "rollback":
+        deployment = f"/apis/apps/v1/namespaces/{PLANNED}/deployments/web"
+        note = {"metadata": {"annotations": {"test.example.com/note": name}}}
+        cluster.api.patch(deployment, {"spec": {"template": note}})
+        until(lambda: _rolled_out(cluster.api.get(deployment)), "the newer revision is out")
     environment = sources.environment
     try:
         desk = Desk(environment, place, {"kubernetes": KubernetesSystem(sources.kubernetes)}, "test")
@@ -327,6 +343,11 @@ def carried_out(command: str, cluster: RealLab, sources: Sources, place: Path) -
     except (Forbidden, _RefusedError) as error:
         return str(error)
     return ""
+
+
+def _rolled_out(deployment: dict[str, Any]) -> bool:
+    status = deployment.get("status", {})
+    return bool(status.get("observedGeneration") == deployment["metadata"]["generation"] and status.get("updatedReplicas") == 1)
 
 
 class _RefusedError(Exception):
