@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opslib.chapters import plotting
 from opslib.chapters.tables import NOT_READ, about, table
 from opslib.diagnosis.backup import diagnose
-from opslib.diagnosis.backup.facts import Facts, Parameters, days, good, good_snapshots, wanted_namespaces
+from opslib.diagnosis.backup.facts import Facts, Parameters, days, good, good_snapshots, is_whole, wanted_namespaces
 from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity
 from opslib.messages import _, one_line
 from opslib.sources.velero import BAD, GOOD
@@ -194,10 +194,19 @@ def indices_table(facts: Facts, parameters: Parameters) -> Table:
             found = good_snapshots(facts, one.index)
             taken = found[0].taken if found else None
             age = (facts.now - taken).total_seconds() if taken else None
-            met = age is not None and age <= parameters.target_hours * 3600
+            met = is_whole(facts, one.index, taken) or (age is not None and age <= parameters.target_hours * 3600)
             size, documents = (int(value) if value and value.isdigit() else None for value in (one.size, one.documents))
             rows.append(
-                (Severity.OK if met else Severity.WARNING, one.index, documents, size, found[0].snapshot if found else None, taken, age)
+                (
+                    Severity.OK if met else Severity.WARNING,
+                    one.index,
+                    documents,
+                    facts.written.get(one.index),
+                    size,
+                    found[0].snapshot if found else None,
+                    taken,
+                    age,
+                )
             )
     return table(
         "indices",
@@ -206,6 +215,7 @@ def indices_table(facts: Facts, parameters: Parameters) -> Table:
             Column("severity", _("Target met"), Unit.SEVERITY),
             Column("index", _("Index")),
             Column("documents", _("Documents"), Unit.COUNT),
+            Column("written", _("Newest document"), Unit.TIME, _("An index that is older than its snapshot is whole in it")),
             Column("size", _("Size"), Unit.BYTES),
             Column("snapshot", _("Newest good snapshot")),
             Column("taken", _("Taken"), Unit.TIME),

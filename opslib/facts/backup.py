@@ -15,6 +15,7 @@ from opslib.facts import Questions
 from opslib.facts.sources import Sources
 from opslib.messages import _, text_of
 from opslib.sources import buckets, velero_files
+from opslib.sources.elasticsearch import Elasticsearch
 from opslib.sources.snapshots import Repository
 from opslib.sources.velero import Backup, BackupStorageLocation, Problem, Restore, Schedule, VolumeCopy
 
@@ -87,6 +88,7 @@ def _snapshots(sources: Sources, parameters: Parameters, questions: Questions) -
     """The fields of `Facts` that come from Elasticsearch."""
     elasticsearch = sources.elasticsearch
     indices = questions.ask(_("indices"), lambda: elasticsearch.indices(parameters.indices))
+    written = questions.ask(_("when each index was last written"), lambda: _written(elasticsearch, parameters.indices))
     repositories = elasticsearch.repositories()
     lists = {
         name: questions.ask(_("snapshots in {name}", name=name), functools.partial(elasticsearch.snapshots, name)) for name in repositories
@@ -107,6 +109,21 @@ def _snapshots(sources: Sources, parameters: Parameters, questions: Questions) -
         "verified": verified,
         "snapshots": None if answers and all(found is None for found in answers.values()) else tuple(every),
         "indices": None if names is None else tuple(one for one in names if not one.index.startswith(".")),
+        "written": written.get() or {},
+    }
+
+
+def _written(elasticsearch: Elasticsearch, pattern: str) -> dict[str, datetime]:
+    """The time of each index' newest document, as Elasticsearch finds it; indices without the field of times are not in it."""
+    newest = {"newest": {"max": {"field": elasticsearch.settings.time_field}}}
+    by_index = {"by_index": {"terms": {"field": "_index", "size": 10_000}, "aggs": newest}}
+    found = elasticsearch.search({"size": 0, "aggs": by_index}, index=pattern, what=_("when each index was last written"))
+    if found.partial:
+        return {}  # it may be newer than what was seen of it
+    return {
+        str(one["key"]): datetime.fromtimestamp(one["newest"]["value"] / 1000, UTC)
+        for one in found.aggregations.get("by_index", {}).get("buckets", ())
+        if one["newest"].get("value") is not None
     }
 
 

@@ -219,6 +219,10 @@ def test_snapshots_that_are_not_whole() -> None:
 def test_indices_without_a_young_snapshot() -> None:
     [finding] = found("snapshots.stale", snapshots=(snapshot(hours=50),))
     assert finding.subject.name == "logs-a"
+    taken = NOW - timedelta(hours=50)
+    assert not found("snapshots.stale", snapshots=(snapshot(hours=50),), written={"logs-a": taken - timedelta(minutes=1)})
+    assert found("snapshots.stale", snapshots=(snapshot(hours=50),), written={"logs-a": taken + timedelta(minutes=1)})
+    assert found("snapshots.stale", snapshots=(snapshot(hours=50),), written={"another": taken - timedelta(minutes=1)})
     [finding] = found("snapshots.none", indices=(Index(index="logs-a"), Index(index="logs-b")))
     assert finding.subject.name == "logs-b"
     partial = snapshot("PARTIAL", indices=("logs-a", "logs-b"), failures=[ShardFailure(index="logs-b", shard_id=0)])

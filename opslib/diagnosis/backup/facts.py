@@ -95,6 +95,8 @@ class Facts:
         not among them.
     buckets
         The S3 buckets that could be read; `bucket_uses` says what each is for.
+    written
+        The time of the newest document by index, where it is known.
     repositories
         Elasticsearch's repositories by name; `verified` has what is wrong with each, empty where it verified.
     """
@@ -119,6 +121,7 @@ class Facts:
     verified: Mapping[str, str] = field(default_factory=dict)
     snapshots: tuple[Snapshot, ...] | None = None
     indices: tuple[Index, ...] | None = None
+    written: Mapping[str, datetime] = field(default_factory=dict)
     gaps: tuple[Finding, ...] = ()
 
 
@@ -145,6 +148,11 @@ def good_snapshots(facts: Facts, index: str) -> list[Snapshot]:
         and (one.state == "SUCCESS" or (one.state == "PARTIAL" and not any(failure.index == index for failure in one.failures)))
     ]
     return sorted(found, key=lambda one: one.start_time_in_millis, reverse=True)
+
+
+def is_whole(facts: Facts, index: str, taken: datetime | None) -> bool:
+    """Whether a snapshot of that time has all of an index: its newest document is older. Yesterday's logs do not change."""
+    return taken is not None and index in facts.written and facts.written[index] < taken
 
 
 def overdue(

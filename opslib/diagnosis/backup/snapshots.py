@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from opslib.diagnosis.backup.facts import Facts, Parameters, good_snapshots, hours, overdue
+from opslib.diagnosis.backup.facts import Facts, Parameters, good_snapshots, hours, is_whole, overdue
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import _, _n, one_line
 from opslib.sources.snapshots import Snapshot
@@ -135,11 +135,15 @@ def stuck(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
 
 
 def stale(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
-    """Indices that are in no good snapshot younger than the target; all that have the same newest one are one finding."""
+    """Indices that are in no good snapshot younger than the target, nor whole in an older one; together by their newest one."""
     if facts.snapshots is None or facts.indices is None or not facts.repositories:
         return
     newest = {one.index: next(iter(good_snapshots(facts, one.index)), None) for one in facts.indices}
-    points = {index: (one.snapshot, one.taken) if one else ("", None) for index, one in newest.items()}
+    points = {
+        index: (one.snapshot, one.taken) if one else ("", None)
+        for index, one in newest.items()
+        if not (one and is_whole(facts, index, one.taken))
+    }
     for snapshot, taken, names in overdue(facts, parameters, points):
         if taken is not None:
             title = _n(
