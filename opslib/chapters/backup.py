@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opslib.chapters import plotting
 from opslib.chapters.tables import NOT_READ, about, table
 from opslib.diagnosis.backup import diagnose
-from opslib.diagnosis.backup.facts import Facts, Parameters, days, good, good_snapshots, is_whole, wanted_namespaces
+from opslib.diagnosis.backup.facts import Facts, Parameters, days, good, good_snapshots, is_covered, wanted_namespaces
 from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity
 from opslib.messages import _, one_line
 from opslib.sources.velero import BAD, GOOD
@@ -194,14 +194,14 @@ def indices_table(facts: Facts, parameters: Parameters) -> Table:
             found = good_snapshots(facts, one.index)
             taken = found[0].taken if found else None
             age = (facts.now - taken).total_seconds() if taken else None
-            met = is_whole(facts, one.index, taken) or (age is not None and age <= parameters.target_hours * 3600)
+            met = is_covered(facts, parameters, one.index, taken) or (age is not None and age <= parameters.target_hours * 3600)
             size, documents = (int(value) if value and value.isdigit() else None for value in (one.size, one.documents))
             rows.append(
                 (
                     Severity.OK if met else Severity.WARNING,
                     one.index,
                     documents,
-                    facts.written.get(one.index),
+                    facts.written[one.index][1] if one.index in facts.written else None,
                     size,
                     found[0].snapshot if found else None,
                     taken,

@@ -113,15 +113,18 @@ def _snapshots(sources: Sources, parameters: Parameters, questions: Questions) -
     }
 
 
-def _written(elasticsearch: Elasticsearch, pattern: str) -> dict[str, datetime]:
-    """The time of each index' newest document, as Elasticsearch finds it; indices without the field of times are not in it."""
-    newest = {"newest": {"max": {"field": elasticsearch.settings.time_field}}}
-    by_index = {"by_index": {"terms": {"field": "_index", "size": 10_000}, "aggs": newest}}
+def _written(elasticsearch: Elasticsearch, pattern: str) -> dict[str, tuple[datetime, datetime]]:
+    """The times of each index' oldest and newest document, as Elasticsearch finds them; not of indices without the field of times."""
+    time = {"field": elasticsearch.settings.time_field}
+    by_index = {"by_index": {"terms": {"field": "_index", "size": 10_000}, "aggs": {"oldest": {"min": time}, "newest": {"max": time}}}}
     found = elasticsearch.search({"size": 0, "aggs": by_index}, index=pattern, what=_("when each index was last written"))
     if found.partial:
         return {}  # it may be newer than what was seen of it
     return {
-        str(one["key"]): datetime.fromtimestamp(one["newest"]["value"] / 1000, UTC)
+        str(one["key"]): (
+            datetime.fromtimestamp(one["oldest"]["value"] / 1000, UTC),
+            datetime.fromtimestamp(one["newest"]["value"] / 1000, UTC),
+        )
         for one in found.aggregations.get("by_index", {}).get("buckets", ())
         if one["newest"].get("value") is not None
     }

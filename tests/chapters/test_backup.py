@@ -219,12 +219,16 @@ def test_snapshots_that_are_not_whole() -> None:
 def test_indices_without_a_young_snapshot() -> None:
     [finding] = found("snapshots.stale", snapshots=(snapshot(hours=50),))
     assert finding.subject.name == "logs-a"
-    taken = NOW - timedelta(hours=50)
-    assert not found("snapshots.stale", snapshots=(snapshot(hours=50),), written={"logs-a": taken - timedelta(minutes=1)})
-    assert found("snapshots.stale", snapshots=(snapshot(hours=50),), written={"logs-a": taken + timedelta(minutes=1)})
-    assert found("snapshots.stale", snapshots=(snapshot(hours=50),), written={"another": taken - timedelta(minutes=1)})
+    taken, minute = NOW - timedelta(hours=50), timedelta(minutes=1)
+    before, after = (taken - timedelta(days=1), taken - minute), (taken - timedelta(days=1), taken + minute)
+    assert not found("snapshots.stale", snapshots=(snapshot(hours=50),), written={"logs-a": before})
+    assert found("snapshots.stale", snapshots=(snapshot(hours=50),), written={"logs-a": after})
+    assert found("snapshots.stale", snapshots=(snapshot(hours=50),), written={"another": before})
     [finding] = found("snapshots.none", indices=(Index(index="logs-a"), Index(index="logs-b")))
     assert finding.subject.name == "logs-b"
+    both = (Index(index="logs-a"), Index(index="logs-b"))
+    assert not found("snapshots.none", indices=both, written={"logs-b": (NOW - timedelta(hours=9), NOW)})
+    assert found("snapshots.none", indices=both, written={"logs-b": (NOW - timedelta(hours=40), NOW)})
     partial = snapshot("PARTIAL", indices=("logs-a", "logs-b"), failures=[ShardFailure(index="logs-b", shard_id=0)])
     [finding] = found("snapshots.none", indices=(Index(index="logs-a"), Index(index="logs-b")), snapshots=(partial,))
     assert finding.subject.name == "logs-b"

@@ -96,7 +96,7 @@ class Facts:
     buckets
         The S3 buckets that could be read; `bucket_uses` says what each is for.
     written
-        The time of the newest document by index, where it is known.
+        The times of the oldest and the newest document by index, where they are known.
     repositories
         Elasticsearch's repositories by name; `verified` has what is wrong with each, empty where it verified.
     """
@@ -121,7 +121,7 @@ class Facts:
     verified: Mapping[str, str] = field(default_factory=dict)
     snapshots: tuple[Snapshot, ...] | None = None
     indices: tuple[Index, ...] | None = None
-    written: Mapping[str, datetime] = field(default_factory=dict)
+    written: Mapping[str, tuple[datetime, datetime]] = field(default_factory=dict)
     gaps: tuple[Finding, ...] = ()
 
 
@@ -150,9 +150,16 @@ def good_snapshots(facts: Facts, index: str) -> list[Snapshot]:
     return sorted(found, key=lambda one: one.start_time_in_millis, reverse=True)
 
 
-def is_whole(facts: Facts, index: str, taken: datetime | None) -> bool:
-    """Whether a snapshot of that time has all of an index: its newest document is older. Yesterday's logs do not change."""
-    return taken is not None and index in facts.written and facts.written[index] < taken
+def is_covered(facts: Facts, parameters: Parameters, index: str, taken: datetime | None) -> bool:
+    """Whether an index needs no younger snapshot than one of that time (None: it is in none).
+
+    One that has its newest document has all of it: yesterday's logs do not change. An index whose first document is younger than the target
+    has had no time to miss it.
+    """
+    if index not in facts.written:
+        return False
+    oldest, newest = facts.written[index]
+    return newest < taken if taken is not None else facts.now - oldest <= timedelta(hours=parameters.target_hours)
 
 
 def overdue(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
-from opslib.diagnosis.backup.facts import Facts, Parameters, good_snapshots, hours, is_whole, overdue
+from opslib.diagnosis.backup.facts import Facts, Parameters, good_snapshots, hours, is_covered, overdue
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import _, _n, one_line
 from opslib.sources.snapshots import Snapshot
@@ -142,7 +142,7 @@ def stale(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
     points = {
         index: (one.snapshot, one.taken) if one else ("", None)
         for index, one in newest.items()
-        if not (one and is_whole(facts, index, one.taken))
+        if not is_covered(facts, parameters, index, one.taken if one else None)
     }
     for snapshot, taken, names in overdue(facts, parameters, points):
         if taken is not None:
