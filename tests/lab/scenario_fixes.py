@@ -11,6 +11,7 @@ import urllib3
 from opslib.lab.api import Api, Object
 from opslib.lab.stage.acts import tls_secret
 from opslib.lab.world.model import World
+from tests.waiting import until
 
 Fix = Callable[[Api, Mapping[str, str]], object]
 
@@ -24,8 +25,14 @@ def undone(namespace: str, name: str) -> Fix:
 
     def fix(api: Api, addresses: Mapping[str, str]) -> None:
         now = api.get(deployment(namespace, name))
-        sets = api.list(f"/apis/apps/v1/namespaces/{namespace}/replicasets", labels=f"app={name}")
-        mine = [one for one in sets if any(owner["uid"] == now["metadata"]["uid"] for owner in one["metadata"].get("ownerReferences", []))]
+
+        def owned() -> list[Object]:
+            sets = api.list(f"/apis/apps/v1/namespaces/{namespace}/replicasets", labels=f"app={name}")
+            uid = now["metadata"]["uid"]
+            return [one for one in sets if any(owner["uid"] == uid for owner in one["metadata"].get("ownerReferences", []))]
+
+        until(lambda: len(owned()) > 1, "there is a revision to go back to")
+        mine = owned()
         order = sorted(mine, key=lambda one: int(one["metadata"]["annotations"]["deployment.kubernetes.io/revision"]))
         template = order[-2]["spec"]["template"]
         template["metadata"]["labels"].pop("pod-template-hash")
