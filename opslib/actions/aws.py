@@ -24,11 +24,7 @@ from opslib.errors import Conflict, InputError, NotFound
 from opslib.findings import command
 from opslib.messages import Message, _, _n, one_line
 from opslib.sources.aws import Aws
-
-SKEW = 3
-"""How many minor versions a kubelet may trail the API server by: https://kubernetes.io/releases/version-skew-policy/"""
-
-GROUP = "eks.amazonaws.com/nodegroup"  # the label that EKS puts on the nodes of a managed group
+from opslib.sources.versions import NODE_GROUP, SKEW, default_of
 
 _HOURS = {"addon": 0.5, "nodegroup": 6, "cluster": 2}  # what an update may take; a node group's waits for budgets
 _READY = ("ACTIVE", "DEGRADED", "UPDATE_FAILED", "CREATE_FAILED")
@@ -145,7 +141,7 @@ def addon(system: AwsSystem, environment: Environment, requester: str, name: str
     now = str(found.get("addonVersion", ""))
     offered = [one for kind in source.addon_versions(plane) if kind.get("addonName") == name for one in kind.get("addonVersions", ())]
     names = [str(one.get("addonVersion")) for one in offered]
-    version = version or next((str(one["addonVersion"]) for one in offered if _is_default(one, plane)), "")
+    version = version or default_of(offered, plane)
     if version not in names:
         raise InputError(
             _("EKS does not offer {name} {version} for Kubernetes {plane}", name=name, version=one_line(version) or "-", plane=plane),
@@ -212,7 +208,7 @@ def node_group(
     if late:
         raise InputError(_("Add-ons that do not go with Kubernetes {plane} come before the nodes: {names}", plane=plane, names=late),
                          _("Update them first"), f"opslib plan addon {late[0].split()[0]} --env {environment.name}")  # fmt: skip
-    nodes = [one["metadata"]["name"] for one in cluster.cluster.whole_list("nodes", labels=f"{GROUP}={name}")]
+    nodes = [one["metadata"]["name"] for one in cluster.cluster.whole_list("nodes", labels=f"{NODE_GROUP}={name}")]
     pods = [pod for node in nodes for pod in cluster.cluster.whole_list("pods", fields=f"spec.nodeName={node}")]
     going = [one for pod in pods if (one := departure_of(pod, delete_emptydir_data=True, force=True)).fate == "evict"]
     stopping = held_up_by(cluster, going)
@@ -367,10 +363,6 @@ def _shown(source: Aws, *words: str) -> str:
         source.cluster_name,
     )
     return command("aws", "eks", words[0], *where, *words[1:])
-
-
-def _is_default(one: Mapping[str, Any], plane: str) -> bool:
-    return any(each.get("defaultVersion") and each.get("clusterVersion") == plane for each in one.get("compatibilities", ()))
 
 
 def _place(names: list[str], name: str) -> int:

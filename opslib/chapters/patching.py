@@ -10,10 +10,11 @@ from typing import Any
 
 from opslib.chapters.tables import NOT_READ, about, table
 from opslib.diagnosis.patching import diagnose
-from opslib.diagnosis.patching.facts import Facts, Parameters, control_plane, default_of, minor, offered, ordered, target
+from opslib.diagnosis.patching.facts import Facts, Parameters, control_plane, offered, ordered, target
 from opslib.diagnosis.patching.versions import upgrade
 from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity, command
 from opslib.messages import _
+from opslib.sources.versions import default_of, minor
 
 __all__ = ["NOT_READ", "REQUIRES", "Facts", "Parameters", "about", "findings"]
 

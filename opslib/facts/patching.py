@@ -17,11 +17,10 @@ from opslib.sources.aws import Aws
 from opslib.sources.kubernetes import Kubernetes
 from opslib.sources.objects import CustomResourceDefinition, DisruptionBudget, Node
 from opslib.sources.terraform import Terraform
+from opslib.sources.versions import NODE_GROUP
 
 if TYPE_CHECKING:
     from opslib.environments import Aws as Settings
-
-GROUP = "eks.amazonaws.com/nodegroup"  # the label that EKS puts on the nodes of a managed group
 
 
 def read(sources: Sources, parameters: Parameters, questions: Questions) -> Facts:
@@ -48,7 +47,9 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
         terraform_folder=str(environment.terraform.folder) if environment.terraform else "",
         server_version=version.get(),
         kubelets=None if found is None else {one.metadata.name: one.status.node_info.kubelet_version for one in found},
-        groups=None if found is None else {one.metadata.name: one.metadata.labels[GROUP] for one in found if GROUP in one.metadata.labels},
+        groups=None
+        if found is None
+        else {one.metadata.name: one.metadata.labels[NODE_GROUP] for one in found if NODE_GROUP in one.metadata.labels},
         budgets=None if kept is None else tuple(one for one in kept if not one.status.disruptions_allowed),
         deprecated=None if apis is None else tuple(apis),
         stored=stored.get(),

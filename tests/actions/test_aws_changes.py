@@ -22,6 +22,7 @@ from opslib.errors import InputError, OpsError, SourceError
 from opslib.lab import aws as lab
 from opslib.sources.aws import Aws
 from opslib.sources.kubernetes import Kubernetes
+from opslib.sources.versions import NODE_GROUP
 from tests.actions.conftest import Between
 from tests.conftest import RealLab
 from tests.waiting import until
@@ -239,7 +240,7 @@ def test_a_node_group_follows_the_control_plane(account: Account, tmp_path: Path
     account.asked.clear()
     plan = aws.node_group(*both(desk), "main")
     pipeline.file_plan(desk, plan)
-    nodes = [node for node in account.cluster.api.list("/api/v1/nodes") if node["metadata"]["labels"].get(aws.GROUP) == "main"]
+    nodes = [node for node in account.cluster.api.list("/api/v1/nodes") if node["metadata"]["labels"].get(NODE_GROUP) == "main"]
     assert plan.reach.nodes == len(nodes)
     assert pipeline.execute(desk, plan).verified
     assert account.asked | {"eks:DescribeAddon"} == set(PLAN_ACTIONS["node-group"])  # it has no add-on to be described
@@ -269,7 +270,7 @@ def test_a_budget_with_no_room_stops_a_node_group_before_it_begins(account: Acco
     account.make("tight", "1.35", {}, **{group: "1.34"})
     metadata = {"namespace": "default", "name": "tight"}
     try:
-        api.patch(f"/api/v1/nodes/{node}", {"metadata": {"labels": {aws.GROUP: group}}})
+        api.patch(f"/api/v1/nodes/{node}", {"metadata": {"labels": {NODE_GROUP: group}}})
         api.create({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata,
                     "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "tight"}}}})  # fmt: skip
         template = {"metadata": {"labels": {"app": "tight"}}, "spec": {
@@ -282,13 +283,13 @@ def test_a_budget_with_no_room_stops_a_node_group_before_it_begins(account: Acco
             aws.node_group(*both(account.desk("tight", tmp_path)), group)
         assert account.eks().list_updates(name="tight", nodegroupName=group)["updateIds"] == []
     finally:
-        api.patch(f"/api/v1/nodes/{node}", {"metadata": {"labels": {aws.GROUP: labels.get(aws.GROUP)}}})
+        api.patch(f"/api/v1/nodes/{node}", {"metadata": {"labels": {NODE_GROUP: labels.get(NODE_GROUP)}}})
         api.delete("/apis/apps/v1/namespaces/default/deployments/tight")
         api.delete("/apis/policy/v1/namespaces/default/poddisruptionbudgets/tight")
 
 
 def test_a_plan_that_reaches_more_nodes_than_allowed_is_refused(account: Account, tmp_path: Path) -> None:
-    groups = [node["metadata"]["labels"].get(aws.GROUP) for node in account.cluster.api.list("/api/v1/nodes")]
+    groups = [node["metadata"]["labels"].get(NODE_GROUP) for node in account.cluster.api.list("/api/v1/nodes")]
     group = next(name for name in groups if name)
     account.make("wide", "1.35", {}, **{group: "1.34"})
     desk = account.desk("wide", tmp_path, limits={"nodes": 1})

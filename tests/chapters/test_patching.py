@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opslib.chapters import patching
-from opslib.diagnosis.patching.facts import DeprecatedApi, Facts, Parameters, default_of, minor, ordered
+from opslib.diagnosis.patching.facts import DeprecatedApi, Facts, Parameters, ordered
 from opslib.findings import Finding, Severity
 from opslib.sources.objects import DisruptionBudget, convert
+from opslib.sources.versions import default_of, minor
 
 NOW = datetime(2026, 4, 10, 12, 0, tzinfo=UTC)
 PARAMETERS = Parameters()

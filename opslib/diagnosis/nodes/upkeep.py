@@ -6,19 +6,18 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from opslib.diagnosis.nodes.facts import Facts, Parameters, cordoned_since, owner_of, subject
-from opslib.diagnosis.patching.facts import minor
 from opslib.diagnosis.pods.nodes import not_answering
 from opslib.findings import Evidence, Finding, Severity, Step, Subject
 from opslib.messages import _, _n
 from opslib.sources.fitting import matches, tolerates
 from opslib.sources.objects import Node, Pod, Toleration, Workload
+from opslib.sources.versions import SKEW, minor
 
 # Taints that the DaemonSet controller's pods tolerate of themselves (https://kubernetes.io/docs/concepts/workloads/controllers/daemonset/).
 _OWN = tuple(
     Toleration(key=f"node.kubernetes.io/{name}", operator="Exists")
     for name in ("not-ready", "unreachable", "disk-pressure", "memory-pressure", "pid-pressure", "unschedulable", "network-unavailable")
 )
-_MOST_SKEW = 3  # minor versions that a kubelet may be older than the API server (https://kubernetes.io/releases/version-skew-policy/)
 
 
 def cordoned(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
@@ -56,9 +55,9 @@ def version_skew(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
     for node in facts.nodes or ():
         version = node.status.node_info.kubelet_version
         own = minor(version)
-        if own is None or 0 <= server - own < _MOST_SKEW:
+        if own is None or 0 <= server - own < SKEW:
             continue
-        beyond = own > server or server - own > _MOST_SKEW
+        beyond = own > server or server - own > SKEW
         yield Finding(
             check="upkeep.version_skew",
             severity=Severity.CRITICAL if beyond else Severity.WARNING,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from opslib.diagnosis.patching.facts import Facts, Parameters, control_plane, default_of, offered, ordered, target
+from opslib.diagnosis.patching.facts import Facts, Parameters, control_plane, offered, ordered, target
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import _, one_line
+from opslib.sources.versions import default_of
 
 _BAD = frozenset({"DEGRADED", "CREATE_FAILED", "UPDATE_FAILED", "DELETE_FAILED"})
 

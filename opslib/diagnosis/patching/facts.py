@@ -13,9 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from opslib.findings import Finding
 from opslib.messages import Message, _
 from opslib.sources.objects import DisruptionBudget
-
-SKEW = 3
-"""How many minor versions a kubelet may trail the API server by: https://kubernetes.io/releases/version-skew-policy/"""
+from opslib.sources.versions import minor
 
 _TEXTS: dict[str, Message] = {
     "support_days": _("The end of a version's standard support within so many days is a warning."),
@@ -101,12 +99,6 @@ class Facts:
     gaps: tuple[Finding, ...] = ()
 
 
-def minor(version: str) -> int | None:
-    """The minor number of "v1.36.2-eks-1a2b" or "1.36"; None where it is no version."""
-    found = re.match(r"v?1\.(\d+)", version)
-    return int(found[1]) if found else None
-
-
 def control_plane(facts: Facts) -> str:
     """The control plane's minor version, "1.36", as EKS or the API server says it; empty where neither did."""
     if facts.cluster and facts.cluster.get("version"):
@@ -129,14 +121,6 @@ def offered(facts: Facts, addon: str, kubernetes: str) -> list[Mapping[str, Any]
         if one.get("addonName") == addon:
             return list(one.get("addonVersions", ()))
     return []
-
-
-def default_of(versions: list[Mapping[str, Any]], kubernetes: str) -> str:
-    """The default one for a version of Kubernetes; empty where none is marked so."""
-    for one in versions:
-        if any(each.get("defaultVersion") and each.get("clusterVersion") == kubernetes for each in one.get("compatibilities", ())):
-            return str(one.get("addonVersion", ""))
-    return ""
 
 
 def ordered(version: str) -> tuple[int, ...]:

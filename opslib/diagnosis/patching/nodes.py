@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from opslib.diagnosis.patching.facts import SKEW, Facts, Parameters, control_plane, minor
+from opslib.diagnosis.patching.facts import Facts, Parameters, control_plane
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import _, _n, one_line
+from opslib.sources.versions import SKEW, minor
 
 _BAD = frozenset({"DEGRADED", "CREATE_FAILED", "DELETE_FAILED"})
 

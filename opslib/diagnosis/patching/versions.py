@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from opslib.diagnosis.patching.facts import Facts, Parameters, control_plane, minor, target
+from opslib.diagnosis.patching.facts import Facts, Parameters, control_plane, target
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import _, one_line
+from opslib.sources.versions import minor
 
 
 def support(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
