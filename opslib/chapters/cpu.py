@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from opslib.chapters import plotting
+from opslib.chapters import plotting, sizing
 from opslib.chapters.tables import NOT_READ, about, table
 from opslib.diagnosis.cpu import diagnose
 from opslib.diagnosis.cpu.facts import Facts, Parameters, cores, effects, proposal, room
@@ -114,46 +114,17 @@ def changes_table(facts: Facts) -> Table:
 
 def sizing_table(facts: Facts) -> Table:
     """Request and limit from percentiles, and what they save."""
-    rows: list[tuple[Any, ...]] | None = None
-    note: Message | str = ""
-    if facts.uses is not None:
-        found = [(place, use, one) for place, use in facts.uses.items() if (one := proposal(use)) is not None]
-        found.sort(key=lambda item: -abs(item[2].saving or 0))
-        rows = [
-            (
-                place.namespace, place.workload, place.container, use.pods, use.request, use.p50, use.p95, use.p99, use.peak, use.limit,
-                one.request, one.limit, one.saving,
-            )
-            for place, use, one in found
-        ]  # fmt: skip
-        saved = sum(max(one.saving or 0, 0) for _place, _use, one in found)
-        more = sum(max(-(one.saving or 0), 0) for _place, _use, one in found)
-        note = _(
+    return sizing.sizing_table(
+        "cpu_sizing",
+        facts.uses,
+        proposal,
+        unit=Unit.CORES,
+        of_limit=_("The peak and half more; too low where it is throttled now"),
+        note=lambda saved, more: _(
             "Requests that are too high could give back {saved} cores; those that are too low want {more} more.",
             saved=f"{saved:.1f}", more=f"{more:.1f}",
-        )  # fmt: skip
-    return table(
-        "cpu_sizing",
-        _("Requests and limits that fit what is used"),
-        (
-            Column("namespace", _("Namespace")),
-            Column("workload", _("Workload")),
-            Column("container", _("Container")),
-            Column("pods", _("Pods"), Unit.COUNT),
-            Column("request", _("Request of a pod"), Unit.CORES),
-            Column("p50", _("p50"), Unit.CORES, _("Of the average pod")),
-            Column("p95", _("p95"), Unit.CORES, _("Of the pod that used most at each time")),
-            Column("p99", _("p99"), Unit.CORES),
-            Column("peak", _("Peak"), Unit.CORES),
-            Column("limit", _("Limit of a pod"), Unit.CORES),
-            Column("new_request", _("Proposed request"), Unit.CORES, _("p95 and a seventh more")),
-            Column("new_limit", _("Proposed limit"), Unit.CORES, _("The peak and half more; too low where it is throttled now")),
-            Column("saving", _("Saved, all pods"), Unit.CORES, _("Of what is reserved; negative where more is needed")),
         ),
-        rows,
-        _("There is no history to size by."),
-        note,
-    )
+    )  # fmt: skip
 
 
 def autoscalers_table(facts: Facts) -> Table:
@@ -246,10 +217,7 @@ def _draw(facts: Facts, place: Place, upper: Axes, lower: Axes) -> None:
     use = (facts.uses or {}).get(place)
     using, limits = facts.using[place], facts.limits.get(place)
     for axes in (upper, lower):
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-        axes.grid(True, color="#DDDDDD", linewidth=0.6)
-        axes.tick_params(labelsize=9)
+        plotting.plain(axes)
     upper.set_title(plotting.label(str(place), 90), loc="left", fontsize=9)
     _line(upper, using, _("in use, highest pod"), color="black", linewidth=1.4)
     if limits is not None:

@@ -9,14 +9,14 @@ import math
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from opslib.chapters import plotting
+from opslib.chapters import plotting, sizing
 from opslib.chapters.tables import NOT_READ, about, table
 from opslib.diagnosis.memory import diagnose
 from opslib.diagnosis.memory.facts import Facts, Parameters, moment, of_place, proposal, trends
 from opslib.diagnosis.memory.trend import Trend
 from opslib.diagnosis.usage import Place, PodPlace
 from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity
-from opslib.messages import Message, _
+from opslib.messages import _
 from opslib.sources.quantities import text_of_bytes
 
 if TYPE_CHECKING:
@@ -119,46 +119,17 @@ def growth_table(facts: Facts) -> Table:
 
 def sizing_table(facts: Facts) -> Table:
     """Request and limit from percentiles, and what they save."""
-    rows: list[tuple[Any, ...]] | None = None
-    note: Message | str = ""
-    if facts.uses is not None:
-        found = [(place, use, one) for place, use in facts.uses.items() if (one := proposal(use)) is not None]
-        found.sort(key=lambda item: -abs(item[2].saving or 0))
-        rows = [
-            (
-                place.namespace, place.workload, place.container, use.pods, use.request, use.p50, use.p95, use.p99, use.peak, use.limit,
-                one.request, one.limit, one.saving,
-            )
-            for place, use, one in found
-        ]  # fmt: skip
-        saved = sum(max(one.saving or 0, 0) for _place, _use, one in found)
-        more = sum(max(-(one.saving or 0), 0) for _place, _use, one in found)
-        note = _(
+    return sizing.sizing_table(
+        "memory_sizing",
+        facts.uses,
+        proposal,
+        unit=Unit.BYTES,
+        of_limit=_("The peak and a quarter more"),
+        note=lambda saved, more: _(
             "Requests that are too high could give back {saved}; those that are too low want {more} more.",
             saved=text_of_bytes(saved), more=text_of_bytes(more),
-        )  # fmt: skip
-    return table(
-        "memory_sizing",
-        _("Requests and limits that fit what is used"),
-        (
-            Column("namespace", _("Namespace")),
-            Column("workload", _("Workload")),
-            Column("container", _("Container")),
-            Column("pods", _("Pods"), Unit.COUNT),
-            Column("request", _("Request of a pod"), Unit.BYTES),
-            Column("p50", _("p50"), Unit.BYTES, _("Of the average pod")),
-            Column("p95", _("p95"), Unit.BYTES, _("Of the pod that used most at each time")),
-            Column("p99", _("p99"), Unit.BYTES),
-            Column("peak", _("Peak"), Unit.BYTES),
-            Column("limit", _("Limit of a pod"), Unit.BYTES),
-            Column("new_request", _("Proposed request"), Unit.BYTES, _("p95 and a seventh more")),
-            Column("new_limit", _("Proposed limit"), Unit.BYTES, _("The peak and a quarter more")),
-            Column("saving", _("Saved, all pods"), Unit.BYTES, _("Of what is reserved; negative where more is needed")),
         ),
-        rows,
-        _("There is no history to size by."),
-        note,
-    )
+    )  # fmt: skip
 
 
 def curves_figure(facts: Facts, parameters: Parameters) -> Figure:
@@ -187,10 +158,7 @@ def _draw(axes: Axes, facts: Facts, parameters: Parameters, pod: PodPlace, one: 
     curve, place = facts.curves[pod], facts.places[pod]
     use = (facts.uses or {}).get(place)
     times = [moment(value) for value in curve.times]
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.grid(True, color="#DDDDDD", linewidth=0.6)
-    axes.tick_params(labelsize=9)
+    plotting.plain(axes)
     axes.set_title(plotting.label(f"{pod.namespace}/{pod.pod} ({pod.container})", 90), loc="left", fontsize=9)
     axes.plot(times, curve.working_set, label=plotting.label(_("working set")), color="black", linewidth=1.4)  # type: ignore[arg-type]
     if curve.rss is not None:

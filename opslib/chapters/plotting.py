@@ -44,11 +44,8 @@ def new_figure(title: Text = "", *, width: float = 9.6, height: float = 3.4, x_l
     _use_fonts()
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     axes = figure.subplots()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.grid(True, color="#DDDDDD", linewidth=0.6)
+    plain(axes)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)
     if title:
         axes.set_title(label(title, 100), loc="left", fontsize=11)
     if x_label:
@@ -57,6 +54,14 @@ def new_figure(title: Text = "", *, width: float = 9.6, height: float = 3.4, x_l
         axes.set_ylabel(label(y_label), fontsize=9)
     matplotlib.rcParams["hatch.linewidth"] = 0.6
     return figure, axes
+
+
+def plain(axes: Axes) -> None:
+    """The look of all plots: a light grid, no frame above and at the right, small figures."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.grid(True, color="#DDDDDD", linewidth=0.6)
+    axes.tick_params(labelsize=9)
 
 
 def stacked_figure(title: Text, count: int, *, width: float = 9.6, row_height: float = 0.75) -> tuple[Figure, list[Axes]]:

@@ -91,6 +91,10 @@ class Change:
     text: Text
     container: str = ""
 
+    def concerns(self, place: Place) -> bool:
+        """Whether it is about this container, or all of its workload."""
+        return (self.namespace, self.workload) == (place.namespace, place.workload) and self.container in ("", place.container)
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:

@@ -141,7 +141,7 @@ def effects(facts: Facts, place: Place) -> Iterator[Effect]:
     if series is None:
         return
     for one in facts.changes:
-        if (one.namespace, one.workload) == (place.namespace, place.workload) and one.container in ("", place.container):
+        if one.concerns(place):
             found = before_after(series, one.time.timestamp())
             if found is not None:
                 yield Effect(one, *found)

@@ -112,13 +112,7 @@ class Facts:
 
     def changed(self, place: Place, since: datetime) -> list[Change]:
         """What was changed about a place since then, newest first."""
-        return [
-            one
-            for one in reversed(self.changes)
-            if (one.namespace, one.workload) == (place.namespace, place.workload)
-            and one.container in ("", place.container)
-            and one.time >= since
-        ]
+        return [one for one in reversed(self.changes) if one.concerns(place) and one.time >= since]
 
 
 def trends(facts: Facts) -> dict[PodPlace, Trend]:
