@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from opslib.diagnosis.disk.facts import Parameters
-from opslib.diagnosis.disk.forecast import Forecast, best, forecast, theil_sen
+from opslib.diagnosis.disk.forecast import Forecast, best, forecast
 from opslib.diagnosis.disk.space import judge
+from opslib.diagnosis.slopes import theil_sen
 from opslib.lab.world import World, volumes
 from opslib.lab.world.faults import VolumeFill
 
@@ -118,7 +119,7 @@ def test_gaps_in_the_points_do_no_harm() -> None:
 def test_one_wrong_sample_moves_nothing() -> None:
     values = 20 * GIB + GIB * (DAYS - DAYS[0]) / DAY
     values[100] = 0
-    assert theil_sen(DAYS, values)[0] * DAY / GIB == pytest.approx(1, rel=0.01)
+    assert theil_sen([(DAYS, values)], alike_at_most=0.99)[0] * DAY / GIB == pytest.approx(1, rel=0.01)
 
 
 def test_neighbours_that_are_alike_make_the_interval_wider() -> None:
@@ -128,8 +129,8 @@ def test_neighbours_that_are_alike_make_the_interval_wider() -> None:
     walk = np.cumsum(random.normal(0, 1, len(DAYS)))
     walk *= independent.std() / walk.std()
     line = (DAYS - DAYS[0]) / DAY
-    _, low, high = theil_sen(DAYS, line + independent)
-    _, walk_low, walk_high = theil_sen(DAYS, line + walk)
+    _, low, high = theil_sen([(DAYS, line + independent)], alike_at_most=0.99)
+    _, walk_low, walk_high = theil_sen([(DAYS, line + walk)], alike_at_most=0.99)
     assert walk_high - walk_low > 2 * (high - low)
 
 
@@ -139,7 +140,7 @@ def test_the_interval_has_the_truth_in_it_mostly() -> None:
     for seed in range(40):
         noise = np.random.default_rng(seed).normal(0, 0.5, 100)
         x = np.arange(100.0)
-        _slope, low, high = theil_sen(x, true * x / 50 + noise)
+        _slope, low, high = theil_sen([(x, true * x / 50 + noise)], alike_at_most=0.99)
         hits += low <= true / 50 <= high
     assert hits >= 34  # 95 of 100 are promised
 

@@ -1,8 +1,6 @@
 """When a file system is full, from what was in use until now, and how sure that is.
 
-The slope is Theil and Sen's: the median of the slopes between all pairs of points, which single outliers do not move (Sen 1968,
-https://doi.org/10.2307/2285891). Its interval comes from the ranks of the same slopes, with as many points as there are independent ones:
-neighbours in time are alike, so there are fewer than were measured (Yue and Wang 2004, https://doi.org/10.1023/B:WARM.0000043140.61082.60).
+The slope (`opslib.diagnosis.slopes`) is one that single outliers do not move, with an interval.
 
 Three things that a straight line does not describe are told apart first: a sawtooth (files that are rotated or cleaned up, whose peaks
 count), a step (something was put there at once, and does not go on), and a bend (what grows since an hour has no week's slope).
@@ -15,6 +13,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from opslib.diagnosis.slopes import theil_sen
 
 if TYPE_CHECKING:
     import numpy
@@ -32,7 +32,7 @@ FULL = 0.995
 MOST = 400
 """Points whose pairs are compared; of more, every n-th is taken."""
 
-_CONFIDENCE = 1.96  # of a normal distribution's standard deviations: 95 per cent
+_ALIKE = 0.99  # that neighbours in time may count as, at most
 _STEP_SHARE = 0.35  # of all that was gained, that one step must be
 _LEAST = 0.004  # of the capacity, that a drop, a step or a growth must be to count as one
 
@@ -114,7 +114,7 @@ def forecast(times: Sequence[float], used: Sequence[float], capacity: float) -> 
         full = 0.0 if left <= 0 else math.inf
         return Forecast(kind="step" if sizes[-1] > 0 else "short", since=float(x[begin]), used=now, steps=sizes, seconds=full)
     begin = _bend(x, y, begin, capacity)
-    slope, low, high = theil_sen(x[begin:], y[begin:])
+    slope, low, high = theil_sen([(x[begin:], y[begin:])], alike_at_most=_ALIKE)
     gained = slope * (x[-1] - x[begin])
     if low <= 0 <= high or abs(gained) < _LEAST * capacity / 4:
         kind: Kind = "step" if sizes and sizes[-1] > 0 else "flat"
@@ -154,39 +154,6 @@ def best(long: Forecast, short: Forecast, capacity: float, short_span: float) ->
     if long.kind == "steady" and short.kind in ("flat", "shrinking") and long.slope * short_span >= 0.01 * capacity:
         return short  # it did grow, and has stopped
     return long
-
-
-def theil_sen(x: Floats, y: Floats) -> tuple[float, float, float]:
-    """Median of the slopes between all pairs of points, and the interval of 95 per cent that its ranks give."""
-    import numpy as np
-
-    count = len(x)
-    first, second = np.triu_indices(count, 1)
-    apart = x[second] - x[first]
-    slopes = np.sort((y[second] - y[first])[apart > 0] / apart[apart > 0])
-    if not len(slopes):
-        return 0.0, 0.0, 0.0
-    slope = float(np.median(slopes))
-    independent = _independent(y - slope * x)
-    # variance of Kendall's S, grown by how many points stand for one
-    deviation = math.sqrt(count * (count - 1) * (2 * count + 5) / 18 * count / independent)
-    rank = _CONFIDENCE * deviation / 2
-    middle = (len(slopes) - 1) / 2
-    low, high = max(0, math.floor(middle - rank)), min(len(slopes) - 1, math.ceil(middle + rank))
-    return slope, float(slopes[low]), float(slopes[high])
-
-
-def _independent(residuals: Floats) -> float:
-    """How many independent points the residuals are worth, from how alike neighbours are; at least 4."""
-    import numpy as np
-
-    count = len(residuals)
-    centred = residuals - residuals.mean()
-    whole = float(np.dot(centred, centred))
-    if whole <= 0:
-        return float(count)
-    alike = min(max(float(np.dot(centred[:-1], centred[1:])) / whole, 0.0), 0.99)
-    return max(4.0, count * (1 - alike) / (1 + alike))
 
 
 def _until_full(
@@ -229,7 +196,7 @@ def _sawtooth(x: Floats, y: Floats, drops: list[int], capacity: float) -> Foreca
     sizes = tuple(float(y[place + 1] - y[place]) for place in drops)
     if len(peaks) < 4:
         return Forecast(kind="sawtooth", since=float(x[0]), used=top, steps=sizes, seconds=0.0 if left <= 0 else math.inf)
-    slope, low, high = theil_sen(x[peaks], y[peaks])
+    slope, low, high = theil_sen([(x[peaks], y[peaks])], alike_at_most=_ALIKE)
     if low <= 0 <= high or abs(slope * (x[-1] - x[0])) < _LEAST * capacity:
         return _until_full("sawtooth", 0.0, min(low, 0.0), max(high, 0.0), float(x[0]), top, left, sizes)
     return _until_full("sawtooth", slope, low, high, float(x[0]), top, left, sizes)

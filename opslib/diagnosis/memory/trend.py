@@ -1,9 +1,7 @@
 """Whether a container's memory grows, by itself, with its load, or as cache; and when it is at its limit.
 
-The slope is Theil and Sen's: the median of the slopes between all pairs of points, which bursts and garbage collections do not move
-(Sen 1968, https://doi.org/10.2307/2285891). Pairs are formed between restarts only: a restart begins a new curve, and a leak that is
-killed every hour is seen best in all of its curves together. The interval comes from the ranks of the same slopes, with as many points
-as there are independent ones (Yue and Wang 2004, https://doi.org/10.1023/B:WARM.0000043140.61082.60).
+The slope (`opslib.diagnosis.slopes`) is one that bursts and garbage collections do not move. It is of pairs of points between restarts
+only: a restart begins a new curve, and a leak that is killed every hour is seen best in all of its curves together.
 """
 
 from __future__ import annotations
@@ -13,7 +11,9 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
+
+from opslib.diagnosis.slopes import NONE, Slope, theil_sen
 
 if TYPE_CHECKING:
     import numpy
@@ -25,7 +25,7 @@ Kind = Literal["leak", "load", "cache", "warming", "flat", "short"]
 FEWEST = 6
 """Points that a curve needs between two restarts; shorter ones are left out."""
 
-_DEVIATIONS = 1.96  # 95 per cent of a normal distribution
+_ALIKE = 0.95  # that neighbours in time may count as, at most
 _MOST = 150  # points of one curve whose pairs are compared
 _START_SHARE = 0.15  # of a curve, and at most half an hour: what a program takes as it starts is no trend
 _MATERIAL = 0.05  # of the level, or of the limit: growth of less over all that was seen is flat
@@ -35,17 +35,6 @@ _ABOVE_NOISE = 4.5  # times what a point is usually away from the line
 _LATER_SHARE = 0.25  # of the early slope: a curve whose later half is less steep than that has levelled off
 _RSS_SHARE = 0.4  # of the growth, that must be in the resident set for it not to be cache
 _LOAD_SHARE = 0.35  # of the growth, that must remain once the load is taken out for it not to be load
-
-
-class Slope(NamedTuple):
-    """Units a second, and the interval of 95 per cent."""
-
-    value: float
-    low: float
-    high: float
-
-
-_NONE = Slope(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +63,7 @@ class Trend:
     """
 
     kind: Kind
-    slope: Slope = _NONE
+    slope: Slope = NONE
     level: float = math.nan
     begin: float = math.nan
     curves: int = 0
@@ -150,41 +139,15 @@ def trend(
 
 
 def pooled(curves: Sequence[tuple[Floats, Floats]]) -> Slope:
-    """Median of the slopes between all pairs of points of the same curve, and the interval that its ranks give."""
-    import numpy as np
-
-    slopes, variance = [], 0.0
+    """The slope of curves together (`opslib.diagnosis.slopes.theil_sen`), of each at most `_MOST` points."""
+    thinned = []
     for x, y in curves:
         stride = math.ceil(len(x) / _MOST)
-        x, y = x[::-1][::stride][::-1], y[::-1][::stride][::-1]
-        count = len(x)
-        first, second = np.triu_indices(count, 1)
-        slopes.append((y[second] - y[first]) / (x[second] - x[first]))
-        middle = float(np.median(slopes[-1])) if len(slopes[-1]) else 0.0
-        independent = _independent(y - middle * x)
-        variance += count * (count - 1) * (2 * count + 5) / 18 * count / independent
-    ordered = np.sort(np.concatenate(slopes)) if slopes else np.array([])
-    if not len(ordered):
-        return _NONE
-    rank = _DEVIATIONS * math.sqrt(variance) / 2
-    middle = (len(ordered) - 1) / 2
-    low, high = max(0, math.floor(middle - rank)), min(len(ordered) - 1, math.ceil(middle + rank))
-    return Slope(float(np.median(ordered)), float(ordered[low]), float(ordered[high]))
+        thinned.append((x[::-1][::stride][::-1], y[::-1][::stride][::-1]))
+    return theil_sen(thinned, alike_at_most=_ALIKE)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------------------------
-
-
-def _independent(residuals: Floats) -> float:
-    """How many independent points the residuals are worth, from how alike neighbours are; at least 4."""
-    import numpy as np
-
-    centred = residuals - residuals.mean()
-    whole = float(np.dot(centred, centred))
-    if whole <= 0:
-        return float(len(residuals))
-    alike = min(max(float(np.dot(centred[:-1], centred[1:])) / whole, 0.0), 0.95)
-    return max(4.0, len(residuals) * (1 - alike) / (1 + alike))
 
 
 def _spread(x: Floats, y: Floats, slope: float) -> Floats:
