@@ -10,6 +10,7 @@ import yaml
 
 from opslib.cli import main
 from tests.conftest import RealLab
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,10 @@ def test_files_are_deleted_by_a_list_from_a_file(
         captured = capsys.readouterr()
         return captured.out + captured.err
 
-    pod = embedded_cluster.api.list("/api/v1/namespaces/acts/pods")[0]["metadata"]["name"]
+    pods = "/api/v1/namespaces/acts/pods"  # one that is left from another number of replicas is on its way out
+    wanted = embedded_cluster.api.get("/apis/apps/v1/namespaces/acts/deployments/web")["spec"]["replicas"]
+    until(lambda: len(embedded_cluster.api.list(pods)) == wanted, "the pods are those that stay")
+    pod = embedded_cluster.api.list(pods)[0]["metadata"]["name"]
     embedded_cluster.kubectl(
         "-n", "acts", "exec", pod, "--", "sh", "-c", "echo 1 > /data/a.log; echo 2 > /data/b.log; echo 3 > /data/c.log"
     )
