@@ -37,6 +37,7 @@ class AwsSystem:
 
     def __init__(self, source: Aws) -> None:
         self.source = source
+        self._ended: dict[str, dict[str, Any]] = {}  # updates that have ended do not change any more, by id
 
     def target(self) -> str:
         """The cluster's ARN: account, region and name."""
@@ -118,7 +119,8 @@ class AwsSystem:
         which = {"addon": {"addonName": name}, "nodegroup": {"nodegroupName": name}}.get(kind, {})
         where = {"name": self.source.cluster_name, **which}
         ids = self.source.pages("eks", "list_updates", "updateIds", **where)
-        updates = [self.source.call("eks", "describe_update", updateId=id, **where)["update"] for id in ids[:20]]
+        updates = [self._ended.get(id) or self.source.call("eks", "describe_update", updateId=id, **where)["update"] for id in ids[:20]]
+        self._ended |= {one["id"]: one for one in updates if one["status"] != "InProgress"}
         known = [one for one in updates if since is None or one["createdAt"] >= since]
         newest: dict[str, Any] | None = max(known, key=lambda one: one["createdAt"], default=None)
         return newest

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
-from opslib.actions.kubernetes import KubernetesSystem, services_of
+from opslib.actions.kubernetes import KubernetesSystem, absent, services_of
 from opslib.actions.plans import Condition, Plan, Reach, Step, make
 from opslib.actions.systems import ABSENT, Preview
 from opslib.environments import Environment
@@ -551,11 +551,7 @@ def _look(cluster: Kubernetes, pod: str, namespace: str, container: str) -> tupl
     try:
         found = cluster.get(Pod, "pods", pod, namespace)
     except NotFound as error:
-        raise InputError(
-            _("There is no {what} in {namespace}", what=f"pod/{one_line(pod)}", namespace=one_line(namespace)),
-            _("Those that are there"),
-            command("kubectl", "get", "pods", "-n", namespace),
-        ) from error
+        raise absent(f"pod/{pod}", "pods", namespace) from error
     known = {one.name: one for one in found.spec.containers}
     if not container and len(known) == 1:
         (container,) = known

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from opslib.actions.kubernetes import services_of
+from opslib.actions.kubernetes import absent, services_of
 from opslib.actions.plans import Condition, Plan, Reach, Step, make
 from opslib.actions.systems import ABSENT, Preview
 from opslib.environments import Environment
@@ -183,11 +183,7 @@ def delete_files(
     try:
         found = system.cluster.get(Pod, "pods", pod, namespace)
     except NotFound as error:
-        raise InputError(
-            _("There is no {what} in {namespace}", what=f"pod/{one_line(pod)}", namespace=namespace),
-            _("Those that are there"),
-            command("kubectl", "get", "pods", "-n", namespace),
-        ) from error
+        raise absent(f"pod/{pod}", "pods", namespace) from error
     chosen = _container(found, container)
     verb = "empty" if empty else "delete"
     base = {"verb": verb, "namespace": namespace, "pod": pod, "container": chosen, "folder": folder}

@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from opslib.actions.systems import ABSENT, CREATED, Preview
-from opslib.errors import Conflict, NotFound, Refused
+from opslib.errors import Conflict, InputError, NotFound, Refused
+from opslib.findings import command
 from opslib.messages import Message, _, one_line
 from opslib.sources.kubernetes import Kubernetes
 from opslib.sources.quantities import text_of_bytes, value_of
@@ -249,6 +250,15 @@ def _at(obj: Object, path: Sequence[str]) -> Any:
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
     return value
+
+
+def absent(what: str, resource: str, namespace: str) -> InputError:
+    """That an object of a plan is not there, and the command that lists those that are."""
+    return InputError(
+        _("There is no {what} in {namespace}", what=one_line(what), namespace=one_line(namespace)),
+        _("Those that are there"),
+        command("kubectl", "get", resource, "-n", namespace),
+    )
 
 
 def controller_of(obj: Object) -> Object | None:

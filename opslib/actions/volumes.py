@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from opslib.actions.kubernetes import KubernetesSystem, Object, services_of, state_of
+from opslib.actions.kubernetes import KubernetesSystem, Object, absent, services_of, state_of
 from opslib.actions.plans import Condition, Plan, Reach, Step, make
 from opslib.environments import Environment
 from opslib.errors import InputError, NotFound, SourceError
@@ -52,11 +52,7 @@ def expand(
     try:
         found = system.cluster.whole(where["resource"], claim, namespace)
     except NotFound as error:
-        raise InputError(
-            _("There is no {what} in {namespace}", what=f"pvc/{claim}", namespace=namespace),
-            _("Those that are there"),
-            command("kubectl", "get", "pvc", "-n", namespace),
-        ) from error
+        raise absent(f"pvc/{claim}", "pvc", namespace) from error
     kind = _class_of(system, found)
     before, wanted = _sizes(found, size)
     amount = size if not size.startswith("+") else f"{math.ceil(wanted / 2**30)}Gi"

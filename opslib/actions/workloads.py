@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from opslib.actions.kubernetes import KubernetesSystem, Object, controller_of, services_of, state_of
+from opslib.actions.kubernetes import KubernetesSystem, Object, absent, controller_of, services_of, state_of
 from opslib.actions.plans import Condition, Plan, Reach, Step, make
 from opslib.environments import Action, Environment
 from opslib.errors import InputError, NotFound
@@ -241,11 +241,7 @@ def _found(system: KubernetesSystem, where: dict[str, str], shown: str) -> Objec
     try:
         return system.cluster.whole(where["resource"], where["name"], where["namespace"])
     except NotFound as error:
-        raise InputError(
-            _("There is no {what} in {namespace}", what=shown, namespace=where["namespace"]),
-            _("Those that are there"),
-            command("kubectl", "get", where["resource"], "-n", where["namespace"]),
-        ) from error
+        raise absent(shown, where["resource"], where["namespace"]) from error
 
 
 def _patch(where: dict[str, str], body: Object) -> dict[str, Any]:

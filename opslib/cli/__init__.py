@@ -89,6 +89,12 @@ def _version(context: click.Context, _parameter: click.Parameter, wanted: bool) 
         context.exit()
 
 
+def environment_option() -> click.Option:
+    """The option that names the environment."""
+    text = str(_("Environment: a name in parameters/, or a file."))
+    return click.Option(["--env", "environment"], default="lab", show_default=True, help=text)
+
+
 def examples(*commands: str) -> str:
     """An epilog that shows `commands`, one a line."""
     lines = "\n".join(f"  {command}" for command in commands)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from opslib.cli import examples
+from opslib.cli import environment_option, examples
 from opslib.errors import InputError
 from opslib.messages import Text, _, _n, printable, text_of
 
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 def commands() -> list[click.Command]:
     """The commands; their texts are in the language that is current when this is called."""
     return [_plan(), _approve(), _execute(), _undo(), _audit()]
-
-
-def _environment() -> click.Option:
-    text = str(_("Environment: a name in parameters/, or a file."))
-    return click.Option(["--env", "environment"], default="lab", show_default=True, help=text)
 
 
 def _outputs() -> click.Option:
@@ -70,8 +65,8 @@ def _plan() -> click.Command:
     group.add_command(
         click.Command(
             "restart",
-            callback=_planner("restart"),
-            params=[workload, _namespace(), _steady(), _environment(), _outputs()],
+            callback=_planner("workloads.restart"),
+            params=[workload, _namespace(), _steady(), environment_option(), _outputs()],
             help=str(_("Replace all pods of a workload, as its update strategy does it.")),
             epilog=examples("opslib plan restart deployment/checkout -n shop --env prod"),
         )
@@ -79,12 +74,12 @@ def _plan() -> click.Command:
     group.add_command(
         click.Command(
             "scale",
-            callback=_planner("scale"),
+            callback=_planner("workloads.scale"),
             params=[
                 workload,
                 _namespace(),
                 click.Option(["--replicas"], type=int, required=True, help=str(_("How many pods there are to be."))),
-                _environment(),
+                environment_option(),
                 _outputs(),
             ],
             help=str(_("Another number of pods.")),
@@ -94,13 +89,13 @@ def _plan() -> click.Command:
     group.add_command(
         click.Command(
             "rollback",
-            callback=_planner("rollback"),
+            callback=_planner("workloads.rollback"),
             params=[
                 workload,
                 _namespace(),
                 click.Option(["--revision"], type=click.IntRange(min=1), help=str(_("Which; without it the one before the newest."))),
                 _steady(),
-                _environment(),
+                environment_option(),
                 _outputs(),
             ],
             help=str(_("Back to an earlier revision of a workload.")),
@@ -112,14 +107,14 @@ def _plan() -> click.Command:
     group.add_command(
         click.Command(
             "image",
-            callback=_planner("image"),
+            callback=_planner("workloads.image"),
             params=[
                 workload,
                 click.Argument(["container"]),
                 click.Argument(["reference"], metavar="IMAGE"),
                 _namespace(),
                 _steady(),
-                _environment(),
+                environment_option(),
                 _outputs(),
             ],
             help=str(_("Another image for one container of a workload.")),
@@ -129,8 +124,8 @@ def _plan() -> click.Command:
     group.add_command(
         click.Command(
             "delete",
-            callback=_planner("delete_pods"),
-            params=[click.Argument(["pods"], metavar="POD...", nargs=-1, required=True), _namespace(), _environment(), _outputs()],
+            callback=_planner("workloads.delete_pods"),
+            params=[click.Argument(["pods"], metavar="POD...", nargs=-1, required=True), _namespace(), environment_option(), _outputs()],
             help=str(_("Delete single pods; their owners make others.")),
             epilog=examples("opslib plan delete checkout-6d5f-x2x9q -n shop"),
         )
@@ -139,8 +134,8 @@ def _plan() -> click.Command:
     group.add_command(
         click.Command(
             "cordon",
-            callback=_planner("cordon"),
-            params=[node, _environment(), _outputs()],
+            callback=_planner("nodes.cordon"),
+            params=[node, environment_option(), _outputs()],
             help=str(_("No new pods on a node.")),
             epilog=examples("opslib plan cordon ip-10-0-1-17.ap-northeast-1.compute.internal"),
         )
@@ -148,8 +143,8 @@ def _plan() -> click.Command:
     group.add_command(
         click.Command(
             "uncordon",
-            callback=_planner("uncordon"),
-            params=[node, _environment(), _outputs()],
+            callback=_planner("nodes.uncordon"),
+            params=[node, environment_option(), _outputs()],
             help=str(_("New pods on a node again.")),
             epilog=examples("opslib plan uncordon ip-10-0-1-17.ap-northeast-1.compute.internal"),
         )
@@ -157,8 +152,8 @@ def _plan() -> click.Command:
     group.add_command(
         click.Command(
             "taint",
-            callback=_planner("taint"),
-            params=[node, click.Argument(["change"], metavar="TAINT"), _environment(), _outputs()],
+            callback=_planner("nodes.taint"),
+            params=[node, click.Argument(["change"], metavar="TAINT"), environment_option(), _outputs()],
             help=str(_("Add a taint to a node (key=value:Effect), or remove it (key:Effect-), as kubectl taint takes them.")),
             epilog=examples(
                 "opslib plan taint ip-10-0-1-17.ap-northeast-1.compute.internal dedicated=batch:NoSchedule --env prod",
@@ -169,7 +164,7 @@ def _plan() -> click.Command:
     group.add_command(
         click.Command(
             "drain",
-            callback=_planner("drain"),
+            callback=_planner("nodes.drain"),
             params=[
                 node,
                 click.Option(
@@ -183,7 +178,7 @@ def _plan() -> click.Command:
                     show_default=True,
                     help=str(_("How long, in seconds, an eviction waits for a disruption budget before the drain stops.")),
                 ),
-                _environment(),
+                environment_option(),
                 _outputs(),
             ],
             help=str(_("Cordon a node and evict what is on it, within the disruption budgets.")),
@@ -211,40 +206,40 @@ def _backups() -> list[click.Command]:
     return [
         click.Command(
             "backup",
-            callback=_planner("backup"),
-            params=[chosen, kept, named, location, _environment(), _outputs()],
+            callback=_planner("backups.backup"),
+            params=[chosen, kept, named, location, environment_option(), _outputs()],
             help=str(_("Take a Velero backup, named after date and time, and follow it to its end.")),
             epilog=examples("opslib plan backup --env prod", "opslib plan backup -n shop -n data --kept 168"),
         ),
         click.Command(
             "backup-schedule",
-            callback=_planner("backup_schedule"),
-            params=[click.Argument(["name"]), click.Argument(["cron"]), chosen, kept, location, _environment(), _outputs()],
+            callback=_planner("backups.backup_schedule"),
+            params=[click.Argument(["name"]), click.Argument(["cron"]), chosen, kept, location, environment_option(), _outputs()],
             help=str(_("Let Velero take backups by itself, at the times of CRON (in UTC); `opslib undo` deletes the schedule again.")),
             epilog=examples("opslib plan backup-schedule eks-backup '0 18 * * *' --env prod"),
         ),
         click.Command(
             "backup-delete",
-            callback=_planner("backup_delete"),
-            params=[click.Argument(["backup"]), _environment(), _outputs()],
+            callback=_planner("backups.backup_delete"),
+            params=[click.Argument(["backup"]), environment_option(), _outputs()],
             help=str(_("Delete a Velero backup and its data in the storage, for good.")),
             epilog=examples("opslib plan backup-delete eks-backup-20260401-030000 --env stg"),
         ),
         click.Command(
             "restore-rehearsal",
-            callback=_planner("restore_rehearsal"),
-            params=[click.Argument(["backup"]), _namespace(), into, _environment(), _outputs()],
+            callback=_planner("backups.restore_rehearsal"),
+            params=[click.Argument(["backup"]), _namespace(), into, environment_option(), _outputs()],
             help=str(_("Restore a namespace of a backup into one of its own and compare the counts; `opslib undo` removes it again.")),
             epilog=examples("opslib plan restore-rehearsal eks-backup-20260401-030000 -n shop --env stg"),
         ),
         click.Command(
             "snapshot",
-            callback=_planner("snapshot"),
+            callback=_planner("backups.snapshot", "elasticsearch"),
             params=[
                 repository,
                 click.Option(["--indices"], default="*", show_default=True, help=str(_("Only these indices, as a pattern."))),
                 named,
-                _environment(),
+                environment_option(),
                 _outputs(),
             ],
             help=str(_("Take a snapshot of Elasticsearch's indices, named after date and time, and follow it to its end.")),
@@ -252,15 +247,15 @@ def _backups() -> list[click.Command]:
         ),
         click.Command(
             "snapshot-rehearsal",
-            callback=_planner("snapshot_rehearsal"),
-            params=[click.Argument(["snapshot"]), click.Argument(["index"]), repository, into, _environment(), _outputs()],
+            callback=_planner("backups.snapshot_rehearsal", "elasticsearch"),
+            params=[click.Argument(["snapshot"]), click.Argument(["index"]), repository, into, environment_option(), _outputs()],
             help=str(_("Restore an index of a snapshot under a name of its own and compare the counts; `opslib undo` removes it again.")),
             epilog=examples("opslib plan snapshot-rehearsal snapshot-20260401-030000 logs-2026.04.01 --env stg"),
         ),
         click.Command(
             "snapshot-delete",
-            callback=_planner("snapshot_delete"),
-            params=[click.Argument(["snapshot"]), repository, _environment(), _outputs()],
+            callback=_planner("backups.snapshot_delete", "elasticsearch"),
+            params=[click.Argument(["snapshot"]), repository, environment_option(), _outputs()],
             help=str(_("Delete a snapshot and its data in the repository, for good.")),
             epilog=examples("opslib plan snapshot-delete snapshot-20260401-030000 --env stg"),
         ),
@@ -281,7 +276,7 @@ def _terraform() -> click.Command:
                 metavar="ADDRESS",
                 help=str(_("A resource that may be deleted or replaced; repeatable.")),
             ),
-            _environment(),
+            environment_option(),
             _outputs(),
         ],
         help=str(_("Plan with Terraform; executing the plan applies exactly what was shown.")),
@@ -297,19 +292,19 @@ def _eks() -> list[click.Command]:
     return [
         click.Command(
             "addon",
-            callback=_eks_planner("addon"),
-            params=[click.Argument(["name"]), version, _environment(), _outputs()],
+            callback=_planner("aws.addon", "aws"),
+            params=[click.Argument(["name"]), version, environment_option(), _outputs()],
             help=str(_("Another version of an EKS add-on; without one, the default for the control plane's version.")),
             epilog=examples("opslib plan addon coredns --env prod", "opslib plan addon vpc-cni --version v1.21.2-eksbuild.1 --env stg"),
         ),
         click.Command(
             "node-group",
-            callback=_eks_planner("node_group"),
+            callback=_planner("aws.node_group", "aws", "kubernetes"),
             params=[
                 click.Argument(["name"]),
                 version,
                 click.Option(["--release"], default="", help=str(_("A release of the node image, such as 1.36.2-20261101."))),
-                _environment(),
+                environment_option(),
                 _outputs(),
             ],
             help=str(_("A managed node group on the control plane's version, or on another release of its node image.")),
@@ -317,26 +312,12 @@ def _eks() -> list[click.Command]:
         ),
         click.Command(
             "control-plane",
-            callback=_eks_planner("control_plane"),
-            params=[version, _environment(), _outputs()],
+            callback=_planner("aws.control_plane", "aws", "kubernetes"),
+            params=[version, environment_option(), _outputs()],
             help=str(_("The EKS control plane on the next minor version of Kubernetes.")),
             epilog=examples("opslib plan control-plane --env stg", "opslib plan control-plane --version 1.37 --env prod"),
         ),
     ]
-
-
-def _eks_planner(name: str) -> Callable[..., None]:
-    """The callback of a planning command that `opslib.actions.aws` has a function for."""
-
-    def run(environment: str, outputs: Path, **values: Any) -> None:
-        from opslib.actions import aws
-
-        desk = _desk(environment, outputs)
-        systems = [desk.systems[one] for one in (("aws",) if name == "addon" else ("aws", "kubernetes"))]
-        plan: Plan = getattr(aws, name)(*systems, desk.environment, desk.who, **values)
-        _keep(desk, plan)
-
-    return run
 
 
 def _plan_terraform(words: tuple[str, ...], allow_destroy: tuple[str, ...], environment: str, outputs: Path) -> None:
@@ -359,7 +340,7 @@ def _dumps() -> list[click.Command]:
     return [
         click.Command(
             "heap-dump",
-            callback=_dump("heap_dump"),
+            callback=_planner("dumps.heap_dump", "dumps"),
             params=[
                 pod,
                 _namespace(),
@@ -390,7 +371,7 @@ def _dumps() -> list[click.Command]:
                     help=str(_("Folder in the container that holds the dump until it is fetched.")),
                 ),
                 click.Option(["--limit"], default="8Gi", show_default=True, help=str(_("The most that is fetched."))),
-                _environment(),
+                environment_option(),
                 _outputs(),
             ],
             help=str(
@@ -404,41 +385,27 @@ def _dumps() -> list[click.Command]:
         ),
         click.Command(
             "processes",
-            callback=_dump("processes"),
-            params=[pod, _namespace(), container, _environment(), _outputs()],
+            callback=_planner("dumps.processes", "dumps"),
+            params=[pod, _namespace(), container, environment_option(), _outputs()],
             help=str(_("List the processes in a container, into a file.")),
             epilog=examples("opslib plan processes catalog-6d5f-x2x9q -n shop --env prod"),
         ),
         click.Command(
             "debug",
-            callback=_dump("debug", system="kubernetes"),
+            callback=_planner("dumps.debug"),
             params=[
                 pod,
                 _namespace(),
                 container,
                 click.Option(["--image"], default="busybox:1.37", show_default=True, help=str(_("Image with the tools."))),
                 click.Option(["--minutes"], type=click.IntRange(1, 1440), default=60, show_default=True, help=str(_("How long it stays."))),
-                _environment(),
+                environment_option(),
                 _outputs(),
             ],
             help=str(_("Add a debug container beside one whose image has no tools; it ends by itself.")),
             epilog=examples("opslib plan debug gateway-7c9d-b5k2p -n shop -c gateway --env prod"),
         ),
     ]
-
-
-def _dump(name: str, system: str = "dumps") -> Callable[..., None]:
-    """The callback of a planning command that `opslib.actions.dumps` has a function for."""
-
-    def run(environment: str, outputs: Path, **values: Any) -> None:
-        from opslib.actions import dumps
-
-        desk = _desk(environment, outputs)
-        given = {key: value for key, value in values.items() if value is not None}
-        plan: Plan = getattr(dumps, name)(desk.systems[system], desk.environment, desk.who, **given)
-        _keep(desk, plan)
-
-    return run
 
 
 def _arrived(written: int, expected: int | None) -> None:
@@ -455,7 +422,7 @@ def _disks() -> list[click.Command]:
         click.Command(
             "expand-volume",
             callback=_plan_expansion,
-            params=[click.Argument(["claim"]), click.Argument(["size"]), _namespace(), _environment(), _outputs()],
+            params=[click.Argument(["claim"]), click.Argument(["size"]), _namespace(), environment_option(), _outputs()],
             help=str(_("Make a volume bigger, to a SIZE such as 100Gi or by +20Gi, and follow it until its file system has grown.")),
             epilog=examples(
                 "opslib plan expand-volume data-order-db-0 100Gi -n data --env prod", "opslib plan expand-volume data-queue-1 +20Gi -n data"
@@ -476,7 +443,7 @@ def _disks() -> list[click.Command]:
                     help=str(_("File with the reviewed list, a whole path a line; - is the standard input.")),
                 ),
                 click.Option(["--empty"], is_flag=True, help=str(_("Make them empty rather than delete them: for logs that are open."))),
-                _environment(),
+                environment_option(),
                 _outputs(),
             ],
             help=str(_("Delete files of a container by a reviewed list: each by its whole path, no patterns, no folders. For good.")),
@@ -518,18 +485,25 @@ def _plan_deletion(
     _keep(desk, plan)
 
 
-def _planner(name: str) -> Callable[..., None]:
-    """The callback of a planning command: one of `opslib.actions`' modules has a function of that name with the same arguments."""
+def _planner(name: str, *systems: str) -> Callable[..., None]:
+    """The callback of a planning command.
+
+    Parameters
+    ----------
+    name
+        Module and function in `opslib.actions`, whose arguments are the command's.
+    systems
+        What the function is to change, or to look at; the cluster where none is named.
+    """
 
     def run(environment: str, outputs: Path, **values: Any) -> None:
-        from opslib.actions import backups, nodes, workloads
+        import importlib
 
         desk = _desk(environment, outputs)
         given = {key: value for key, value in values.items() if value is not None}
-        make = next(getattr(module, name) for module in (workloads, nodes, backups) if hasattr(module, name))
-        system = desk.systems["elasticsearch" if name.startswith("snapshot") else "kubernetes"]
-        plan: Plan = make(system, desk.environment, desk.who, **given)
-        _keep(desk, plan)
+        module, _dot, function = name.partition(".")
+        make: Callable[..., Plan] = getattr(importlib.import_module(f"opslib.actions.{module}"), function)
+        _keep(desk, make(*(desk.systems[one] for one in systems or ("kubernetes",)), desk.environment, desk.who, **given))
 
     return run
 
@@ -589,7 +563,7 @@ def _approve() -> click.Command:
         params=[
             _plan_id(),
             click.Option(["--comment"], default="", help=str(_("Why, or under what condition."))),
-            _environment(),
+            environment_option(),
             _outputs(),
         ],
         help=str(_("Show a plan and give your approval, which is kept in the log and expires.")),
@@ -620,7 +594,7 @@ def _execute() -> click.Command:
                 show_default=True,
                 help=str(_("Check everything and let the systems say what would become of it, or really do it.")),
             ),
-            _environment(),
+            environment_option(),
             _outputs(),
         ],
         help=str(_("Execute a plan, or go on with one that was cut off. Exit status 2 where it was done but did not work.")),
@@ -662,7 +636,7 @@ def _undo() -> click.Command:
     return click.Command(
         "undo",
         callback=_run_undo,
-        params=[_plan_id(), _environment(), _outputs()],
+        params=[_plan_id(), environment_option(), _outputs()],
         help=str(_("Take back what was done of a plan, the last step first.")),
         epilog=examples("opslib undo 3f2a9c1b77de --env prod"),
     )
@@ -686,7 +660,7 @@ def _audit() -> click.Command:
         params=[
             click.Argument(["plan_id"], metavar="[PLAN]", required=False),
             click.Option(["--verify"], is_flag=True, help=str(_("Only check the chain; exit status 2 where it is broken."))),
-            _environment(),
+            environment_option(),
             _outputs(),
         ],
         help=str(_("What was planned, approved and done, by whom and when. Its last line is the log's last hash: note it elsewhere.")),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from opslib.cli import examples
+from opslib.cli import environment_option, examples
 from opslib.messages import _, _n, one_line, printable
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def commands() -> list[click.Command]:
         click.Command(
             "list",
             callback=_list,
-            params=[repository, _environment()],
+            params=[repository, environment_option()],
             help=str(_("All backups, newest first, with their phases, errors and expiry.")),
             epilog=examples("opslib backup list --env prod", "opslib backup list --repository backup"),
         )
@@ -49,7 +49,7 @@ def commands() -> list[click.Command]:
         click.Command(
             "describe",
             callback=_describe,
-            params=[name, restore, _environment()],
+            params=[name, restore, environment_option()],
             help=str(_("One backup or restore: what is in it, and what went wrong by resource. Exit status 2 where it is not Completed.")),
             epilog=examples("opslib backup describe eks-backup-20260401-030000 --env prod"),
         )
@@ -58,7 +58,7 @@ def commands() -> list[click.Command]:
         click.Command(
             "logs",
             callback=_logs,
-            params=[name, restore, _environment()],
+            params=[name, restore, environment_option()],
             help=str(_("Velero's log of one backup or restore.")),
             epilog=examples("opslib backup logs eks-backup-20260401-030000 | grep level=error"),
         )
@@ -78,7 +78,7 @@ def commands() -> list[click.Command]:
                     show_default=True,
                     help=str(_("Seconds between two looks.")),
                 ),
-                _environment(),
+                environment_option(),
             ],
             help=str(_("Follow a backup, restore or snapshot to its end; Ctrl-C stops following alone. Exit status 2 where it failed.")),
             epilog=examples(
@@ -88,11 +88,6 @@ def commands() -> list[click.Command]:
         )
     )
     return [group]
-
-
-def _environment() -> click.Option:
-    text = str(_("Environment: a name in parameters/, or a file."))
-    return click.Option(["--env", "environment"], default="lab", show_default=True, help=text)
 
 
 def _sources(environment: str) -> Sources:

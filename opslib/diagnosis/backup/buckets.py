@@ -25,29 +25,23 @@ def public(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
                 facts, one, "public", Severity.CRITICAL,
                 _("Everybody may read the bucket {name}: the backups in it have the cluster's Secrets", name=one.name),
                 _("PolicyStatus.IsPublic is {value}", value="true"), "get-bucket-policy-status",
-                Step(
-                    _("Close it"),
-                    command(
-                        "aws", "s3api", "put-public-access-block", "--bucket", one.name, *_place(facts),
-                        "--public-access-block-configuration", ",".join(f"{name}=true" for name in _SWITCHES),
-                    ),
-                    changes=True,
-                ),
+                _close(facts, one, _("Close it")),
             )  # fmt: skip
         elif one.public_access_block is not None and (open_ := [name for name in _SWITCHES if not one.public_access_block.get(name)]):
             yield _finding(
                 facts, one, "public_access_block", Severity.WARNING,
                 _("Nothing but its policy keeps the bucket {name} from being public", name=one.name),
                 _("Not set: {names} (the account may block public access as a whole)", names=open_), "get-public-access-block",
-                Step(
-                    _("Block public access"),
-                    command(
-                        "aws", "s3api", "put-public-access-block", "--bucket", one.name, *_place(facts),
-                        "--public-access-block-configuration", ",".join(f"{name}=true" for name in _SWITCHES),
-                    ),
-                    changes=True,
-                ),
+                _close(facts, one, _("Block public access")),
             )  # fmt: skip
+
+
+def _close(facts: Facts, one: Bucket, text: Message) -> Step:
+    switches = ",".join(f"{name}=true" for name in _SWITCHES)
+    where = ("--bucket", one.name, *_place(facts))
+    return Step(
+        text, command("aws", "s3api", "put-public-access-block", *where, "--public-access-block-configuration", switches), changes=True
+    )
 
 
 def versioning(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
