@@ -5,7 +5,6 @@ Pure functions over `Facts`: findings, tables, plots. The rules stand in `opslib
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from opslib.chapters import plotting, sizing
@@ -13,7 +12,7 @@ from opslib.chapters.tables import NOT_READ, about, table
 from opslib.diagnosis.cpu import diagnose
 from opslib.diagnosis.cpu.facts import Facts, Parameters, cores, effects, proposal, room
 from opslib.diagnosis.cpu.nodes import is_at_maximum
-from opslib.diagnosis.usage import Place, Series
+from opslib.diagnosis.usage import Place, Series, moment
 from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity
 from opslib.messages import Message, _
 
@@ -230,7 +229,7 @@ def _draw(facts: Facts, place: Place, upper: Axes, lower: Axes) -> None:
         _line(lower, facts.throttling[place], _("throttled"), color=plotting.PALETTE[0], linestyle=":", linewidth=1.6)
     lower.set_ylim(0, 1)
     plotting.unit_axis(lower.yaxis, Unit.RATIO)
-    begin, end = _time(using.times[0]), _time(using.times[-1])
+    begin, end = moment(using.times[0]), moment(using.times[-1])
     for axes in (upper, lower):
         axes.set_xlim(begin, end)  # type: ignore[arg-type]
         plotting.time_axis(axes, facts.zone)
@@ -240,8 +239,4 @@ def _draw(facts: Facts, place: Place, upper: Axes, lower: Axes) -> None:
 
 
 def _line(axes: Axes, series: Series, label: Message, **style: Any) -> None:
-    axes.plot([_time(value) for value in series.times], series.values, label=plotting.label(label), **style)  # type: ignore[arg-type]
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+    axes.plot([moment(value) for value in series.times], series.values, label=plotting.label(label), **style)  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from opslib.chapters import plotting, sizing
 from opslib.chapters.tables import NOT_READ, about, table
 from opslib.diagnosis.memory import diagnose
-from opslib.diagnosis.memory.facts import Facts, Parameters, moment, of_place, proposal, trends
+from opslib.diagnosis.memory.facts import Facts, Parameters, of_place, proposal, trends
 from opslib.diagnosis.memory.trend import Trend
-from opslib.diagnosis.usage import Place, PodPlace
+from opslib.diagnosis.usage import Place, PodPlace, moment
 from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity
 from opslib.messages import _
 from opslib.sources.quantities import text_of_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from opslib.findings import Subject, command
@@ -71,6 +71,11 @@ class Use:
     def of_request(self) -> float | None:
         """Use of the average pod against its request."""
         return self.total / self.pods / self.request if self.total is not None and self.pods and self.request else None
+
+
+def moment(seconds: float) -> datetime:
+    """Unix seconds as an aware time."""
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 class Series(NamedTuple):

@@ -138,11 +138,6 @@ def proposal(use: Use) -> Proposal | None:
     return propose(use, request_headroom=1.15, limit_headroom=1.25, step=16 * MI, with_limit=True)
 
 
-def moment(seconds: float) -> datetime:
-    """Unix seconds as an aware time."""
-    return datetime.fromtimestamp(seconds, UTC)
-
-
 def in_words(seconds: float) -> Message:
     """A length of time, roughly, for a sentence."""
     if not math.isfinite(seconds):

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from opslib.diagnosis.links import grafana_explore, prometheus_graph
-from opslib.diagnosis.memory.facts import Facts, Parameters, in_words, moment, of_place, proposal, since, trends
+from opslib.diagnosis.memory.facts import Facts, Parameters, in_words, of_place, proposal, since, trends
 from opslib.diagnosis.memory.trend import Trend
-from opslib.diagnosis.usage import Place, PodPlace, affected
+from opslib.diagnosis.usage import Place, PodPlace, affected, moment
 from opslib.findings import Evidence, Finding, Link, Severity, Step, Subject, command
 from opslib.messages import Message, Text, _, _n
 from opslib.sources.quantities import text_of_bytes
