@@ -21,13 +21,15 @@ MODULES = ("run", "doctor", "actions", "backup", "environment", "lab")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status. 0 ok, 1 warning, 2 critical, 3 could not be done, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    language = _option(words, "--lang")
-    language = language if language in LANGUAGES else current_language()
+    given = _option(words, "--lang")
+    language = given if given in LANGUAGES else current_language()
+    # run and open take the environment's language where none is given, on whatever side of their name it stands
+    defaults = {command: {"language": given} for command in ("run", "open")} if given else {}
     debug = "--debug" in _before_separator(words) or bool(os.environ.get("OPSLIB_DEBUG"))
     with use_language(language):
         _translate_click(language)
         try:
-            status = _group().main(args=words, prog_name="opslib", standalone_mode=False)
+            status = _group().main(args=words, prog_name="opslib", standalone_mode=False, default_map=defaults)
         except OpsError as error:
             if debug:
                 raise

@@ -195,6 +195,13 @@ def test_every_command_has_help_with_examples_in_both_languages(opslib: Command,
     assert "使い方" in texts["ja"] or "使用" in texts["ja"]
 
 
+def test_the_language_of_a_report_may_stand_before_the_command(opslib: Command, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    environment = _environment(tmp_path, f"https://127.0.0.1:{port}")
+    assert "確認できませんでした" in opslib("--lang", "ja", "run", "access", "--env", environment, "--no-html").stdout
+
+
 def test_list_names_chapters_parameters_and_defaults(opslib: Command) -> None:
     answer = opslib("list")
     assert answer.returncode == 0
