@@ -23,6 +23,7 @@ from opslib.errors import InputError, OpsError
 from opslib.messages import Message, _, one_line
 
 START = "0" * 64
+_BLOCK = 16 * 1024  # bytes at the end, in which the last record almost always is
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +154,21 @@ def log_in(place: Path) -> Log:
 
 
 def _last(file: Any) -> tuple[Record | None, bytes]:
-    """The last record, and what stands after the last line's end."""
-    file.seek(0)
-    lines = file.read().split(b"\n")
-    torn: bytes = lines.pop()
-    for line in reversed(lines):
-        try:
-            return _record(json.loads(line)), torn
-        except (ValueError, KeyError, TypeError):
-            continue
-    return None, torn
+    """The last record, and what stands after the last line's end; no more of the file is read than that takes."""
+    size, length = file.seek(0, os.SEEK_END), _BLOCK
+    while True:
+        begin = max(0, size - length)
+        file.seek(begin)
+        lines = file.read().split(b"\n")
+        torn: bytes = lines.pop()
+        for line in reversed(lines[1 if begin else 0 :]):  # the first may have begun before
+            try:
+                return _record(json.loads(line)), torn
+            except (ValueError, KeyError, TypeError):
+                continue
+        if not begin:
+            return None, torn
+        length *= 4
 
 
 def _is_torn(line: bytes, rest: list[bytes]) -> bool:

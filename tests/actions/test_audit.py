@@ -77,6 +77,27 @@ def test_a_line_that_a_killed_writer_left_is_no_end(tmp_path: Path, torn: bytes)
     assert torn in log.path.read_bytes()
 
 
+@pytest.mark.parametrize("torn", [b"", b"{" * 100_000], ids=["", "torn"])
+def test_a_long_log_is_not_read_for_every_line(tmp_path: Path, torn: bytes) -> None:
+    """However long its last lines are; the chain is the same as if it had been read."""
+    log = Log(tmp_path / "audit.jsonl")
+    for number in range(20):
+        log.append("step.done", "plan", "瞳", step=number, more="x" * 200_000)
+    with log.path.open("ab") as file:
+        file.write(torn)
+    before = _read_so_far()
+    log.append("finished", "plan", "瞳")
+    assert _read_so_far() - before < 2_000_000 < log.path.stat().st_size
+    records, broken = log.verify()
+    assert broken is None
+    assert [one.number for one in records] == [*range(1, 22)]
+
+
+def _read_so_far() -> int:
+    """Bytes that this process has read of files."""
+    return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
+
+
 def _write(path: Path, count: int) -> None:
     log = Log(path)
     for number in range(count):
