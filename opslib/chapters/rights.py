@@ -191,6 +191,16 @@ _ON_NODE = (
     Right("patch", "nodes", _("the change"), everywhere=True),
 )
 
+_BUDGETS = Right("list", "poddisruptionbudgets.policy", _("disruption budgets that keep pods where they are"), everywhere=True)
+
+_IN_CONTAINER = (
+    _TARGET,
+    _REACHED,
+    Right("get", "pods", _("the pod and its containers")),
+    Right("create", "pods/exec", _("the commands that are run in the container")),
+    Right("get", "pods/exec", _("the connection on which they are run; before Kubernetes 1.35 this is enough")),
+)
+
 PLANS: Mapping[str, tuple[Right, ...]] = {
     "restart": _CHANGED,
     "image": _CHANGED,
@@ -199,7 +209,20 @@ PLANS: Mapping[str, tuple[Right, ...]] = {
         Right("list", "replicasets.apps", _("the revisions to go back to")),
     ),
     "cordon": _ON_NODE,
+    "uncordon": _ON_NODE,
     "taint": _ON_NODE,
+    "drain": (
+        *_ON_NODE,
+        _REACHED,
+        _BUDGETS,
+        Right("list", "nodes", _("where the pods would fit"), everywhere=True),
+        Right("list", "pods", _("what is on the node, and what is on the others"), everywhere=True),
+        Right("list", "persistentvolumes", _("volumes that only some nodes can mount"), everywhere=True),
+        Right("get", "pods", _("whether a pod is still the same")),
+        Right("create", "pods/eviction", _("the change")),
+        Right("get", "replicasets.apps", _("pods whose workload has no other one that is ready")),
+        Right("get", "statefulsets.apps", _("pods whose workload has no other one that is ready")),
+    ),
     "scale": (
         *_CHANGED,
         Right("list", "horizontalpodautoscalers.autoscaling", _("an autoscaler that would overrule it")),
@@ -209,6 +232,35 @@ PLANS: Mapping[str, tuple[Right, ...]] = {
         _REACHED,
         Right("get", "pods", _("what is deleted, and whether it is gone afterwards")),
         Right("delete", "pods", _("the change")),
+    ),
+    "expand-volume": (
+        _TARGET,
+        _REACHED,
+        Right("get", "persistentvolumeclaims", _("what is changed, and whether it has grown")),
+        Right("patch", "persistentvolumeclaims", _("the change")),
+        Right("get", "storageclasses.storage.k8s.io", _("whether a volume can be expanded"), everywhere=True),
+        Right("list", "pods", _("who has it mounted")),
+        Right("list", "statefulsets.apps", _("whether its size stands in a template")),
+    ),
+    "delete-files": _IN_CONTAINER,
+    "processes": _IN_CONTAINER,
+    "heap-dump": _IN_CONTAINER,
+    "debug": (
+        _TARGET,
+        _REACHED,
+        Right("get", "pods", _("the pod and its containers")),
+        Right("patch", "pods/ephemeralcontainers", _("the change")),
+    ),
+    "node-group": (
+        _TARGET,
+        _REACHED,
+        _BUDGETS,
+        Right("list", "nodes", _("the nodes that are replaced"), everywhere=True),
+        Right("list", "pods", _("what is on them"), everywhere=True),
+    ),
+    "control-plane": (
+        _TARGET,
+        Right("list", "nodes", _("the kubelets' versions"), everywhere=True),
     ),
     "backup": (
         _TARGET,

@@ -8,6 +8,7 @@ https://github.com/kubernetes/apimachinery/blob/master/pkg/util/remotecommand/co
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -322,6 +323,11 @@ def _refusal(code: int, body: bytes, where: tuple[str, str, str]) -> SourceError
     if code == 401:
         return Unauthenticated(SYSTEM, _("The cluster does not accept the credentials: {message}", message=one_line(message or "401")))
     if code == 403:
+        refused = re.search(r'cannot (\w+) resource "pods/exec"', message)
+        if refused:
+            from opslib.sources.kubernetes import forbidden
+
+            return forbidden(refused[1], "pods/exec", namespace, what, message)
         rule = json.dumps({"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create", "get"]})
         return Forbidden(
             SYSTEM,

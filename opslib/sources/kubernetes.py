@@ -489,7 +489,7 @@ class Kubernetes:
                 command("aws", "eks", "update-kubeconfig", "--name", "…") if "eks" in self.context else "",
             )
         if response.status == 403:
-            raise _forbidden(verb, resource, namespace, what, status)
+            raise forbidden(verb, resource, namespace, what, status.message)
         if response.status == 404 or (response.status == 400 and resource == "pods/log"):
             raise NotFound(SYSTEM, _("There is no {what}: {message}", what=what, message=one_line(status.message or "404")))
         if response.status == 410:
@@ -576,13 +576,14 @@ def _not_changed(code: int, what: Text, status: Status) -> SourceError:
     )
 
 
-def _forbidden(verb: str, resource: str, namespace: str, what: Text, status: Status) -> Forbidden:
+def forbidden(verb: str, resource: str, namespace: str, what: Text, message: str) -> Forbidden:
+    """What is missing where the API server refuses a request with `message`, and the command that gives it."""
     if resource.startswith("/"):
-        return Forbidden(SYSTEM, _("Not allowed to read {what}: {message}", what=what, message=one_line(status.message)))
+        return Forbidden(SYSTEM, _("Not allowed to read {what}: {message}", what=what, message=one_line(message)))
     whole, _slash, subresource = resource.partition("/")
     name, _dot, group = whole.partition(".")
     rule = json.dumps({"apiGroups": [group], "resources": [f"{name}/{subresource}" if subresource else name], "verbs": [verb]})
-    user = re.search(r'User "([^"]+)"', status.message)
+    user = re.search(r'User "([^"]+)"', message)
     values = {"user": user[1] if user else "-", "verb": verb, "resource": resource, "namespace": namespace}
     problem = (
         _("{user} may not {verb} {resource} in {namespace}", **values)
