@@ -85,7 +85,7 @@ def test_what_is_told_does_not_give_the_cause_away() -> None:
 RECOVERS = ("bad-deploy", "dns", "no-endpoints", "alert-storm")
 """Those of which it is also waited for that the metrics are well again."""
 
-ON_REAL = ("bad-setting", "node-not-ready")  # not bad-deploy: see docs/lab-differences.md
+ON_REAL = ("bad-deploy", "bad-setting", "node-not-ready")
 DAYLIGHT = ("cpu-throttling", "traffic-spike")
 """What shows in their metrics depends on the hour; tests/lab/world looks at it at theirs."""
 

@@ -186,7 +186,6 @@ class Stage:
             faults = [next(places) if step.fault else -1 for step in scenario.timeline]
             steps = len(scenario.timeline)
             one = Broken(name, "scenario", began, faults, met=[[] for _step in range(steps)], due=list(range(steps)))
-            self._wait_for_rollouts(broken, first)  # a lab that has just come up: there must be a release to go back to
             self._step(one, scenario, broken, now)
             if len(broken.faults) > first:
                 self._wait_for_rollouts(broken, first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import yaml
@@ -52,6 +53,21 @@ def test_nothing_of_it_shows_in_a_world_where_nothing_breaks(name: str) -> None:
         values = shown(engine, sign.query, begin + sign.after)
         whole.append(bool(values) and all(scenarios.holds(sign.is_, value) for value in values))
     assert not all(whole)
+
+
+def test_what_a_scenario_releases_does_not_run_already() -> None:
+    released = {
+        found
+        for name in scenarios.names()
+        for found in re.findall(r"/([\w-]+):(\d+\.\d+\.\d+)", (scenarios.SCENARIOS / f"{name}.yaml").read_text("utf-8"))
+        + re.findall(r"service: ([\w-]+), .*release: ([\d.]+)", (scenarios.SCENARIOS / f"{name}.yaml").read_text("utf-8"))
+    }
+    assert {("payment-api", "5.1.0"), ("recommendation", "1.5.0"), ("search", "0.30.9"), ("user", "5.0.0")} <= released
+    for seed in (7, 2026):
+        world = World(seed, NOW - 400 * 86400, NOW)
+        ran = {(change.service, version) for change in world.changes for version in (change.before, change.after)}
+        assert len(ran) > 200
+        assert not ran & released
 
 
 @pytest.mark.parametrize("name", [name for name in SHOWN if all(step.fault for step in scenarios.load(name).timeline)])
