@@ -18,7 +18,7 @@ _REST = r"[^\s\"'<>,;()\[\]{}|\x80-\U0010ffff]*+"
 _MASK = re.compile(
     rf"""
     (?<![A-Za-z0-9])(?:"[^"\s]{{0,120}}+"|'[^'\s]{{0,120}}+'(?![A-Za-z0-9])|`[^`\s]{{0,120}}+`)    # one word in quotes
-    | (?<![{_WORD}0-9])(?:
+    | (?:(?<![{_WORD}0-9])(?![A-Za-z_]{{2,}}+:[^/:\s])|(?<=[A-Za-z_]{{2}}:)(?<!://))(?:       # from the start of a word, or after `name:`
         /[A-Za-z0-9_.%~\-]++/{_REST}                          # a path, with its query
         | [A-Za-z]++://{_REST}                                # a URL
         | [{_WORD}]*+[0-9][{_WORD}0-9]*+                      # a word with a digit: numbers, ids, addresses, times, durations
@@ -28,7 +28,12 @@ _MASK = re.compile(
     """,
     re.VERBOSE,
 )
-_REPEATED = re.compile(r"<\*>(?:[ ,;:|/._\-]*+<\*>)++")
+may_vary = re.compile("[0-9/\"'`@]|[a-f]{8}").search
+"""Whether there may be anything to mask in a text."""
+_DAY = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+_UNIT = "(?:[kKMGTP]?i?B|[mµun]?s|secs?|[AP]M|UTC|GMT|[ECMP][DS]T|CES?T|[BIJK]ST)"
+_REPEATED = re.compile(rf"<\*>(?:[ ,;:|/._\-]*+<\*>|[ ](?:{_UNIT}|{_DAY})(?![A-Za-z0-9_]))++")
+_DATE = re.compile(rf"{_DAY}(?<![A-Za-z0-9_]...),?[ ](?:{_DAY},?[ ])*+(?=<\*>)")
 _CONTROL = re.compile("\x1b\\[[0-9;]{0,12}[A-Za-z]|[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -45,10 +50,14 @@ def mask(text: str) -> str:
     >>> mask("注文12345の処理に失敗しました")
     '注文<*>の処理に失敗しました'
     """
-    masked = _MASK.sub(PLACE, text)
-    return _REPEATED.sub(PLACE, masked) if masked.count(PLACE) > 1 else masked
+    return together(places(text))
+
+
+def places(text: str) -> str:
+    """The same, each place by itself."""
+    return _MASK.sub(PLACE, text)
 
 
 def together(text: str) -> str:
-    """A list of variables as one."""
-    return _REPEATED.sub(PLACE, text)
+    """A list of variables as one, and each with its unit and the day and month beside it."""
+    return _REPEATED.sub(PLACE, _DATE.sub("", text))

@@ -11,24 +11,31 @@ depends on the set of lines, not on their order, as long as the shapes fit into 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import starmap
+from operator import itemgetter
 
-from opslib.mining.masks import LONGEST, PLACE, clean, mask, together
+from opslib.mining.masks import LONGEST, PLACE, clean, may_vary, places, together
 
 MOST_VALUES = 6
 """A word with so many different values or more is a variable."""
 LEAST_CONSTANT = 0.5
 """... where at least this share of the words is the same in all of them."""
+LEAST_AROUND = 3
+"""So many words have to be the same for one that differs to be a variable because it is one in another line."""
 MOST_WORDS = 64
 """Words of a line that are compared."""
+AT_ONCE = 1_000
+"""Lines that go through together: the memory that they take is small enough to be used again for the next ones."""
 MOST_LABELS = 200
 OTHERS = "-"
 """The label of all labels beyond `MOST_LABELS`."""
 
+_EMPTY = {"()": f"({PLACE})", "[]": f"[{PLACE}]", "{}": f"{{{PLACE}}}"}
+"""Brackets with nothing in them are a value too."""
 _DIGITS = b"0123456789"
-_HEXADECIMAL = frozenset("abcdef")
 _TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
 
 
@@ -37,7 +44,7 @@ class Shape:
     """Lines that are the same once masked. `labels` counts them by whatever the caller tells them apart by."""
 
     number: int
-    words: tuple[str, ...]
+    text: str
     example: str
     count: int = 0
     labels: Counter[str] | None = None
@@ -73,10 +80,12 @@ class Miner:
     def __init__(self, *, most_shapes: int = 20_000) -> None:
         self.dropped = 0
         self._most = most_shapes
-        self._keys: dict[bytes, int] = {}
-        self._shapes: dict[tuple[str, ...], Shape] = {}
+        self._keys: defaultdict[bytes, int] = defaultdict()
+        self._keys.default_factory = self._keys.__len__
+        self._numbers_of: list[int] = []
+        self._shapes: dict[str, Shape] = {}
         self._by_number: dict[int, Shape] = {}
-        self._words = _Masked()
+        self._words = _Words(_EMPTY)
         self._next = 0
 
     def add(self, lines: Sequence[str], labels: Sequence[str] | None = None) -> list[int]:
@@ -84,20 +93,15 @@ class Miner:
 
         Numbers of an earlier batch are no longer known once shapes had to be merged. Of a text of several lines only the first counts.
         """
-        if not lines:
-            return []
         if len(self._keys) > 4 * self._most:
-            self._keys.clear()
-        keys = _keys(lines)
-        counts = Counter(keys)
-        if not self._keys.keys() >= counts.keys():
-            if len(self._shapes) >= self._most:
-                self._compact()
-            some = dict(zip(keys, lines, strict=True))
-            self._learn({key: some[key] for key in counts if key not in self._keys})
-        for key, count in counts.items():
-            self._by_number[self._keys[key]].count += count
-        known = list(map(self._keys.__getitem__, keys))
+            self._forget()
+        if len(self._shapes) >= self._most:
+            self._compact()
+        known: list[int] = []
+        for start in range(0, len(lines), AT_ONCE):
+            known += self._numbers(lines[start : start + AT_ONCE])
+        for number, count in Counter(known).items():
+            self._by_number[number].count += count
         if labels is not None:
             for (number, label), count in Counter(zip(known, labels, strict=True)).items():
                 shape = self._by_number[number]
@@ -108,33 +112,46 @@ class Miner:
 
     def templates(self) -> list[Template]:
         """The templates of all lines so far, the most frequent first."""
-        found = [_template(group) for group in groups(self._shapes.values())]
-        found.sort(key=lambda template: (-template.count, template.text))
-        return found
+        return sorted(starmap(_template, groups(self._shapes.values()).items()), key=lambda template: (-template.count, template.text))
 
-    def _learn(self, fresh: dict[bytes, str]) -> None:
-        block = "\n".join(fresh.values())
-        if block.count("\n") != len(fresh) - 1 or max(map(len, fresh.values())) > LONGEST:
-            block = "\n".join(line.partition("\n")[0][:LONGEST] for line in fresh.values())
+    def _numbers(self, lines: Sequence[str]) -> Iterator[int]:
+        """The numbers of the lines' shapes."""
+        keys = list(map(self._keys.__getitem__, _keys(lines)))
+        if new := range(len(self._numbers_of), len(self._keys)):
+            line_of = dict(zip(keys, lines, strict=True))
+            self._numbers_of += self._learn([line_of[key] for key in new])
+        return map(self._numbers_of.__getitem__, keys)
+
+    def _learn(self, lines: Sequence[str]) -> Iterator[int]:
+        block = "\n".join(lines)
+        if block.count("\n") != len(lines) - 1 or max(map(len, lines)) > LONGEST:
+            block = "\n".join([line.partition("\n")[0][:LONGEST] for line in lines])
         if not block.replace("\n", "").isprintable():
             block = clean(block)
         # For words with a digit it does not matter which, and so fewer different ones are left.
         block = block.encode("utf-8", "replace").translate(_TO_ZERO).decode()
-        masked = self._words.__getitem__
-        for key, line, text in zip(fresh, fresh.values(), block.split("\n"), strict=True):
-            words = tuple(map(masked, text.split()[:MOST_WORDS]))
-            shape = self._shapes.get(words)
+        word = self._words.__getitem__
+        masked = [" ".join(map(word, line.split()[:MOST_WORDS])) for line in block.split("\n")]
+        examples = dict(zip(masked, lines, strict=True))
+        numbers = {}
+        for (text, example), whole in zip(examples.items(), together("\n".join(examples)).split("\n"), strict=True):
+            shape = self._shapes.get(whole)
             if shape is None:
-                shape = self._shapes[words] = self._by_number[self._next] = Shape(self._next, words, line[:LONGEST])
+                shape = self._shapes[whole] = self._by_number[self._next] = Shape(self._next, whole, example[:LONGEST])
                 self._next += 1
-            self._keys[key] = shape.number
+            numbers[text] = shape.number
         if len(self._words) > 4 * self._most:
-            self._words.clear()
+            self._words = _Words(_EMPTY)
+        return map(numbers.__getitem__, masked)
+
+    def _forget(self) -> None:
+        self._keys.clear()
+        self._numbers_of.clear()
 
     def _compact(self) -> None:
         """Make room: of each template only so many shapes that they are recognised as one, and half of the room at most."""
         merged = []
-        for group in groups(self._shapes.values()):
+        for group in groups(self._shapes.values()).values():
             few = group[: 2 * MOST_VALUES]
             for shape in group[len(few) :]:
                 few[0].take(shape)
@@ -146,65 +163,104 @@ class Miner:
                 kept.extend(few)
             else:
                 self.dropped += sum(shape.count for shape in few)
-        self._keys.clear()
-        self._shapes = {shape.words: shape for shape in kept}
+        self._forget()
+        self._shapes = {shape.text: shape for shape in kept}
         self._by_number = {shape.number: shape for shape in kept}
 
 
-class _Masked(dict[str, str]):
+class _Words(dict[str, str]):
     """Words as they are once masked, each of them masked once."""
 
     def __missing__(self, word: str) -> str:
-        masked = self[word] = word if word.isalpha() and not _HEXADECIMAL.issuperset(word) else mask(word)
+        masked = self[word] = places(word) if may_vary(word) else word
         return masked
 
 
 def _keys(lines: Sequence[str]) -> list[bytes]:
     """The lines without their digits."""
     block = "\n".join(lines)
-    if block.count("\n") != len(lines) - 1 or len(block) > 4 * LONGEST * len(lines):
-        lines = [line[: 4 * LONGEST].partition("\n")[0][:LONGEST] for line in lines]
-        block = "\n".join(lines)
+    keys = _without_digits(block)
+    if len(keys) != len(lines) or len(block) > 4 * LONGEST * len(lines):
+        keys = _without_digits("\n".join([line[: 4 * LONGEST].partition("\n")[0][:LONGEST] for line in lines]))
+    return keys
+
+
+def _without_digits(block: str) -> list[bytes]:
     return block.encode("utf-8", "replace").translate(None, _DIGITS).split(b"\n")
 
 
-def groups(shapes: Iterable[Shape]) -> Iterator[list[Shape]]:
-    """Shapes that are one template, together."""
-    by_length: dict[int, list[Shape]] = {}
+def groups(shapes: Iterable[Shape]) -> dict[str, list[Shape]]:
+    """Shapes that are one template, by its text."""
+    by_length: dict[int, list[_Row]] = {}
     for shape in shapes:
-        by_length.setdefault(len(shape.words), []).append(shape)
-    for group in by_length.values():
-        yield from _split(group)
+        words = shape.text.split(" ")
+        by_length.setdefault(len(words), []).append((words, shape))
+    found: dict[str, list[Shape]] = {}
+    _split_each(by_length.values(), found)
+    return found
 
 
-def _split(group: list[Shape]) -> Iterator[list[Shape]]:
-    if len(group) < MOST_VALUES:  # no word can have so many values: each of them stays for itself
-        yield from ([shape] for shape in group)
-        return
-    values = list(map(len, map(set, zip(*(shape.words for shape in group), strict=True))))
-    fewest, at = min((count, column) for column, count in enumerate(values) if count > 1)
-    if at > 0 and fewest >= MOST_VALUES and values.count(1) >= LEAST_CONSTANT * len(values):
-        yield group
-        return
-    parts: dict[str, list[Shape]] = {}
-    for shape in group:
-        parts.setdefault(shape.words[at], []).append(shape)
-    for part in parts.values():
-        yield from _split(part)
+_Row = tuple[list[str], Shape]
 
 
-def _template(group: list[Shape]) -> Template:
+def _split_each(parts: Iterable[list[_Row]], found: dict[str, list[Shape]]) -> None:
+    for rows in parts:
+        if len(rows) > 1:
+            _split(rows, found)
+        else:
+            found.setdefault(rows[0][1].text, []).append(rows[0][1])
+
+
+def _split(rows: list[_Row], found: dict[str, list[Shape]]) -> None:
+    values = list(map(set, zip(*[words for words, _ in rows], strict=True)))
+    differ = [at for at, some in enumerate(values) if len(some) > 1]
+    # A word that has a value in one of the lines may have one in the others too: it is the last to split by.
+    few = [at for at in differ if len(values[at]) < MOST_VALUES and PLACE not in "".join(values[at])]
+    if not few:
+        at = min(differ, key=lambda at: (PLACE in "".join(values[at]), len(values[at])))
+        if len(values) - len(differ) >= LEAST_CONSTANT * len(values):
+            if at > 0 and len(values[at]) >= MOST_VALUES:
+                text = together(" ".join(map(_common, values)))
+                found.setdefault(text, []).extend([shape for _, shape in rows])
+                return
+            if len(differ) == 1 and sum(len(some) == 1 and PLACE not in "".join(some) for some in values) >= LEAST_AROUND:
+                _fit(rows, at, found)
+                return
+        few = [at]
+    words_at = itemgetter(*few)
+    parts: dict[object, list[_Row]] = {}
+    for row in rows:
+        parts.setdefault(words_at(row[0]), []).append(row)
+    _split_each(parts.values(), found)
+
+
+def _fit(rows: list[_Row], at: int, found: dict[str, list[Shape]]) -> None:
+    """Where one line has a value (`chdir(<*>)`), another has one too (`chdir(pwd)`), as enough words around it are the same."""
+    ends = {tuple(words[at].split(PLACE)) for words, _ in rows if words[at].count(PLACE) == 1}
+    shortest = sorted(ends, key=lambda pair: (len(pair[0]) + len(pair[1]), pair))[:MOST_VALUES]
+    for words, shape in rows:
+        word = words[at]
+        for head, tail in shortest:
+            if len(word) >= len(head) + len(tail) and word.startswith(head) and word.endswith(tail):
+                word = head + PLACE + tail
+                break
+        found.setdefault(together(" ".join([*words[:at], word, *words[at + 1 :]])), []).append(shape)
+
+
+def _template(text: str, group: list[Shape]) -> Template:
     whole = group[0]
-    if len(group) == 1:
-        return Template(_text(whole.words), whole.count, whole.example, (whole.number,), dict(whole.labels or ()))
-    group.sort(key=lambda shape: shape.number)
-    words = [values[0] if len(set(values)) == 1 else PLACE for values in zip(*(shape.words for shape in group), strict=True)]
-    whole = Shape(group[0].number, (), group[0].example)
-    for shape in group:
-        whole.take(shape)
-    return Template(_text(words), whole.count, whole.example, tuple(shape.number for shape in group), dict(whole.labels or ()))
+    if len(group) > 1:
+        group.sort(key=lambda shape: shape.number)
+        whole = Shape(group[0].number, text, group[0].example)
+        for shape in group:
+            whole.take(shape)
+    return Template(text, whole.count, whole.example, tuple([shape.number for shape in group]), dict(whole.labels or ()))
 
 
-def _text(words: Iterable[str]) -> str:
-    text = " ".join(words)
-    return together(text) if text.count(PLACE) > 1 else text
+def _common(words: set[str]) -> str:
+    """What words have in common: a place, and the name before its `=`."""
+    some = next(iter(words))
+    if len(words) == 1:
+        return some
+    name, equals, _ = some.partition("=")
+    return name + equals + PLACE if equals and all(word.startswith(name + equals) for word in words) else PLACE

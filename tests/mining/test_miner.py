@@ -36,6 +36,11 @@ def kinds(lines: list[str]) -> dict[str, int]:
         ("注文12345の処理に失敗しました", "注文<*>の処理に失敗しました"),
         ("接続先10.0.0.1:5432に接続できません", "接続先<*>に接続できません"),
         ("sizes 1, 2, 3", "sizes <*>"),
+        ("free 4.5 KB of 2 GB", "free <*> of <*>"),
+        ("up since Sun Jul 10 03:55:15 UTC 2005 on it", "up since <*> on it"),
+        ("May the 4th be", "May the <*> be"),
+        ("10.0.0.1 POST /cart", "<*> POST /cart"),
+        ("port:80 of https://host:80", "port:<*> of <*>"),
     ],
 )
 def test_what_varies_by_its_form(line: str, masked: str) -> None:
@@ -51,6 +56,22 @@ def test_a_word_with_many_values_varies_and_one_with_few_does_not() -> None:
     lines = [f"session {what} for {who}" for what in ("opened", "closed") for who in people]
     assert kinds(lines) == {"session opened for <*>": 7, "session closed for <*>": 7}
     assert kinds(["disk is full", "disk is gone"]) == {"disk is full": 1, "disk is gone": 1}
+
+
+def test_where_a_value_stands_in_one_line_it_may_stand_in_another() -> None:
+    lines = ["chdir(/home/a) failed: no such file", "chdir(pwd) failed: no such file", "chroot(pwd) failed: no such file"]
+    assert kinds(lines) == {"chdir(<*>) failed: no such file": 2, "chroot(pwd) failed: no such file": 1}
+    assert kinds(["order 1 failed", "order processing failed"]) == {"order <*> failed": 1, "order processing failed": 1}
+
+
+def test_kinds_of_which_the_number_of_words_varies() -> None:
+    assert kinds(["sizes 1 2 3 are wrong", "sizes 1, 2 are wrong", "sizes 12 kB, 3 MB are wrong"]) == {"sizes <*> are wrong": 3}
+    assert kinds(["call from 10.0.0.1 () at 3", "call from 10.0.0.2 (h7) at Mon Jul 4"]) == {"call from <*> (<*>) at <*>": 2}
+
+
+def test_the_name_of_what_varies_stays() -> None:
+    lines = [f"login refused user={who} tty=ssh" for who in ("anna", "berta", "carla", "dora", "emma", "frida")]
+    assert kinds(lines) == {"login refused user=<*> tty=ssh": 6}
 
 
 def test_kinds_are_the_same_in_any_order_and_in_any_batches() -> None:
