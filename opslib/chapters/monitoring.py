@@ -11,8 +11,8 @@ from opslib.diagnosis.links import grafana_explore, kibana_discover, kql
 from opslib.diagnosis.monitoring import diagnose
 from opslib.diagnosis.monitoring.alerts import firing_alerts
 from opslib.diagnosis.monitoring.capacity import ratio
-from opslib.diagnosis.monitoring.facts import Facts, Parameters
-from opslib.diagnosis.monitoring.logs import usual
+from opslib.diagnosis.monitoring.facts import Facts, LogFacts, LogTemplate, Parameters
+from opslib.diagnosis.monitoring.logs import release_of, usual
 from opslib.findings import Column, Finding, Link, Severity, Table, Unit, by_severity
 from opslib.messages import Message, Text, _
 
@@ -429,7 +429,16 @@ def templates_table(facts: Facts) -> Table:
     note: Text = ""
     if facts.logs is not None and facts.logs.templates is not None:
         rows = [
-            (template.text, ", ".join(sorted(template.services)), template.now, template.earlier, template.first, template.example)
+            (
+                template.text,
+                ", ".join(sorted(template.services)),
+                _versions(template),
+                " ".join(release_of(template, facts.logs) or ()) or None,
+                template.now,
+                template.earlier,
+                template.first,
+                template.example,
+            )
             for template in facts.logs.templates
         ]
         if facts.logs.uncovered:
@@ -440,6 +449,10 @@ def templates_table(facts: Facts) -> Table:
         (
             Column("template", _("Kind"), Unit.TEXT, _("<*> stands for what differs from line to line")),
             Column("services", _("Services")),
+            Column(
+                "versions", _("Versions"), meaning=_("Lines in the window by version; empty: neither the logs nor the pods' images tell it")
+            ),
+            Column("release", _("Since release"), meaning=_("Only this release logs it, though an older one ran in that time")),
             Column("now", _("Lines"), Unit.COUNT, _("In the window")),
             Column("earlier", _("Before"), Unit.COUNT, _("In the days before; 0: not seen before; empty: could not be searched for")),
             Column("first", _("First"), Unit.TIME, _("First line in the window")),
@@ -449,6 +462,15 @@ def templates_table(facts: Facts) -> Table:
         _("No errors in the logs."),
         note,
     )
+
+
+def _versions(template: LogTemplate) -> str | None:
+    counts: dict[str, int] = {}
+    for service, versions in template.versions.items():
+        for version, count in versions.items():
+            name = version if len(template.versions) == 1 else f"{service} {version}"
+            counts[name] = counts.get(name, 0) + count
+    return ", ".join(f"{name} ({counts[name]})" for name in sorted(counts, key=lambda name: (-counts[name], name))[:6]) or None
 
 
 def log_errors_figure(facts: Facts) -> Figure:
@@ -479,16 +501,25 @@ def templates_figure(facts: Facts) -> Figure:
         plotting.no_data(axes, NOT_READ if logs is None or logs.templates is None else _("No errors in the logs."))
         return figure
     figure, rows = plotting.stacked_figure(title, len(texts))
-    new = {template.text for template in (logs.templates if logs else None) or () if template.earlier == 0}
+    known = {template.text: template for template in (logs.templates if logs else None) or ()}
     for axes, text in zip(rows, texts, strict=True):
         of = frame[frame["template"] == text]
         axes.fill_between(of["time"].to_numpy(), of["count"].to_numpy(), step="post", color="#BBBBBB", linewidth=0)
         axes.plot(of["time"].to_numpy(), of["count"].to_numpy(), color="black", linewidth=1, drawstyle="steps-post")
         axes.set_ylim(bottom=0)
-        shown = _("new: {kind}", kind=text) if text in new else text
-        axes.set_title(plotting.label(shown, 110), loc="left", fontsize=8, pad=2)
+        axes.set_title(plotting.label(_named(known.get(text), logs) or text, 110), loc="left", fontsize=8, pad=2)
     plotting.time_axis(rows[-1], facts.zone)
     return figure
+
+
+def _named(template: LogTemplate | None, logs: LogFacts | None) -> Message | None:
+    """A kind that is new, as such; None where it is not."""
+    if template is None or logs is None:
+        return None
+    release = release_of(template, logs)
+    if release is not None:
+        return _("new since {service} {version}: {kind}", service=release[0], version=release[1], kind=template.text)
+    return _("new: {kind}", kind=template.text) if template.earlier == 0 else None
 
 
 # --- the pages themselves -------------------------------------------------------------------------------------------------------------

@@ -106,6 +106,10 @@ class Logs(HttpSystem):
         ["error", "ERROR", "fatal", "FATAL", "critical", "CRITICAL"], description="Levels that count as errors."
     )
     service_field: str = Field("service.name", description="Field (keyword) with the service.")
+    version_field: str = Field(
+        "service.version",
+        description="Field (keyword) with the service's version; where no index has it, the tags of the pods' images tell.",
+    )
     namespace_field: str = Field("kubernetes.namespace", description="Field (keyword) with the namespace.")
     pod_field: str = Field("kubernetes.pod.name", description="Field (keyword) with the pod.")
 

@@ -25,13 +25,14 @@ from opslib.diagnosis.monitoring.facts import (
     MissingSeries,
     NodeUse,
     Parameters,
+    Run,
     ServiceUse,
     Then,
 )
 from opslib.diagnosis.monitoring.templates import PLACE, families, phrases, template
 from opslib.environments import Links, Logs, Metrics
 from opslib.findings import Finding, Severity, Subject, Table
-from opslib.messages import use_language
+from opslib.messages import text_of, use_language
 from opslib.sources.monitored import (
     AlertmanagerObject,
     AlertmanagerStatus,
@@ -482,6 +483,26 @@ def test_a_kind_is_new_only_where_the_earlier_days_could_be_searched() -> None:
     assert [finding.severity for finding in found("logs.new", logs=logs(templates=(kind(2, 0),)))] == [Severity.INFO]
     assert not found("logs.new", logs=logs(templates=(kind(50, 1), kind(50, None))))
     assert not found("logs.new", logs=logs(templates=None))
+
+
+def test_a_kind_that_is_new_since_a_release_says_so_and_where_chance_would_do_it_does_not() -> None:
+    runs = {"cart": {"1.0": Run(NOW - timedelta(days=6), 9_000), "1.1": Run(NOW - timedelta(days=1), 1_000)}}
+    only = replace(kind(50, 120), versions={"cart": {"1.1": 50}}, versions_before={"cart": {"1.1": 120}})
+    (finding,) = found("logs.new_since_release", logs=logs(templates=(only,), runs=runs))
+    assert (finding.severity, [item.time for item in finding.evidence][-1]) == (Severity.WARNING, NOW - timedelta(days=1))
+    (finding,) = found("logs.new", logs=logs(templates=(replace(only, earlier=0, versions_before={}),), runs=runs))
+    assert "1.1" in text_of(finding.title, "en")
+    for other in (
+        replace(only, versions_before={"cart": {"1.1": 119, "1.0": 1}}),  # the older one had it, too
+        replace(only, versions={"cart": {"1.1": 49, "-": 1}}),  # of one line it is not known
+        replace(only, versions={}, versions_before={}),
+    ):
+        assert not found("logs.new_since_release", logs=logs(templates=(other,), runs=runs))
+    assert not found("logs.new_since_release", logs=logs(templates=(only,), runs=None))
+    rare = {"cart": {"1.0": Run(NOW - timedelta(days=6), 10), "1.1": Run(NOW - timedelta(days=1), 1_000)}}
+    assert not found("logs.new_since_release", logs=logs(templates=(only,), runs=rare))  # 1.0 hardly ran
+    row = monitoring.templates_table(Facts(now=NOW, environment="x", logs=logs(templates=(only,), runs=runs))).rows[0]
+    assert row[2:4] == ("1.1 (50)", "cart 1.1")
 
 
 @pytest.mark.parametrize(

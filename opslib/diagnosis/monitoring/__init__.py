@@ -43,6 +43,7 @@ RULES: tuple[Rule, ...] = (
     logs.more_errors,
     logs.spikes,
     logs.new_templates,
+    logs.new_since_release,
     logs.more_of_a_kind,
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -158,12 +158,24 @@ class ErrorCount:
     earlier: tuple[int | None, ...] = ()
 
 
+class Run(NamedTuple):
+    """A version of a service in the logs: when its first line came, and how many there are, of any level."""
+
+    first: datetime
+    lines: int
+
+
+Versions = Mapping[str, Mapping[str, int]]
+"""Lines by service and version. "-": lines of which the version is not known."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogTemplate:
     """Lines that differ only in numbers, names in quotes and the like.
 
     `earlier` counts them in the days before the window; None: they could not be searched for, so that nothing is known. `same_hours` counts
-    them in the same window of each earlier day, yesterday's first; empty: not known. `example` is one line, without secrets.
+    them in the same window of each earlier day, yesterday's first; empty: not known. `versions` counts the lines of the window by service
+    and version, `versions_before` those of the days before; empty: not known. `example` is one line, without secrets.
     """
 
     text: str
@@ -174,6 +186,8 @@ class LogTemplate:
     pod: str = ""
     first: datetime | None = None
     same_hours: tuple[int, ...] = ()
+    versions: Versions = field(default_factory=dict)
+    versions_before: Versions = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +196,7 @@ class LogFacts:
 
     `earlier_lines` are all lines of the same window of earlier days; `uncovered` are errors that no template covers; `over_time` has the
     columns service, time and count, of the last day; `templates_over_time` the columns template, time and count, of the first templates.
+    `runs` are the versions that logged anything in the window and in the same window of earlier days, by service; None: not known.
     """
 
     lines: int
@@ -192,6 +207,7 @@ class LogFacts:
     uncovered: int = 0
     over_time: pandas.DataFrame | None = None
     templates_over_time: pandas.DataFrame | None = None
+    runs: Mapping[str, Mapping[str, Run]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

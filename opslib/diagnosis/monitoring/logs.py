@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from opslib.diagnosis.links import kibana_discover, kql
-from opslib.diagnosis.monitoring.facts import ErrorCount, Facts, Parameters
+from opslib.diagnosis.monitoring.facts import ErrorCount, Facts, LogFacts, LogTemplate, Parameters
 from opslib.findings import Evidence, Finding, Link, Severity, Step, Subject
 from opslib.messages import _, _n
 from opslib.mining.rates import change
@@ -125,17 +125,40 @@ def spikes(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
         )
 
 
+def release_of(template: LogTemplate, logs: LogFacts) -> tuple[str, str] | None:
+    """The release (service, version) that brought a kind of errors; None where none did, or where it is not known.
+
+    All lines of the kind, of the window and of the days before, are of one version, though an older one ran in that time and wrote so many
+    lines that chance alone would not leave it without any.
+    """
+    for service in sorted(template.versions, key=lambda name: (-template.services.get(name, 0), name)):
+        seen = {*template.versions[service], *template.versions_before.get(service, ())}
+        runs = (logs.runs or {}).get(service, {})
+        version = next(iter(seen))
+        if len(seen) > 1 or version not in runs:
+            continue
+        count = template.versions[service][version] + template.versions_before.get(service, {}).get(version, 0)
+        mine = runs[version]
+        older = sum(run.lines for run in runs.values() if run.first < mine.first)
+        if older and (mine.lines / (mine.lines + older)) ** count < SURE:
+            return service, version
+    return None
+
+
 def new_templates(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
     """Kinds of errors that no earlier day has. A kind that could not be searched for is not called new."""
     for template in (facts.logs.templates if facts.logs else None) or ():
         if template.earlier != 0:
             continue
         services = sorted(template.services, key=lambda name: -template.services[name])
+        release = release_of(template, facts.logs) if facts.logs else None
         yield Finding(
             check="logs.new",
             severity=Severity.WARNING if template.now >= parameters.log_minimum else Severity.INFO,
             subject=Subject("LogTemplate", template.text, parameters.namespace),
-            title=_("{services}: an error that was not logged before", services=services[:3]),
+            title=_("{service}: an error that is new since release {version}", service=release[0], version=release[1])
+            if release
+            else _("{services}: an error that was not logged before", services=services[:3]),
             evidence=(
                 Evidence(
                     text=_n(
@@ -149,12 +172,55 @@ def new_templates(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
                     reference=template.text,
                     time=template.first,
                 ),
+                *_only(facts, release),
             ),
             steps=(Step(_("Read what it says; see which rollout brought it")),),
             links=_discover(facts, parameters, services[0]) if services else (),
             affected=tuple(Subject("Service", name, parameters.namespace) for name in services),
             since=template.first,
         )
+
+
+def new_since_release(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
+    """Kinds of errors that were there on the days before too, but only since a release."""
+    for template in (facts.logs.templates if facts.logs else None) or ():
+        release = release_of(template, facts.logs) if facts.logs and template.earlier else None
+        if release is None or template.now < parameters.log_minimum:
+            continue
+        yield Finding(
+            check="logs.new_since_release",
+            severity=Severity.WARNING,
+            subject=Subject("LogTemplate", template.text, parameters.namespace),
+            title=_("{service}: an error that is new since release {version}", service=release[0], version=release[1]),
+            evidence=(
+                Evidence(
+                    text=_(
+                        "{now} lines in the window, {earlier} in the days before, none of an older version; one of them",
+                        now=template.now,
+                        earlier=template.earlier,
+                    ),
+                    quote=template.example,
+                    source="elasticsearch",
+                    reference=template.text,
+                    time=template.first,
+                ),
+                *_only(facts, release),
+            ),
+            steps=(Step(_("Read what it says; where it matters, go back to the release before")),),
+            links=_discover(facts, parameters, release[0]),
+            affected=(Subject("Service", release[0], parameters.namespace),),
+        )
+
+
+def _only(facts: Facts, release: tuple[str, str] | None) -> tuple[Evidence, ...]:
+    """That a release brought a kind of errors: which versions there were."""
+    if release is None or facts.logs is None or facts.logs.runs is None:
+        return ()
+    service, version = release
+    runs = facts.logs.runs[service]
+    older = sorted((name for name, run in runs.items() if run.first < runs[version].first), key=lambda name: runs[name].first)
+    text = _("{service} {version} alone logs it; {older} ran too, and did not", service=service, version=version, older=older[-3:])
+    return (Evidence(text=text, source="elasticsearch", time=runs[version].first),)
 
 
 def more_of_a_kind(facts: Facts, parameters: Parameters) -> Iterator[Finding]:

@@ -35,7 +35,12 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
     of_alertmanager = questions.ask(
         _("Alertmanager (its cluster, alerts, silences)"), lambda: _alertmanager(sources.alertmanager, questions)
     )
-    of_logs = questions.ask(_("Elasticsearch (error logs)"), lambda: logs.read(sources.elasticsearch, parameters, questions, now))
+    of_logs = questions.ask(
+        _("Elasticsearch (error logs)"),
+        lambda: logs.read(
+            sources.elasticsearch, parameters, questions, now, lambda pods: prometheus.images(sources.prometheus, pods, parameters, now)
+        ),
+    )
     prometheus_rules = questions.ask(_("PrometheusRule objects"), lambda: _objects(sources, PrometheusRule, "prometheusrules"))
     alertmanager_objects = questions.ask(_("Alertmanager objects"), lambda: _objects(sources, AlertmanagerObject, "alertmanagers"))
     answers: dict[str, Any] = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from opslib.diagnosis.monitoring.facts import (
     LogFacts,
     LogTemplate,
     Parameters,
+    Run,
+    Versions,
 )
 from opslib.diagnosis.monitoring.templates import PLACE, families, phrases, template
 from opslib.facts import Questions
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
     from opslib.environments import Logs
     from opslib.sources.elasticsearch import Elasticsearch
 
+Runs = Mapping[str, Mapping[str, Run]]
+Images = Callable[[Sequence[str]], Mapping[str, Mapping[str, frozenset[str]]]]
+"""The versions of some pods' images: by pod and container."""
+
 MOST_TEMPLATES = 60
 TEMPLATE_ROUNDS = 4
 DRAWN_TEMPLATES = 8
@@ -41,6 +47,7 @@ class _Fields:
     indices: int
     missing: Mapping[str, str]
     message_types: frozenset[str]
+    version: str = ""  # the field with the version, else the one with the pod, else empty
 
 
 def _fields(elasticsearch: Elasticsearch, parameters: Parameters) -> _Fields:
@@ -54,18 +61,73 @@ def _fields(elasticsearch: Elasticsearch, parameters: Parameters) -> _Fields:
     }
     if parameters.namespace:
         names["namespace_field"] = settings.namespace_field
-    indices, known = elasticsearch.fields([*names.values(), *(f"{name}.keyword" for name in names.values())])
+    wanted = [*names.values(), settings.version_field, settings.pod_field]
+    indices, known = elasticsearch.fields([*wanted, *(f"{name}.keyword" for name in wanted)])
     missing = {}
     for parameter, name in names.items():
         types = known.get(name, {})
         counted = parameter == "message_field" or any(types.values())
         if not types or not counted:
             missing[parameter] = f"{name}.keyword" if f"{name}.keyword" in known else ""
-    return _Fields(len(indices), missing, frozenset(known.get(settings.message_field, {})))
+    both = (settings.version_field, settings.pod_field)
+    version = next((field for name in both for field in (name, f"{name}.keyword") if any(known.get(field, {}).values())), "")
+    return _Fields(len(indices), missing, frozenset(known.get(settings.message_field, {})), version)
 
 
-def read(elasticsearch: Elasticsearch, parameters: Parameters, questions: Questions, now: datetime) -> LogFacts | None:
+def _runs(elasticsearch: Elasticsearch, search: LogSearches, templates: Sequence[LogTemplate]) -> Runs | None:
+    """Which versions the services with errors had, and when their first lines came."""
+    body = search.runs(sorted({service for template in templates for service in template.services}))
+    if body is None or not templates:
+        return None
+    result = elasticsearch.search(body, what=_("versions in the logs"))
+    return {
+        str(service["key"]): {
+            str(version["key"]): Run(moment, version["doc_count"])
+            for version in service["versions"]["buckets"]
+            if (moment := _moment(version["first"].get("value"))) is not None
+        }
+        for service in result.aggregations["services"]["buckets"]
+    }
+
+
+def _by_image(
+    templates: tuple[LogTemplate, ...] | None, runs: Runs | None, images: Images, questions: Questions
+) -> tuple[tuple[LogTemplate, ...] | None, Runs | None]:
+    """The same with the versions of pods' images in place of the pods' names; "-" where a pod had several, or none that is known."""
+    pods = sorted({pod for service in (runs or {}).values() for pod in service} - {"-"})
+    tags = questions.ask(_("images of the pods that logged errors"), lambda: images(pods)).get() if pods else None
+    if tags is None:
+        return tuple(replace(one, versions={}, versions_before={}) for one in templates or ()) if templates is not None else None, None
+
+    def version(service: str, pod: str) -> str:
+        known = tags.get(pod, {})
+        found = known.get(service) or frozenset().union(*known.values())
+        return next(iter(found)) if len(found) == 1 else "-"
+
+    def of(counts: Versions) -> Versions:
+        told: dict[str, Counter[str]] = {}
+        for service, by_pod in counts.items():
+            for pod, count in by_pod.items():
+                told.setdefault(service, Counter())[version(service, pod)] += count
+        return told
+
+    merged: dict[str, dict[str, Run]] = {}
+    for service, by_pod in (runs or {}).items():
+        mine = merged.setdefault(service, {})
+        for pod, run in by_pod.items():
+            name = version(service, pod)
+            first, lines = mine.get(name, (run.first, 0))
+            mine[name] = Run(min(first, run.first), lines + run.lines)
+    found = (replace(one, versions=of(one.versions), versions_before=of(one.versions_before)) for one in templates or ())
+    return None if templates is None else tuple(found), merged
+
+
+def read(
+    elasticsearch: Elasticsearch, parameters: Parameters, questions: Questions, now: datetime, images: Images = lambda pods: {}
+) -> LogFacts | None:
     """The errors in the logs; None where the logs' fields or their counts could not be read, which is a gap.
+
+    `images` is asked for the versions of pods, where the lines do not tell their own.
 
     Raises
     ------
@@ -89,7 +151,7 @@ def read(elasticsearch: Elasticsearch, parameters: Parameters, questions: Questi
         questions.gap(_missing_field(settings, parameter, instead))
     if not fields.missing.keys().isdisjoint({"time_field", "level_field", "service_field", "namespace_field"}):
         return None
-    search = LogSearches(settings, parameters, now, fields.message_types)
+    search = LogSearches(settings, parameters, now, fields.message_types, fields.version)
     counts = questions.ask(
         _("errors in the logs, now and on earlier days"),
         lambda: _complete(questions, settings, elasticsearch.search(search.counts(), what=_("errors by service"))),
@@ -116,6 +178,9 @@ def read(elasticsearch: Elasticsearch, parameters: Parameters, questions: Questi
     ]
     services = sorted({service for day in errors for service in day}, key=lambda name: (-errors[0].get(name, 0), str(name)))
     found, uncovered = (templates.get() if templates else None) or (None, 0)
+    ran = questions.ask(_("versions in the logs"), lambda: _runs(elasticsearch, search, found or ())).get()
+    if fields.version.startswith(settings.pod_field):
+        found, ran = _by_image(found, ran, images, questions)
     drawn = [template.text for template in (found or ())[:DRAWN_TEMPLATES]]
     rates = questions.ask(
         _("kinds of errors over the last day"),
@@ -137,6 +202,7 @@ def read(elasticsearch: Elasticsearch, parameters: Parameters, questions: Questi
         uncovered=uncovered,
         over_time=_histogram(over_time.get()),
         templates_over_time=_template_rates(rates.get(), drawn),
+        runs=ran,
     )
 
 
@@ -232,10 +298,20 @@ def _templates(elasticsearch: Elasticsearch, search: LogSearches, questions: Que
                 example=line,
                 pod=pod,
                 first=_moment(bucket["first"].get("value")),
+                versions=_versions(bucket),
+                versions_before=_versions(those[f"t{number}"]) if known else {},
             )
         )
     found.sort(key=lambda item: (item.earlier != 0, -item.now, item.text))
     return tuple(found), these["other"]["doc_count"]
+
+
+def _versions(bucket: Any) -> Versions:
+    return {
+        str(service["key"]): {str(version["key"]): version["doc_count"] for version in service["versions"]["buckets"]}
+        for service in bucket["services"]["buckets"]
+        if "versions" in service
+    }
 
 
 def _shown(line: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from opslib.facts.monitoring import nodes, services
 from opslib.facts.monitoring.rules import missing_series
 from opslib.findings import Evidence, Finding, Severity, Step, Subject
 from opslib.messages import Text, _
-from opslib.sources.prometheus import Prometheus
+from opslib.sources.prometheus import Prometheus, any_of, selector
 
 if TYPE_CHECKING:
     import pandas
@@ -149,3 +150,35 @@ def _deliveries(failed: pandas.DataFrame | None, tried: pandas.DataFrame | None)
         )
         for row in failed.to_dict("records")
     ]
+
+
+def images(prometheus: Prometheus, pods: Sequence[str], parameters: Parameters, now: datetime) -> dict[str, dict[str, frozenset[str]]]:
+    """The versions that pods' images had in the window and the days before, by pod and container: their tags, else the start of the digest.
+
+    A pod that kept its name through a release has several.
+    """
+    prefix = prometheus.settings.state_prefix
+    labels = (f"{prefix}pod", f"{prefix}container", "image")
+    series = selector("kube_pod_container_info", any_of(labels[0], pods))
+    span = f"{parameters.baseline_days * 1440 + parameters.window_minutes}m"
+    frame = prometheus.query(f"count by ({', '.join(labels)}) (last_over_time({series}[{span}]))", now, labels=labels)
+    found: dict[str, dict[str, frozenset[str]]] = {}
+    for pod, container, image in zip(*(frame[label].astype(str) for label in labels), strict=True):
+        containers = found.setdefault(pod, {})
+        containers[container] = containers.get(container, frozenset()) | {version_of(image)}
+    return found
+
+
+def version_of(image: str) -> str:
+    """The tag of an image, else the start of its digest.
+
+    >>> version_of("registry.example.com:5000/shop/web:1.2.3@sha256:0123456789abcdef")
+    '1.2.3'
+    >>> version_of("shop/web@sha256:0123456789abcdef")
+    'sha256:0123456789ab'
+    """
+    name, _at, digest = image.partition("@")
+    if name.startswith("sha256:"):  # by its id alone
+        name, digest = "", name
+    tag = name.rpartition("/")[2].partition(":")[2]
+    return tag or digest[: len("sha256:") + 12] or "latest"

@@ -11,17 +11,22 @@ from opslib.diagnosis.monitoring.templates import phrases
 from opslib.environments import Logs
 
 MOST_LOG_SERVICES = 50
+MOST_VERSIONS = 100  # of a service, or of its pods
 
 
 class LogSearches:
-    """The searches on the error logs, in the query language that Elasticsearch and OpenSearch share."""
+    """The searches on the error logs, in the query language that Elasticsearch and OpenSearch share.
 
-    def __init__(self, settings: Logs, parameters: Parameters, now: datetime, message_types: frozenset[str]) -> None:
+    `version` is the field that tells versions apart, or pods, whose images tell them; empty: there is neither.
+    """
+
+    def __init__(self, settings: Logs, parameters: Parameters, now: datetime, message_types: frozenset[str], version: str = "") -> None:
         self.settings = settings
         self._parameters = parameters
         self._now = now
         self._window = timedelta(minutes=parameters.window_minutes)
         self._phrases = not message_types <= {"keyword", "wildcard"}
+        self._versions = {"versions": {"terms": {"field": version, "size": MOST_VERSIONS, "missing": "-"}}} if version else {}
         self._errors = {"terms": {settings.level_field: settings.error_levels}}
         self._where = [{"term": {settings.namespace_field: parameters.namespace}}] if parameters.namespace else []
 
@@ -53,20 +58,37 @@ class LogSearches:
     def counts(self) -> dict[str, Any]:
         """Errors by service, in the window and in the same window of earlier days; only those windows are read."""
         slices = {"day0": self._same_window(0), **self.days()}
-        services = {"terms": {"field": self.settings.service_field, "size": MOST_LOG_SERVICES, "missing": "-"}}
         return {
             "size": 0,
             "track_total_hits": False,
-            "query": {"bool": {"filter": [*self._where, {"bool": {"should": list(slices.values()), "minimum_should_match": 1}}]}},
+            "query": {"bool": {"filter": [*self._where, _any(slices)]}},
             "aggs": {
-                "slices": {"filters": {"filters": slices}, "aggs": {"errors": {"filter": self._errors, "aggs": {"services": services}}}}
+                "slices": {
+                    "filters": {"filters": slices},
+                    "aggs": {"errors": {"filter": self._errors, "aggs": {"services": self._services()}}},
+                }
             },
         }
 
+    def runs(self, services: Sequence[str]) -> dict[str, Any] | None:
+        """Lines of any level by service and version in the same windows, and when the first of each came; None without a field for it."""
+        if not self._versions:
+            return None
+        slices = {"day0": self._same_window(0), **self.days()}
+        first = {"aggs": {"first": {"min": {"field": self.settings.time_field}}}}
+        return {
+            "size": 0,
+            "track_total_hits": False,
+            "query": {"bool": {"filter": [*self._where, {"terms": {self.settings.service_field: list(services)}}, _any(slices)]}},
+            "aggs": {"services": self._services() | {"aggs": {"versions": self._versions["versions"] | first}}},
+        }
+
+    def _services(self, size: int = MOST_LOG_SERVICES) -> dict[str, Any]:
+        return {"terms": {"field": self.settings.service_field, "size": size, "missing": "-"}}
+
     def over_time(self) -> dict[str, Any]:
         """Errors by service over the last day, in quarters of the window."""
-        services = {"terms": {"field": self.settings.service_field, "size": 20, "missing": "-"}}
-        return self._over_time("services", services)
+        return self._over_time("services", self._services(20))
 
     def templates_over_time(self, templates: Sequence[str]) -> dict[str, Any]:
         """Errors by template over the last day, in quarters of the window."""
@@ -112,7 +134,7 @@ class LogSearches:
             "query": query,
             "aggs": {
                 "services": {
-                    "terms": {"field": settings.service_field, "size": MOST_LOG_SERVICES, "missing": "-"},
+                    **self._services(),
                     "aggs": {
                         "lines": {
                             "top_hits": {
@@ -127,7 +149,10 @@ class LogSearches:
         }
 
     def by_template(self, templates: Sequence[str], span: dict[str, Any]) -> dict[str, Any]:
-        """How many errors each template covers, by service, since when, and in the same hours of earlier days; and how many none does."""
+        """How many errors each template covers, by service and version, since when, and in the same hours of earlier days.
+
+        And how many none does.
+        """
         return {
             "size": 0,
             "track_total_hits": False,
@@ -139,7 +164,7 @@ class LogSearches:
                         "other_bucket_key": "other",
                     },
                     "aggs": {
-                        "services": {"terms": {"field": self.settings.service_field, "size": MOST_LOG_SERVICES, "missing": "-"}},
+                        "services": self._services() | ({"aggs": self._versions} if self._versions else {}),
                         "first": {"min": {"field": self.settings.time_field}},
                         "days": {"filters": {"filters": self.days()}},
                     },
@@ -154,6 +179,10 @@ class LogSearches:
             return {"bool": {"filter": [{"match_phrase": {self.settings.message_field: part}} for part in parts]}}
         pattern = "*".join(["", *(_wildcard(part) for part in parts), ""])
         return {"wildcard": {self.settings.message_field: {"value": pattern}}}
+
+
+def _any(spans: dict[str, Any]) -> dict[str, Any]:
+    return {"bool": {"should": list(spans.values()), "minimum_should_match": 1}}
 
 
 def _wildcard(text: str) -> str:
