@@ -6,7 +6,7 @@ Pure functions over `Facts`: findings, tables, plots. The rules stand in `opslib
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from opslib.chapters import plotting
@@ -14,7 +14,8 @@ from opslib.chapters.tables import NOT_READ, about, table
 from opslib.diagnosis.nodes import diagnose
 from opslib.diagnosis.nodes.capacity import fitting
 from opslib.diagnosis.nodes.facts import Facts, Parameters, condition, owner_of, silence
-from opslib.diagnosis.nodes.health import explained
+from opslib.diagnosis.nodes.health import explained, is_bad
+from opslib.diagnosis.nodes.history import threshold
 from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity
 from opslib.messages import Text, _
 from opslib.sources.fitting import requests_of, zone_of
@@ -78,6 +79,54 @@ def nodes_table(facts: Facts, parameters: Parameters) -> Table:
         ),
         rows,
         _("The cluster has no nodes."),
+    )
+
+
+def history_table(facts: Facts, parameters: Parameters) -> Table:
+    """What metrics say of each node's last hours: bad conditions, evictions, stalls, and how near it came to evicting."""
+    rows: list[tuple[Any, ...]] | None = None
+    if facts.past is not None:
+        rows = []
+        for name, past in sorted(facts.past.items()):
+            spells = Counter(spell.condition for spell in past.spells)
+            limit = threshold(facts, name, "memory.available", past.memory_total)
+            disk = threshold(facts, name, "nodefs.available", 1.0)
+            bad = bool(past.spells or past.evictions) or any(share >= parameters.stalled_warning for share in past.stalled.values())
+            rows.append(
+                (
+                    Severity.WARNING if bad else Severity.OK,
+                    name,
+                    ", ".join(f"{condition} ({count})" for condition, count in sorted(spells.items())) or None,
+                    max((spell.end or facts.now for spell in past.spells), default=None),
+                    ", ".join(f"{signal} ({count:.0f})" for signal, count in sorted(past.evictions.items())) or None,
+                    *(past.stalled.get(kind) for kind in ("cpu", "memory", "io")),
+                    past.load,
+                    past.memory_least,
+                    limit,
+                    past.disk_least,
+                    disk,
+                )
+            )
+    return table(
+        "history",
+        _("The nodes' last {hours} hours", hours=f"{parameters.history_hours:g}"),
+        (
+            Column("severity", _("Severity"), Unit.SEVERITY),
+            Column("node", _("Node")),
+            Column("conditions", _("Bad conditions"), meaning=_("How often each began, or was bad from the start")),
+            Column("last", _("Last seen bad"), Unit.TIME),
+            Column("evictions", _("Evictions"), meaning=_("Pods that the kubelet evicted, by what there was too little of")),
+            Column("cpu", _("CPU stalls"), Unit.RATIO, _("Highest share of five minutes in which some work waited; empty: not measured")),
+            Column("memory", _("Memory stalls"), Unit.RATIO, _("Highest share of five minutes in which all work stood still for memory")),
+            Column("io", _("Disk stalls"), Unit.RATIO, _("Highest share of five minutes in which all work stood still for disks")),
+            Column("load", _("Load per core"), Unit.COUNT, _("The highest of five minutes")),
+            Column("least", _("Least memory available"), Unit.BYTES),
+            Column("limit", _("Evicts below"), Unit.BYTES, _("The kubelet's own threshold where it says it, else its default")),
+            Column("disk", _("Least disk available"), Unit.RATIO),
+            Column("disk_limit", _("Evicts below"), Unit.RATIO),
+        ),
+        rows,
+        _("Prometheus has no measurements of the nodes."),
     )
 
 
@@ -215,6 +264,31 @@ def zones_table(facts: Facts) -> Table:
     )
 
 
+def conditions_figure(facts: Facts, parameters: Parameters) -> Figure:
+    """When which condition of which node was bad: a bar a spell, a row a node and condition."""
+    from matplotlib.dates import date2num
+
+    title = _("Bad conditions over the last {hours} hours", hours=f"{parameters.history_hours:g}")
+    spells = [(name, spell) for name, past in sorted((facts.past or {}).items()) for spell in past.spells]
+    rows = list(dict.fromkeys((name, spell.condition) for name, spell in spells))[:_SHOWN]
+    figure, axes = plotting.new_figure(title, height=1.2 + 0.32 * max(3, len(rows)))
+    if not rows:
+        plotting.no_data(axes, NOT_READ if facts.past is None else _("No condition was bad."))
+        return figure
+    kinds = sorted({condition for _node, condition in rows})
+    for place, row in enumerate(rows):
+        mine = [(spell.begin, spell.end or facts.now) for name, spell in spells if (name, spell.condition) == row]
+        bars = [(date2num(begin), max(0.0005, date2num(end) - date2num(begin))) for begin, end in mine]  # type: ignore[no-untyped-call]
+        axes.broken_barh(bars, (place - 0.35, 0.7), **plotting.bar_style(kinds.index(row[1])))
+    axes.set_yticks(
+        range(len(rows)), [plotting.label(_("{node}: {condition}", node=_short(facts, name), condition=one)) for name, one in rows]
+    )
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(facts.now - timedelta(hours=parameters.history_hours), facts.now)  # type: ignore[arg-type]
+    plotting.time_axis(axes, facts.zone)
+    return figure
+
+
 def heat_figure(facts: Facts) -> Figure:
     """A map of the nodes by zone: what is requested and in use, dark where it is much, the number in each field."""
     title = _("Nodes: requested and in use")
@@ -247,6 +321,8 @@ def heat_figure(facts: Facts) -> Figure:
 
 def fit_figure(facts: Facts) -> Figure:
     """How many of the workloads that may run on a node would get another pod there."""
+    from matplotlib.ticker import MaxNLocator
+
     title = _("Where another pod would fit")
     shown = _ordered(facts, by_zone=True)[:_SHOWN]
     figure, axes = plotting.new_figure(title, height=1.2 + 0.36 * max(3, len(shown)), x_label=_("Workloads"))
@@ -259,6 +335,7 @@ def fit_figure(facts: Facts) -> Figure:
         _("are kept off by a lack of room, or a cordon"): [float(one[1] - one[0]) if one else None for one in found],
     }
     plotting.horizontal_bars(axes, [_named(facts, node) for node in shown], series)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -278,7 +355,7 @@ def _state(facts: Facts, node: Node) -> tuple[Text, Severity]:
     wrong = explained(facts, node.metadata.name)
     if wrong is not None:
         return wrong, Severity.CRITICAL
-    if any(one.type != "Ready" and one.status == "True" for one in node.status.conditions):
+    if any(one.type != "Ready" and is_bad(one) for one in node.status.conditions):
         return _("ready, with a condition"), Severity.WARNING
     return (_("cordoned"), Severity.INFO) if node.spec.unschedulable else (_("ready"), Severity.OK)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
 
+from opslib.diagnosis.disk.facts import Kubelet
 from opslib.diagnosis.nodes.facts import Facts, ImagedNode, Lease, Parameters, Use
-from opslib.errors import NotFound
-from opslib.facts import Questions
+from opslib.errors import NotFound, SourceError
+from opslib.facts import Questions, node_history
 from opslib.facts.containers import Asker
+from opslib.facts.disk import kubelets
 from opslib.facts.monitoring import nodes as metrics
 from opslib.facts.sources import Sources
 from opslib.messages import _
@@ -18,9 +20,6 @@ from opslib.sources.fitting import PlacedPod
 from opslib.sources.objects import Base, Metadata, Workload
 from opslib.sources.prometheus import matcher
 from opslib.sources.quantities import value_of
-
-if TYPE_CHECKING:
-    import pandas
 
 T = TypeVar("T")
 
@@ -44,10 +43,12 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
     pods = questions.ask(_("pods"), lambda: sources.kubernetes.list(PlacedPod, "pods", fields=_RUNNING))
     agents = questions.ask(_("DaemonSets"), lambda: sources.kubernetes.list(Workload, "daemonsets.apps"))
     measured = questions.ask(_("use of the nodes"), lambda: _measured(sources, questions, now))
+    past = questions.ask(_("the nodes' last hours"), lambda: node_history.read(sources, questions, parameters, now))
     use = measured.get()
     if not any(one.cpu is not None for one in (use or {}).values()):
         use = questions.ask(_("use of the nodes"), lambda: _of_metrics_server(sources)).get() or use
-    beats = leases.get()
+    beats, known = leases.get(), nodes.get()
+    thresholds = _thresholds(sources, questions, [one.metadata.name for one in known or ()])
     return Facts(
         now=now,
         environment=environment.name,
@@ -55,11 +56,13 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
         kubectl=environment.kubernetes.kubectl_options,
         links=environment.links,
         server_version=version.get(),
-        nodes=_tuple(nodes.get()),
+        nodes=_tuple(known),
         leases=None if beats is None else {one.metadata.name: one.spec.renew_time for one in beats if one.spec.renew_time},
         pods=_tuple(pods.get()),
         daemonsets=_tuple(agents.get()),
         use=use,
+        past=past.get(),
+        thresholds=thresholds,
         gaps=questions.gaps,
     )
 
@@ -90,7 +93,7 @@ def _measured(sources: Sources, questions: Questions, now: datetime) -> dict[str
     frames = {name: answer.get() for name, answer in asked.items()}
     if all(frame is None for frame in frames.values()):
         return None
-    values = {name: _by_node(frames["info"], frame) for name, frame in frames.items() if name != "info"}
+    values = {name: node_history.by_node(frames["info"], frame) for name, frame in frames.items() if name != "info"}
     return {
         node: Use(
             cpu=values["cpu"].get(node),
@@ -104,10 +107,17 @@ def _measured(sources: Sources, questions: Questions, now: datetime) -> dict[str
     }
 
 
-def _by_node(info: pandas.DataFrame | None, frame: pandas.DataFrame | None) -> dict[str, float]:
-    # read as the use of CPU is, so that a node has one name whatever labels a metric has
-    found = metrics.nodes({"info": info, "cpu_used": frame}) or ()
-    return {one.name: one.cpu_used for one in found if one.cpu_used is not None}
+def _thresholds(sources: Sources, questions: Questions, nodes: list[str]) -> dict[str, dict[str, str]]:
+    """What the kubelets evict at, where they may be asked and answer; of the others their defaults are taken, and the page says so."""
+    try:
+        if not nodes or not sources.kubernetes.may("get", "nodes/proxy"):
+            return {}
+    except SourceError:
+        return {}
+    wanted = nodes[: kubelets.MOST]
+    answers = [questions.ask(_("the kubelet's settings"), kubelets.question(sources.kubernetes, name, summary=False)) for name in wanted]
+    found = {name: answer.get() for name, answer in zip(wanted, answers, strict=True)}
+    return {name: dict(one.eviction_hard) for name, one in found.items() if isinstance(one, Kubelet) and one.eviction_hard}
 
 
 def _time(seconds: float | None) -> datetime | None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from opslib.chapters import nodes
-from opslib.diagnosis.nodes.facts import ImagedNode, Use
+from opslib.diagnosis.nodes.facts import ImagedNode, Past, Spell, Use
 from opslib.findings import Severity
 from opslib.sources.fitting import PlacedPod, Room, requests_of, tolerates
 from opslib.sources.objects import Node, PersistentVolume, Taint, Toleration, Workload
@@ -196,3 +196,59 @@ def test_what_keeps_a_pod_off_a_node() -> None:
     assert (why(room, spread, "one"), why(room, spread, "two")) == ("spread over zones or nodes", "")
     assert why(room, pod("x", nodeSelector={"disk": "ssd"}), "two") == "labels"
     assert room.where(pod("x", cpu="1")) == ["two"]
+
+
+# --- the hours before -------------------------------------------------------------------------------------------------------------------
+
+
+def spell(ago: float, minutes: float, condition: str = "DiskPressure", *, over: bool = True) -> Spell:
+    begin = NOW - timedelta(minutes=ago)
+    return Spell(condition, begin, begin + timedelta(minutes=minutes) if over else None)
+
+
+def test_a_condition_that_comes_and_goes_is_seen_though_all_is_well_now() -> None:
+    flaps = {"one": Past(spells=(spell(300, 5), spell(200, 5), spell(100, 5)))}
+    (finding,) = nodes.findings(facts(node("one"), past=flaps), nodes.Parameters())
+    assert (finding.check, finding.severity, finding.since) == ("node.flapping", Severity.WARNING, NOW - timedelta(minutes=300))
+    assert checks(facts(node("one"), past={"one": Past(spells=(spell(300, 5),))})) == {"node.was_bad": Severity.INFO}
+    assert checks(facts(node("one"), past={"one": Past(spells=(spell(3, 3, over=False),))})) == {}  # the condition itself is a finding
+    assert checks(facts(node("one"), past={"gone": Past(spells=(spell(300, 5),) * 3)})) == {}
+
+
+def test_a_node_that_has_just_joined_was_not_ready_of_course() -> None:
+    new = node("one")
+    new.metadata.creation_timestamp = NOW - timedelta(minutes=61)
+    assert checks(facts(new, past={"one": Past(spells=(spell(60, 1, "Ready"),))})) == {}
+
+
+def test_evictions_stalls_and_the_way_to_them() -> None:
+    def found(**past: Any) -> dict[str, Severity]:
+        return checks(facts(node("one"), past={"one": Past(**past)}))
+
+    assert found(evictions={"memory.available": 3.0}) == {"node.evicted": Severity.WARNING}
+    assert found(stalled={"memory": 0.3, "io": 0.1, "cpu": 0.5}) == {"node.stalled_memory": Severity.WARNING}
+    assert found(stalled={"cpu": 0.9}) == {"node.stalled_cpu": Severity.WARNING}
+    assert found(memory_total=8e9, memory_least=150 * 2.0**20) == {"node.near_eviction": Severity.WARNING}
+    assert found(memory_total=8e9, memory_least=2e9, disk_least=0.4) == {}
+    assert found(disk_least=0.11) == {"node.near_eviction": Severity.WARNING}
+    own = facts(node("one"), past={"one": Past(disk_least=0.11)}, thresholds={"one": {"nodefs.available": "5%"}})
+    assert checks(own) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "bad"), [("KernelReady", "True", False), ("KernelReady", "False", True), ("FrequentRestarts", "True", True)]
+)
+def test_a_condition_that_is_called_ready_is_bad_where_it_is_not(kind: str, status: str, bad: bool) -> None:
+    assert ("node.condition" in checks(facts(node("one", conditions=[{"type": kind, "status": status}])))) is bad
+
+
+def test_the_past_is_a_table_and_a_figure_and_what_was_not_read_says_so() -> None:
+    past = {"one": Past(spells=(spell(300, 5), spell(100, 5)), stalled={"memory": 0.3}, memory_total=8e9, memory_least=2e9)}
+    of = facts(node("one"), past=past)
+    (row,) = nodes.history_table(of, nodes.Parameters()).rows
+    assert row[:3] == (Severity.WARNING, "one", "DiskPressure (2)")
+    assert row[10] == 100 * 2.0**20
+    axes = nodes.conditions_figure(of, nodes.Parameters()).axes[0]
+    assert len(axes.collections) == 1
+    for none in (None, {}):
+        assert nodes.conditions_figure(facts(node("one"), past=none), nodes.Parameters()).axes[0].texts

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from opslib.diagnosis.nodes import capacity, health, upkeep
+from opslib.diagnosis.nodes import capacity, health, history, upkeep
 from opslib.diagnosis.nodes.facts import Facts, Parameters
 from opslib.findings import Finding
 
@@ -18,6 +18,10 @@ RULES: tuple[Rule, ...] = (
     health.not_ready,
     health.silent,
     health.pressure,
+    history.flapping,
+    history.evicted,
+    history.stalled,
+    history.near_eviction,
     upkeep.cordoned,
     upkeep.version_skew,
     upkeep.clock,

@@ -25,6 +25,8 @@ _TEXTS: dict[str, Message] = {
     "overcommit_warning": _("Limits of memory against what a node has that are a warning (2: twice as much)."),
     "clock_seconds": _("Seconds that a node's clock may be off."),
     "certificate_days": _("Days before the end of a kubelet's certificate that are a warning."),
+    "history_hours": _("Hours over which conditions, stalls and evictions are looked at, where metrics have them."),
+    "stalled_warning": _("Share of five minutes in which work on a node stood still for want of something, that is a warning (0 to 1)."),
 }
 
 
@@ -42,6 +44,8 @@ class Parameters(BaseModel):
     overcommit_warning: float = Field(2.0, gt=0, description=_TEXTS["overcommit_warning"].id)
     clock_seconds: float = Field(1.0, gt=0, description=_TEXTS["clock_seconds"].id)
     certificate_days: float = Field(7, gt=0, description=_TEXTS["certificate_days"].id)
+    history_hours: float = Field(24, ge=1, le=168, description=_TEXTS["history_hours"].id)
+    stalled_warning: float = Field(0.2, gt=0, le=1, description=_TEXTS["stalled_warning"].id)
 
 
 class Image(Base):
@@ -101,6 +105,45 @@ class Use:
     certificate: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """A time in which a condition was bad; `end` is None where it still is. Shorter than a scrape's interval, it is not seen."""
+
+    condition: str
+    begin: datetime
+    end: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """What metrics say of a node's last hours; None: they do not say.
+
+    Parameters
+    ----------
+    spells
+        When conditions were bad, oldest first.
+    evictions
+        Pods that the kubelet evicted, by the signal that made it do so ("memory.available").
+    stalled
+        By "cpu", "memory" and "io": the highest share of five minutes in which some work (CPU) or all work (memory, io) on the node stood
+        still for it (pressure stall information, https://docs.kernel.org/accounting/psi.html).
+    load
+        The highest load average of five minutes, for each core.
+    memory_total, memory_least
+        Bytes of the machine, and the least that was available.
+    disk_least
+        The least share of the fullest file system that was available.
+    """
+
+    spells: tuple[Spell, ...] = ()
+    evictions: Mapping[str, float] = field(default_factory=dict)
+    stalled: Mapping[str, float] = field(default_factory=dict)
+    load: float | None = None
+    memory_total: float | None = None
+    memory_least: float | None = None
+    disk_least: float | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Facts:
     """What chapter 4.2 knows. None: could not be read (a gap says why).
@@ -113,6 +156,10 @@ class Facts:
         All that have not ended, also those without a node.
     use
         By node.
+    past
+        By node, over the parameters' hours.
+    thresholds
+        What the kubelets evict at, by node and signal; a node that is not in it has not been asked.
     """
 
     now: datetime
@@ -126,6 +173,8 @@ class Facts:
     pods: tuple[PlacedPod, ...] | None = None
     daemonsets: tuple[Workload, ...] | None = None
     use: Mapping[str, Use] | None = None
+    past: Mapping[str, Past] | None = None
+    thresholds: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     gaps: tuple[Finding, ...] = ()
 
     @cached_property

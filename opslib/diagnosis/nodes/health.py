@@ -105,7 +105,7 @@ def pressure(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
     """Nodes that run short of something, or whose network does not work: what any condition but Ready says."""
     for node in facts.nodes or ():
         for one in node.status.conditions:
-            if one.type == "Ready" or one.status != "True":
+            if one.type == "Ready" or not is_bad(one):
                 continue
             name, short = node.metadata.name, _SHORT.get(one.type)
             yield Finding(
@@ -135,6 +135,11 @@ def pressure(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
                     ),
                 ),
             )
+
+
+def is_bad(one: Condition) -> bool:
+    """Whether a condition says that something is wrong: what is called ready (KernelReady) where it is not, all others where they hold."""
+    return one.status == ("False" if one.type.endswith("Ready") else "True")
 
 
 def explained(facts: Facts, node: str) -> Text | None:

@@ -29,7 +29,7 @@ def read(sources: Sources, questions: Questions, nodes: Sequence[str]) -> dict[s
     if not cluster.may("get", "nodes/proxy"):
         questions.gap(_not_asked(_("That needs the right to get nodes/proxy, which these credentials do not have.")))
         return None
-    answers = [questions.ask(_("the kubelet's settings"), _question(cluster, name)) for name in nodes[:MOST]]
+    answers = [questions.ask(_("the kubelet's settings"), question(cluster, name)) for name in nodes[:MOST]]
     found: dict[str, Kubelet] = {}
     reason: Text = ""
     for name, answer in zip(nodes, answers, strict=False):
@@ -43,10 +43,12 @@ def read(sources: Sources, questions: Questions, nodes: Sequence[str]) -> dict[s
     return found or None
 
 
-def _question(cluster: Kubernetes, node: str) -> Callable[[], Kubelet | SourceError]:
+def question(cluster: Kubernetes, node: str, *, summary: bool = True) -> Callable[[], Kubelet | SourceError]:
+    """The question to one kubelet, without its summary where that is not wanted; why it does not answer is an answer, too."""
+
     def ask() -> Kubelet | SourceError:
         try:
-            return kubelet(cluster.of_kubelet(node, "configz"), _summary(cluster, node))
+            return kubelet(cluster.of_kubelet(node, "configz"), _summary(cluster, node) if summary else {})
         except SourceError as error:
             return error  # many API servers do not hand such requests on: one word about all of them
 
