@@ -6,15 +6,17 @@ Pure functions over `Facts`: findings, tables, plots. The rules stand in `opslib
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from opslib.diagnosis.pods import diagnose, timeline
+from opslib.diagnosis.pods import facts as facts_
 from opslib.diagnosis.pods.cases import cases, exit_meaning, onset
-from opslib.diagnosis.pods.changes import changes_of
+from opslib.diagnosis.pods.changes import changes, changes_of
 from opslib.diagnosis.pods.facts import Change, Facts, Log, owner_of
+from opslib.diagnosis.pods.measured import owner_by_name
 from opslib.diagnosis.pods.probes import describe as probe_words
 from opslib.findings import Column, Finding, Severity, Subject, Table, Unit, by_severity
 from opslib.messages import Message, Text, _, one_line
@@ -248,11 +250,19 @@ def timeline_table(facts: Facts, found: Sequence[Finding]) -> Table:
 
 
 def timeline_plot(facts: Facts, found: Sequence[Finding], zone: tzinfo) -> Figure:
-    """Changes, alerts, silences and symptoms on one time axis, a row an object, each kind with a mark of its own."""
+    """Changes, alerts, silences and symptoms on one time axis, a row an object, each kind with a mark of its own.
+
+    Where there are too many objects for it, those with trouble and with changes near before it have a row first.
+    """
     from opslib.chapters import plotting
 
     moments = timeline.timeline(facts, found)
-    names = list(dict.fromkeys(str(item.subject) for item in moments if item.kind != timeline.SILENCE))[:MOST_BARS]
+    weight = {timeline.SYMPTOM: 0, timeline.ALERT: 2}
+    first = sorted(
+        (item for item in moments if item.kind != timeline.SILENCE), key=lambda item: 1 if item.rank else weight.get(item.kind, 3)
+    )
+    kept = set(list(dict.fromkeys(str(item.subject) for item in first))[:MOST_BARS])
+    names = [name for name in dict.fromkeys(str(item.subject) for item in moments) if name in kept]
     if any(item.kind == timeline.SILENCE for item in moments):
         names.append(_SILENCES)
     figure, axes = plotting.new_figure(_("Changes and symptoms"), height=max(2.0, 1.1 + 0.32 * len(names)))
@@ -264,10 +274,12 @@ def timeline_plot(facts: Facts, found: Sequence[Finding], zone: tzinfo) -> Figur
         mine = [(item.time, rows[name]) for item in moments if item.kind == kind and (name := _row(item)) in rows]
         if not mine:
             continue
-        style: dict[str, Any] = {"color": plotting.PALETTE[number], "marker": "|^Xs"[number], "markersize": (16, 7, 8, 6)[number]}
+        thin = _MARKS[number] in "|_+"
+        style: dict[str, Any] = {"marker": _MARKS[number], "markersize": 11 if thin else 7, "markeredgewidth": 2 if thin else 1}
+        style["color"] = plotting.PALETTE[number % 7]  # but yellow, which is hard to see alone
         times = [time for time, _place in mine]
         axes.plot(times, [place for _time, place in mine], linestyle="none", label=plotting.label(label), **style)  # type: ignore[arg-type]
-        if kind == timeline.CHANGE:
+        if kind not in (timeline.SYMPTOM, timeline.ALERT, timeline.SILENCE):
             axes.vlines(times, -0.6, len(names) - 0.4, color=plotting.GREY, linestyle=":", linewidth=0.8)  # type: ignore[arg-type]
     axes.set_yticks(range(len(names)), [plotting.label(_("Silences") if name == _SILENCES else name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -277,6 +289,7 @@ def timeline_plot(facts: Facts, found: Sequence[Finding], zone: tzinfo) -> Figur
 
 
 _SILENCES = ""
+_MARKS = "|_+DPp*^Xs"  # of the kinds, in their order
 
 
 def _row(item: timeline.Moment) -> str:
@@ -285,7 +298,13 @@ def _row(item: timeline.Moment) -> str:
 
 def _kinds() -> dict[str, Message]:
     return {
-        timeline.CHANGE: _("change"),
+        facts_.ROLLOUT: _("rollout"),
+        facts_.CONFIGURATION: _("configuration"),
+        facts_.SCALING: _("scaling"),
+        facts_.NODE: _("node"),
+        facts_.EKS: _("EKS"),
+        facts_.TERRAFORM: _("Terraform"),
+        facts_.ACTION: _("opslib's own action"),
         timeline.SYMPTOM: _("beginning of trouble"),
         timeline.ALERT: _("alert"),
         timeline.SILENCE: _("silence"),
@@ -452,6 +471,36 @@ def owners_plot(facts: Facts, found: Sequence[Finding]) -> Figure:
     plotting.horizontal_bars(
         axes, names, {_("Unhealthy pods"): [float(pods[name]) for name in names], _("Restarts"): [float(restarts[name]) for name in names]}
     )
+    return figure
+
+
+def restarts_plot(facts: Facts, zone: tzinfo) -> Figure:
+    """Restarts over time by owner, a small plot each, with its rollouts as upright lines: restarts that begin at one came with it."""
+    from opslib.chapters import plotting
+
+    title = _("Restarts in ten minutes, and rollouts")
+    frame = facts.restarts
+    if frame is None or frame.empty:
+        figure, axes = plotting.new_figure(title)
+        plotting.no_data(axes, _("No container restarts, or Prometheus has no measurements of it."))
+        return figure
+    owners = [owner_by_name(str(space), str(pod), facts) for space, pod in zip(frame["namespace"], frame["pod"], strict=True)]
+    counts = frame.assign(owner=[str(owner) for owner in owners]).groupby(["owner", "time"], as_index=False)["value"].sum()
+    most = counts.groupby("owner")["value"].sum().sort_values(ascending=False).index[:MOST_LINES]
+    subjects = {str(owner): owner for owner in owners}
+    figure, rows = plotting.stacked_figure(title, len(most), row_height=1.1)
+    begin = facts.now - timedelta(hours=6)
+    for axes, name in zip(rows, most, strict=True):
+        mine = counts[counts["owner"] == name]
+        times = [moment.to_pydatetime() for moment in mine["time"]]
+        axes.bar(times, mine["value"].to_numpy(), width=8 / 1440, color="#BBBBBB", edgecolor="black", linewidth=0.6)
+        axes.set_title(plotting.label(name, 110), loc="left", fontsize=8, pad=2)
+        axes.set_xlim(begin, facts.now)  # type: ignore[arg-type]
+        axes.set_ylim(bottom=0)
+        workload = facts.workload(subjects[name].kind, subjects[name].namespace, subjects[name].name)
+        known = changes(facts, subjects[name], workload.spec.template.spec if workload else None)
+        plotting.marks(axes, [(change.time, _kinds()[change.kind]) for change in known if change.subject == subjects[name]])
+    plotting.time_axis(rows[-1], zone)
     return figure
 
 

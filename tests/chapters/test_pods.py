@@ -7,11 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pandas
 import pytest
 from pydantic import ValidationError
 
 from opslib.chapters import pods
-from opslib.diagnosis.pods.facts import Alerted
+from opslib.diagnosis.pods.facts import ACTION, CONFIGURATION, EKS, NODE, ROLLOUT, SCALING, TERRAFORM, Alerted, Change
 from opslib.findings import Finding, Severity, Subject, Table
 from opslib.messages import text_of
 from opslib.sources import objects
@@ -206,7 +207,6 @@ def test_the_log_before_the_restart_comes_first() -> None:
 
 
 def test_plots_are_drawn_with_and_without_data() -> None:
-    import pandas
 
     facts = make()
     times = [NOW - timedelta(minutes=minute) for minute in range(30, 0, -1)]
@@ -264,12 +264,35 @@ def test_changes_and_symptoms_stand_on_one_axis() -> None:
     )
     table = pods.timeline_table(facts, found(facts))
     kinds = [text_of(row[1], "en") for row in table.rows]
-    assert [kind for kind in kinds if kind != "change"] == ["beginning of trouble", "alert", "silence"]
+    assert [kind for kind in kinds if kind not in ("rollout", "configuration")] == ["beginning of trouble", "alert", "silence"]
     rollout = next(row for row in table.rows if "revision 2" in text_of(row[3], "en"))
     assert rollout[4] == 1
     assert "tanaka" in text_of(table.rows[-1][3], "en")
     axes = pods.timeline_plot(facts, found(facts), UTC).axes[0]
     legend = axes.get_legend()
     assert legend is not None
-    assert len(legend.get_texts()) == 4
+    assert len(legend.get_texts()) == len(set(kinds))
     assert pods.timeline_plot(make(pods=(), workloads={}), [], UTC).axes[0].texts
+
+
+def test_restarts_stand_beside_the_rollouts_of_their_owner() -> None:
+    times = [NOW - timedelta(minutes=minutes) for minutes in (30, 20, 10)]
+    rows = [{"namespace": "shop", "pod": pod, "time": time, "value": 2.0} for pod in ("web-5d9-a", "web-7f1-b") for time in times]
+    facts = make(restarts=pandas.DataFrame(rows).assign(time=lambda frame: pandas.to_datetime(frame["time"], utc=True)))
+    (axes,) = pods.restarts_plot(facts, UTC).axes
+    assert sorted(bar.get_height() for bar in axes.patches) == [4.0, 4.0, 4.0]
+    assert [line.get_linestyle() for line in axes.lines] == ["--"]
+    assert pods.restarts_plot(make(), UTC).axes[0].texts
+
+
+def test_each_kind_of_change_has_a_mark_of_its_own_and_what_matters_keeps_its_row() -> None:
+    noted = tuple(
+        Change(NOW - timedelta(minutes=30 + number), Subject("Deployment", f"idle-{number}", "shop"), "x", kind=kind)
+        for number, kind in enumerate((ROLLOUT, CONFIGURATION, SCALING, NODE, EKS, TERRAFORM, ACTION) * 4)
+    )
+    facts = make(noted=noted)
+    axes = pods.timeline_plot(facts, found(facts), UTC).axes[0]
+    marks = [(line.get_marker(), line.get_color()) for line in axes.lines]
+    assert len({marker for marker, _color in marks}) == len(marks) >= 6
+    assert any("web" in label.get_text() for label in axes.get_yticklabels())
+    assert len(axes.get_yticks()) == pods.MOST_BARS

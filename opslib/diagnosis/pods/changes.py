@@ -1,4 +1,4 @@
-"""What was changed shortly before the trouble began: rollouts, ConfigMaps, Secrets, nodes.
+"""What was changed shortly before the trouble began: rollouts, ConfigMaps, Secrets, nodes, and what other records tell of.
 
 A change near the onset is evidence, not proof. Where a rule knows no cause of its own, the nearest change becomes the finding's cause.
 """
@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from opslib.diagnosis.pods.cases import Case, age, kubectl
 from opslib.diagnosis.pods.config import references
-from opslib.diagnosis.pods.facts import Change, Facts
+from opslib.diagnosis.pods.facts import CONFIGURATION, NODE, Change, Facts
 from opslib.findings import Evidence, Finding, Step, Subject
 from opslib.messages import Message, Text, _
 from opslib.sources.objects import Container, Object, PodSpec, PodTemplate, Workload
@@ -38,13 +38,15 @@ def changes(facts: Facts, owner: Subject, spec: PodSpec | None = None, node: str
     created = workload.metadata.creation_timestamp if workload else None
     found = [*_rollouts(facts, owner), *_referenced(facts, owner.namespace, spec, created)]
     found += _node_changes(facts, node)
-    # One rollout that two records tell of is one change: the cluster's own says what differs.
-    found += [change for change in facts.noted if change.subject == owner and not any(_same(change, other) for other in found)]
+    # One change that two records tell of is one: the cluster's own says more.
+    about = (owner, Subject("Node", node)) if node else (owner,)
+    found += [change for change in facts.noted if change.bears_on(*about) and not any(_same(change, other) for other in found)]
     return sorted(found, key=lambda change: change.time, reverse=True)
 
 
 def _same(change: Change, other: Change) -> bool:
-    return change.rollout and other.rollout and abs(change.time - other.time) <= timedelta(minutes=5)
+    alike = (change.rollout and other.rollout) or (change.kind == other.kind == NODE and change.subject == other.subject)
+    return alike and abs(change.time - other.time) <= timedelta(minutes=5)
 
 
 def changes_of(case: Case) -> list[Change]:
@@ -63,13 +65,15 @@ def blamed(finding: Finding, facts: Facts, owner: Subject, known: list[Change]) 
     since = finding.since
     if since is None:
         return finding
-    near = [change for change in known if since - facts.onset_window <= change.time <= since + SLACK][:SHOWN]
+    near = [change for change in known if since - facts.onset_window <= change.time <= since + SLACK]
+    near = sorted(near, key=lambda change: change.everywhere)[:SHOWN]
     if not near:
         return finding
     evidence = tuple(
         Evidence(
             text=_before(since - change.time, change.text),
-            reference=_reference(change.subject),
+            source=change.source,
+            reference=change.reference or _reference(change.subject),
             time=change.time,
         )
         for change in near
@@ -84,7 +88,7 @@ def blamed(finding: Finding, facts: Facts, owner: Subject, known: list[Change]) 
         target = f"{owner.kind.lower()}/{owner.name}"
         undo = kubectl(facts, owner.namespace, "rollout", "undo", target)
         steps = (Step(_("If the rollout is the cause, go back to the revision before"), undo, changes=True), *steps)
-    elif not first.rollout and finding.cause is None:
+    elif not first.rollout and finding.cause is None and first.source == "kubernetes":
         look = kubectl(facts, first.subject.namespace, "describe", first.subject.kind.lower(), first.subject.name)
         steps = (Step(_("Look at what was changed"), look), *steps)
     return replace(finding, cause=cause, evidence=(*finding.evidence, *evidence), steps=steps)
@@ -225,11 +229,12 @@ def _referenced(facts: Facts, namespace: str, spec: PodSpec | None, owner_create
             continue
         subject = Subject(kind, name, namespace)
         if made:
-            found.append(Change(time, subject, _("{kind} {name} was created", kind=kind, name=name)))
+            found.append(Change(time, subject, _("{kind} {name} was created", kind=kind, name=name), kind=CONFIGURATION))
         elif writer:
-            found.append(Change(time, subject, _("{kind} {name} was changed by {writer}", kind=kind, name=name, writer=writer)))
+            text = _("{kind} {name} was changed by {writer}", kind=kind, name=name, writer=writer)
+            found.append(Change(time, subject, text, kind=CONFIGURATION))
         else:
-            found.append(Change(time, subject, _("{kind} {name} was changed", kind=kind, name=name)))
+            found.append(Change(time, subject, _("{kind} {name} was changed", kind=kind, name=name), kind=CONFIGURATION))
     return found
 
 
@@ -247,12 +252,13 @@ def _node_changes(facts: Facts, name: str) -> list[Change]:
         return []
     subject = Subject("Node", name)
     found = [
-        Change(taint.time_added, subject, _("node {node} got the taint {taint}", node=name, taint=f"{taint.key}:{taint.effect}"))
+        Change(taint.time_added, subject, _("node {node} got the taint {taint}", node=name, taint=f"{taint.key}:{taint.effect}"), kind=NODE)
         for taint in node.spec.taints
         if taint.time_added and not taint.key.startswith("node.kubernetes.io/")  # those follow from its conditions, which rules look at
     ]
     if node.metadata.creation_timestamp:
-        found.append(Change(node.metadata.creation_timestamp, subject, _("node {node} was added", node=name), suspect=False))
+        text = _("node {node} was added", node=name)
+        found.append(Change(node.metadata.creation_timestamp, subject, text, suspect=False, kind=NODE))
     return found
 
 

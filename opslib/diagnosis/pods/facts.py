@@ -52,9 +52,25 @@ class Log:
         return self.previous or self.current or ""
 
 
+ROLLOUT, CONFIGURATION, SCALING, NODE = "rollout", "configuration", "scaling", "node"
+EKS, TERRAFORM, ACTION = "eks", "terraform", "action"
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that was changed: when, what, and in whose words."""
+    """Something that was changed: when, what, and in whose words.
+
+    Parameters
+    ----------
+    kind
+        What kind of change: one of the names above.
+    about
+        What else it bears on at once, beside its subject: the owners whose pods were on a node that is gone.
+    everywhere
+        Whether it may bear on everything: the control plane, the network, whatever Terraform did. It is evidence, after all that is nearer.
+    source, reference
+        Whose record it is, and how to see it again; without a reference, the subject's path in the cluster's API.
+    """
 
     time: datetime
     subject: Subject
@@ -62,6 +78,15 @@ class Change:
     rollout: bool = False  # undone with `kubectl rollout undo`
     suspect: bool = True  # may stand as a cause; what is merely new (a node) is evidence only
     minor: bool = False  # a rollout of the same template (restarted by hand, a new checksum): what it picked up says more
+    kind: str = ROLLOUT
+    about: frozenset[Subject] = frozenset()
+    everywhere: bool = False
+    source: str = "kubernetes"
+    reference: str = ""
+
+    def bears_on(self, *subjects: Subject) -> bool:
+        """Whether it bears on one of these."""
+        return self.everywhere or any(subject == self.subject or subject in self.about for subject in subjects)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +167,9 @@ class Facts:
         Of the namespaces looked at.
     memory
         Tidy frame with columns namespace, pod, container, time, value (bytes): working set of containers that ran out of memory.
+    restarts
+        Tidy frame with columns namespace, pod, time, value: restarts of containers in the ten minutes before, of the pods (also those that
+        are gone) of owners whose containers restart.
     measured
         What is not as it should be by Prometheus' metrics; None where it could not be asked.
     busy
@@ -151,7 +179,8 @@ class Facts:
     alerts, silences
         Alertmanager's: alerts by name, and who silenced what, until when.
     noted
-        Changes from other records: images first seen in metrics, the log of actions, EKS' updates.
+        Changes from other records: images first seen in metrics, scaling, nodes that came or went, EKS' updates, what Terraform wrote, what
+        opslib itself did.
     gaps
         What could not be looked at, and why.
     """
@@ -182,6 +211,7 @@ class Facts:
     autoscalers: tuple[Autoscaler, ...] | None = None
     quotas: tuple[Quota, ...] | None = None
     memory: pandas.DataFrame | None = None
+    restarts: pandas.DataFrame | None = None
     measured: tuple[Measured, ...] | None = None
     busy: Mapping[tuple[str, str], tuple[float, float | None]] = field(default_factory=dict)
     calls: tuple[tuple[Subject, tuple[str, str]], ...] = ()

@@ -8,16 +8,20 @@ from datetime import datetime, timedelta
 
 from opslib.diagnosis.pods.cases import cases
 from opslib.diagnosis.pods.changes import changes, changes_of
-from opslib.diagnosis.pods.facts import Change, Facts
+from opslib.diagnosis.pods.facts import SCALING, Change, Facts
 from opslib.findings import Finding, Severity, Subject
 from opslib.messages import Text, _
 
-CHANGE, SYMPTOM, ALERT, SILENCE = "change", "symptom", "alert", "silence"
+SYMPTOM, ALERT, SILENCE = "symptom", "alert", "silence"
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One thing that happened. `rank`: of changes, how near it stands to the trouble that depends on it, from 1; 0: of no account."""
+    """One thing that happened.
+
+    `kind` is a change's own, or one of the three above. `rank`: of changes, how near it stands to the trouble that depends on it, from 1;
+    0: of no account.
+    """
 
     time: datetime
     kind: str
@@ -30,7 +34,8 @@ def timeline(facts: Facts, found: Iterable[Finding]) -> list[Moment]:
     """Everything with a time between the first trouble less the onset window, and now; the oldest first.
 
     A change ranks by the time between it and the trouble of the owner that it could bear on; one that came later than the trouble has no
-    rank. Alerts of one name on one subject are one moment.
+    rank. What may bear on everything ranks after all that bears on the owner. What an autoscaler did to an owner that is well is left out.
+    Alerts of one name on one subject are one moment.
     """
     troubles = [
         item for item in found if item.since is not None and item.severity >= Severity.WARNING and not item.check.startswith("gap.")
@@ -39,7 +44,7 @@ def timeline(facts: Facts, found: Iterable[Finding]) -> list[Moment]:
     begin = first - facts.onset_window
     ranked = _ranked(facts, troubles)
     moments = [Moment(item.since, SYMPTOM, item.subject, item.title) for item in troubles if item.since]
-    moments += [Moment(change.time, CHANGE, change.subject, change.text, rank) for change, rank in ranked]
+    moments += [Moment(change.time, change.kind, change.subject, change.text, rank) for change, rank in ranked]
     alerts: dict[tuple[str, Subject], datetime] = {}
     for alert in facts.alerts or ():
         if alert.since is not None:
@@ -55,13 +60,16 @@ def timeline(facts: Facts, found: Iterable[Finding]) -> list[Moment]:
 
 
 def _ranked(facts: Facts, troubles: list[Finding]) -> list[tuple[Change, int]]:
-    known: dict[tuple[datetime, Subject], Change] = {(change.time, change.subject): change for change in facts.noted}
-    lead: dict[tuple[datetime, Subject], timedelta] = {}
+    def key_of(change: Change) -> tuple[datetime, Subject, str]:
+        return change.time, change.subject, change.kind
+
+    known = {key_of(change): change for change in facts.noted if change.suspect or change.kind != SCALING}
+    lead: dict[tuple[datetime, Subject, str], timedelta] = {}
 
     def near(change: Change, since: datetime | None) -> None:
-        key = (change.time, change.subject)
+        key = key_of(change)
         known.setdefault(key, change)
-        if since is not None and change.suspect and change.time <= since + timedelta(seconds=30):
+        if since is not None and (change.suspect or change.everywhere) and change.time <= since + timedelta(seconds=30):
             lead[key] = min(lead.get(key, since - change.time), since - change.time)
 
     for case in cases(facts):
@@ -72,7 +80,7 @@ def _ranked(facts: Facts, troubles: list[Finding]) -> list[tuple[Change, int]]:
         if workload is not None:
             for change in changes(facts, item.subject, workload.spec.template.spec):
                 near(change, item.since)
-    order = sorted(lead, key=lambda key: (lead[key], str(key[1])))
+    order = sorted(lead, key=lambda key: (known[key].everywhere, lead[key], str(key[1])))
     return [(change, order.index(key) + 1 if key in lead else 0) for key, change in known.items()]
 
 

@@ -375,7 +375,7 @@ def update_nodegroup_version(account: Account, call: Call) -> Answer:
         raise Refusal(
             "InvalidParameterException", f"Requested release version {release} is not valid for kubernetes version {wanted}.", **members
         )
-    group.status = "UPDATING"
+    group.status, group.modified_at = "UPDATING", account.now().replace(tzinfo=None)
     params = [("Version", wanted), ("ReleaseVersion", release or version.node_releases[-1])]
     update = _begin(account, call, "VersionUpdate", params, account.durations.node_group, cluster.name, node_group=group.nodegroup_name)
     return {"update": _update_answer(update)}
@@ -442,7 +442,7 @@ def _end(account: Account, update: Update) -> None:
     if update.node_group:
         group = cluster.nodegroups.get(update.node_group)
         if group is not None:
-            group.status = "ACTIVE"
+            group.status, group.modified_at = "ACTIVE", update.done_at.replace(tzinfo=None)
             if not failure:
                 group.version, group.release_version = values["Version"], values["ReleaseVersion"]
         return
