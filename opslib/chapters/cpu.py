@@ -152,7 +152,12 @@ def autoscalers_table(facts: Facts) -> Table:
             Column("current", _("Pods"), Unit.COUNT),
             Column("wanted", _("Wanted"), Unit.COUNT),
             Column("most", _("Maximum"), Unit.COUNT),
-            Column("fit", _("More would fit"), Unit.COUNT, _("By requests alone: taints, affinity and volumes are not looked at")),
+            Column(
+                "fit",
+                _("More would fit"),
+                Unit.COUNT,
+                _("By requests, taints and node labels; rules about other pods and the zones of volumes are not looked at"),
+            ),
         ),
         rows,
         _("There are no autoscalers."),
@@ -162,6 +167,7 @@ def autoscalers_table(facts: Facts) -> Table:
 def nodes_table(facts: Facts, parameters: Parameters) -> Table:
     """CPU of the nodes: in use, requested, kept back, waited for."""
     rows: list[tuple[Any, ...]] | None = None
+    cordoned = {one.metadata.name for one in facts.schedulable or () if one.spec.unschedulable}
     if facts.nodes is not None:
         rows = []
         for one in facts.nodes:
@@ -174,7 +180,7 @@ def nodes_table(facts: Facts, parameters: Parameters) -> Table:
                 (used or 0) >= parameters.use_warning or (steal or 0) >= parameters.steal_warning or (load or 0) >= parameters.load_warning
             )
             shown = None if load is None else f"{load:.2f}"
-            note = _("cordoned") if one.cordoned else None
+            note = _("cordoned") if one.name in cordoned else None
             rows.append((Severity.WARNING if bad else Severity.OK, one.name, one.cores, *shares[:-1], shown, note))
     return table(
         "cpu_nodes",

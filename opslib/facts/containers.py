@@ -10,9 +10,9 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
-from opslib.diagnosis.usage import Change, Place, PodPlace, Series
+from opslib.diagnosis.usage import Change, Cluster, Place, PodPlace, Series
 from opslib.errors import NotFound
 from opslib.facts import Answer, Questions
 from opslib.facts.sources import Sources
@@ -182,6 +182,52 @@ def absent(questions: Questions, frame: pandas.DataFrame | None, metric: str, re
                 steps=(Step(remedy),),
             )
         )
+
+
+# --- what both chapters begin with ------------------------------------------------------------------------------------------------------
+
+
+class Chosen(Protocol):
+    """What both chapters let a reader choose."""
+
+    @property
+    def namespace(self) -> str:
+        """Only this one; empty: all."""
+
+    @property
+    def hours(self) -> float:
+        """How far back is looked for changes, by half."""
+
+
+def read(
+    sources: Sources, parameters: Chosen, questions: Questions, what: Text, measure: Callable[[Metrics, datetime], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The fields that the facts of both chapters have, the cluster asked while Prometheus is.
+
+    Parameters
+    ----------
+    what
+        What is missing where the environment has no Prometheus.
+    measure
+        Asks Prometheus; the fields that come of it, "changes" among them.
+    """
+    environment, now = sources.environment, datetime.now(UTC)
+    kinds = ask_kinds(sources, questions, parameters.namespace)
+    rollouts = ask_rollouts(sources, questions, parameters.namespace, now - timedelta(hours=2 * parameters.hours))
+    measured: Mapping[str, Any] = {}
+    if environment.prometheus is None:
+        questions.ask(what, lambda: sources.prometheus).get()  # says which field is missing
+    else:
+        measured = {"prometheus_url": environment.prometheus.url, **measure(environment.prometheus, now)}
+    return {
+        "now": now,
+        "environment": environment.name,
+        "zone": environment.zone,
+        "links": environment.links,
+        **measured,
+        "cluster": Cluster(kinds(), environment.kubernetes.kubectl_options),
+        "changes": tuple(sorted([*rollouts(), *measured.get("changes", ())], key=lambda change: change.time)),
+    }
 
 
 # --- the cluster ------------------------------------------------------------------------------------------------------------------------

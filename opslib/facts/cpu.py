@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from opslib.diagnosis.cpu.facts import Facts, Node, Parameters, cores
-from opslib.diagnosis.usage import Change, Cluster, Place, Series, Use
+from opslib.diagnosis.usage import Change, Place, Series, Use
 from opslib.errors import NotFound
 from opslib.facts import Answer, Questions, containers
 from opslib.facts.containers import BY, BY_POD, Asker, Containers, by_place, by_pod, placed, series_of, top, workload_of
 from opslib.facts.monitoring import nodes
 from opslib.facts.sources import Sources
 from opslib.messages import Text, _
+from opslib.sources.fitting import PlacedPod
 from opslib.sources.objects import Autoscaler
+from opslib.sources.objects import Node as ClusterNode
 from opslib.sources.prometheus import matcher
 
 if TYPE_CHECKING:
@@ -30,24 +33,43 @@ _STEP_MINUTES = 20  # between two values of the history
 _MOST_CURVES = 12
 _USED = "container_cpu_usage_seconds_total"
 _THROTTLED, _PERIODS = "container_cpu_cfs_throttled_periods_total", "container_cpu_cfs_periods_total"
-_BY_WORKLOAD = "namespace, workload"
 
 
 def read(sources: Sources, parameters: Parameters, questions: Questions) -> Facts:
     """The facts of chapter 4.3 CPU, from Prometheus and the cluster at once."""
-    environment, now = sources.environment, datetime.now(UTC)
-    kinds = containers.ask_kinds(sources, questions, parameters.namespace)
     autoscalers = questions.ask(_("autoscalers"), lambda: _autoscalers(sources, parameters.namespace))
-    rollouts = containers.ask_rollouts(sources, questions, parameters.namespace, now - timedelta(hours=2 * parameters.hours))
-    facts = Facts(now=now, environment=environment.name, zone=environment.zone, links=environment.links)
-    if environment.prometheus is None:
-        questions.ask(_("use of CPU"), lambda: sources.prometheus).get()  # says which field is missing
-    else:
-        reader = _Reader(sources, environment.prometheus, parameters, questions, now)
-        facts = dataclasses.replace(facts, prometheus_url=environment.prometheus.url, **reader.read())
-    cluster = Cluster(kinds(), environment.kubernetes.kubectl_options)
-    changes = tuple(sorted([*rollouts(), *facts.changes], key=lambda change: change.time))
-    return dataclasses.replace(facts, cluster=cluster, changes=changes, autoscalers=autoscalers.get(), gaps=questions.gaps)
+    schedulable = questions.ask(_("nodes"), lambda: sources.kubernetes.list(ClusterNode, "nodes"))
+    what = _("use of CPU")
+    fields = containers.read(
+        sources, parameters, questions, what, lambda metrics, now: _Reader(sources, metrics, parameters, questions, now).read()
+    )
+    nodes = schedulable.get()
+    facts = Facts(**fields, autoscalers=autoscalers.get(), schedulable=None if nodes is None else tuple(nodes))
+    examples = _examples(sources, facts, parameters, questions)
+    return dataclasses.replace(facts, examples=examples, gaps=questions.gaps)
+
+
+def _examples(sources: Sources, facts: Facts, parameters: Parameters, questions: Questions) -> dict[tuple[str, str], PlacedPod]:
+    """One pod of each workload of which more may be wanted: those at their autoscaler's maximum first, then those that are throttled."""
+    scalers = sorted(facts.autoscalers or (), key=lambda one: one.status.current_replicas < one.spec.max_replicas)
+    throttled = facts.throttled or {}
+    wanted = dict.fromkeys(
+        [
+            *((one.metadata.namespace, one.spec.scale_target_ref.name) for one in scalers),
+            *((place.namespace, place.workload) for place in sorted(throttled, key=lambda place: -throttled[place])),
+        ]
+    )
+    pods = {(place.namespace, place.workload): pod for place, pod in facts.busiest.items()}
+    chosen = [key for key in wanted if key in pods][: parameters.most]
+
+    def example(namespace: str, pod: str) -> PlacedPod | None:
+        try:
+            return sources.kubernetes.get(PlacedPod, "pods", pod, namespace)
+        except NotFound:  # it has gone since Prometheus saw it
+            return None
+
+    asked = {key: questions.ask(_("what pods ask for"), functools.partial(example, key[0], pods[key])) for key in chosen}
+    return {key: found for key, answer in asked.items() if (found := answer.get()) is not None}
 
 
 def _autoscalers(sources: Sources, namespace: str) -> tuple[Autoscaler, ...]:
@@ -70,7 +92,6 @@ class _Reader:
         parameters, every = self.parameters, self.every
         sums = {name: self.asker.ask(_("use of CPU"), top(promql)) for name, promql in self._sums().items()}
         busiest = self.asker.ask(_("use of CPU"), top(_rate(every)), BY_POD)
-        asked = {name: self.asker.ask(_("requests"), top(self._of_pods(name)), _BY_WORKLOAD) for name in ("cpu", "memory")}
         of_nodes = self._ask_nodes()
         frames = {name: answer.get() for name, answer in sums.items()}
         remedy = _("Scrape the kubelets' /metrics/cadvisor, or name its labels in the environment's file")
@@ -86,7 +107,6 @@ class _Reader:
             "uses": None if frames["total"] is None else _uses(frames, rows, history),
             "throttled": None if frames["throttled"] is None else throttled,
             "busiest": _busiest(busiest.get()),
-            "requests": _requests({name: answer.get() for name, answer in asked.items()}),
             "nodes": _nodes({name: answer.get() for name, answer in of_nodes.items()}),
             "changes": tuple(changes),
             **curves,
@@ -105,11 +125,6 @@ class _Reader:
             "throttled": f"{_share(every, '1h')} > 0.01",
             "throttled_now": f"{_share(every, '15m')} > 0.01",
         }
-
-    def _of_pods(self, resource: str) -> str:
-        """What one pod of a workload asks for, all its containers together."""
-        asked = self.every.state("kube_pod_container_resource_requests", matcher("resource", resource))
-        return placed("max", f"sum by (namespace, pod) ({asked})", _BY_WORKLOAD)
 
     def _rows(self, frames: Frames, throttled: Mapping[Place, float]) -> list[Place]:
         """The places that are shown and whose history is read: the conspicuous, the largest, and those whose requests are least used."""
@@ -165,9 +180,7 @@ class _Reader:
             "steal": (f'sum by ({here}) (rate(node_cpu_seconds_total{{mode="steal"}}[5m]))', here),
             "waiting": (f'sum by ({here}) (rate(node_cpu_seconds_total{{mode="iowait"}}[5m]))', here),
             "load": (f"max by ({here}) (node_load5)", here),
-            "cordoned": ("max by (node) (kube_node_spec_unschedulable)", "node"),
             "pods": ('count by (node) (kube_pod_info{node!=""})', "node"),
-            "most_pods": ('max by (node) (kube_node_status_allocatable{resource="pods"})', "node"),
         }
         return {name: self.asker.ask(_("use of the nodes"), promql, labels) for name, (promql, labels) in queries.items()}
 
@@ -221,30 +234,21 @@ def _busiest(frame: pandas.DataFrame | None) -> dict[Place, str]:
     return found
 
 
-def _requests(frames: Frames) -> dict[tuple[str, str], tuple[float, float]]:
-    values: dict[str, dict[tuple[str, str], float]] = {}
-    for name, frame in frames.items():
-        rows = () if frame is None else zip(*(frame[label].tolist() for label in ("namespace", "workload", "value")), strict=True)
-        values[name] = {(namespace, workload): value for namespace, workload, value in rows}
-    return {key: (asked, values["memory"].get(key, 0.0)) for key, asked in values["cpu"].items()}
-
-
 def _nodes(frames: Frames) -> tuple[Node, ...] | None:
     if all(frame is None for frame in frames.values()):
         return None
-    more = ("steal", "waiting", "load", "cordoned", "pods", "most_pods")
+    more = ("steal", "waiting", "load", "pods")
     base = nodes.nodes({"info": None, **{name: frame for name, frame in frames.items() if name not in more}})
 
     def named(name: str) -> dict[str, float | None]:
         # read as the use of CPU is, so that a node has one name whatever labels a metric has
         return {one.name: one.cpu_used for one in nodes.nodes({"info": frames.get("info"), "cpu_used": frames[name]}) or ()}
 
-    steal, waiting, load, cordoned, pods, most = (named(name) for name in more)
+    steal, waiting, load, pods = (named(name) for name in more)
     return tuple(
         Node(
-            name=one.name, cores=one.cpu_allocatable, used=one.cpu_used, requested=one.cpu_requested, memory=one.memory_allocatable,
-            memory_requested=one.memory_requested, steal=steal.get(one.name), waiting=waiting.get(one.name), load=load.get(one.name),
-            pods=pods.get(one.name), most_pods=most.get(one.name), cordoned=bool(cordoned.get(one.name)),
+            name=one.name, cores=one.cpu_allocatable, used=one.cpu_used, requested=one.cpu_requested, memory_requested=one.memory_requested,
+            steal=steal.get(one.name), waiting=waiting.get(one.name), load=load.get(one.name), pods=pods.get(one.name),
         )
         for one in base or ()
     )  # fmt: skip

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from opslib.diagnosis.memory.facts import Curve, Facts, Parameters
-from opslib.diagnosis.usage import Change, Cluster, Place, PodPlace, Series, Use
+from opslib.diagnosis.usage import Change, Place, PodPlace, Series, Use
 from opslib.facts import Answer, Questions, containers
 from opslib.facts.containers import BY_POD, Asker, Containers, by_place, by_pod, placed, series_of, top, workload_of
 from opslib.facts.monitoring import nodes
@@ -34,18 +33,11 @@ _RESTARTS = "kube_pod_container_status_restarts_total"
 
 def read(sources: Sources, parameters: Parameters, questions: Questions) -> Facts:
     """The facts of chapter 4.3 memory, from Prometheus and the cluster at once."""
-    environment, now = sources.environment, datetime.now(UTC)
-    kinds = containers.ask_kinds(sources, questions, parameters.namespace)
-    rollouts = containers.ask_rollouts(sources, questions, parameters.namespace, now - timedelta(hours=2 * parameters.hours))
-    facts = Facts(now=now, environment=environment.name, zone=environment.zone, links=environment.links)
-    if environment.prometheus is None:
-        questions.ask(_("use of memory"), lambda: sources.prometheus).get()  # says which field is missing
-    else:
-        reader = _Reader(sources, environment.prometheus, parameters, questions, now)
-        facts = dataclasses.replace(facts, prometheus_url=environment.prometheus.url, **reader.read())
-    cluster = Cluster(kinds(), environment.kubernetes.kubectl_options)
-    changes = tuple(sorted([*rollouts(), *facts.changes], key=lambda change: change.time))
-    return dataclasses.replace(facts, cluster=cluster, changes=changes, gaps=questions.gaps)
+    what = _("use of memory")
+    fields = containers.read(
+        sources, parameters, questions, what, lambda metrics, now: _Reader(sources, metrics, parameters, questions, now).read()
+    )
+    return Facts(**fields, gaps=questions.gaps)
 
 
 class _Reader:

@@ -15,7 +15,9 @@ from opslib.diagnosis.cpu.facts import Facts, Node, Parameters, better_limit, co
 from opslib.diagnosis.usage import Change, Cluster, Place, Series, Use
 from opslib.findings import Finding, Severity
 from opslib.messages import _, use_language
+from opslib.sources.fitting import PlacedPod
 from opslib.sources.objects import Autoscaler, convert
+from opslib.sources.objects import Node as ClusterNode
 
 NOW = datetime(2026, 4, 10, 12, 0, tzinfo=UTC)
 PARAMETERS = Parameters()
@@ -50,17 +52,28 @@ def scaler(current: int = 3, wanted: int = 3, most: int = 5, limited: str | None
 
 def node(**more: Any) -> Node:
     given: dict[str, Any] = {
-        "name": "node-1", "cores": 4.0, "used": 1.0, "requested": 2.0, "memory": 16e9, "memory_requested": 8e9, "steal": 0.0,
-        "waiting": 0.0, "load": 1.0, "pods": 20.0, "most_pods": 58.0,
+        "name": "node-1", "cores": 4.0, "used": 1.0, "requested": 2.0, "memory_requested": 8e9, "steal": 0.0,
+        "waiting": 0.0, "load": 1.0, "pods": 20.0,
     }  # fmt: skip
     return Node(**{**given, **more})
+
+
+def machine(name: str = "node-1", **spec: Any) -> ClusterNode:
+    allocatable = {"cpu": "4", "memory": "16G", "pods": "58"}
+    return convert({"metadata": {"name": name}, "spec": spec, "status": {"allocatable": allocatable}}, ClusterNode)
+
+
+def example(cpu: str = "250m", memory: str = "1G", **spec: Any) -> PlacedPod:
+    resources = {"requests": {"cpu": cpu, "memory": memory}}
+    return convert({"metadata": {"namespace": "shop"}, "spec": {"containers": [{"resources": resources}], **spec}}, PlacedPod)
 
 
 def facts(**fields: Any) -> Facts:
     """A service that is well: each test breaks one thing."""
     well: dict[str, Any] = {
         "cluster": Cluster({("shop", "cart"): "Deployment"}), "uses": {CART: use()}, "throttled": {}, "nodes": (node(),),
-        "busiest": {CART: "cart-abc-1"}, "requests": {("shop", "cart"): (0.25, 1e9)}, "autoscalers": (scaler(),),
+        "busiest": {CART: "cart-abc-1"}, "schedulable": (machine(),),
+        "examples": {("shop", "cart"): example()}, "autoscalers": (scaler(),),
     }  # fmt: skip
     return Facts(now=NOW, environment="lab", **{**well, **fields})
 
@@ -159,14 +172,24 @@ def test_an_autoscaler_that_does_not_want_more_is_left_alone(well: Autoscaler) -
 
 
 def test_where_pods_fit() -> None:
-    assert node().fits(0.5, 1e9) == 4  # by CPU
-    assert node().fits(0.5, 4e9) == 2  # by memory
-    assert node(pods=57.0).fits(0.5, 1e9) == 1  # by the number of pods
-    assert node(cordoned=True).fits(0.1, 1.0) == 0
-    assert node(requested=5.0).fits(0.5, 1e9) == 0
-    assert Node(name="x").fits(0.5, 1e9) is None
-    assert room(facts(nodes=(node(), node(cordoned=True), Node(name="x"))), "shop", "cart") == (8, 1)
+    def fitting(pod: PlacedPod, *machines: ClusterNode, **more: Any) -> tuple[int, int] | None:
+        nodes = tuple(node(name=one.metadata.name, **more) for one in machines)
+        return room(facts(examples={("shop", "cart"): pod}, schedulable=machines, nodes=nodes), "shop", "cart")
+
+    assert fitting(example("500m"), machine()) == (4, 1)  # by CPU
+    assert fitting(example("500m", "4G"), machine()) == (2, 1)  # by memory
+    assert fitting(example("500m"), machine(), pods=57.0) == (1, 1)  # by the number of pods
+    assert fitting(example("500m"), machine(), requested=5.0) == (0, 0)
+    assert fitting(example(), machine(), machine("node-2", unschedulable=True)) == (8, 1)
+    tainted = machine("node-2", taints=[{"key": "dedicated", "value": "batch", "effect": "NoSchedule"}])
+    assert fitting(example(), machine(), tainted) == (8, 1)
+    assert fitting(example(tolerations=[{"operator": "Exists"}]), machine(), tainted) == (16, 2)
+    assert fitting(example(nodeSelector={"disk": "ssd"}), machine()) == (0, 0)
+    ported = {"containers": [{"ports": [{"hostPort": 80}]}]}
+    assert fitting(example(**ported), machine()) == (1, 1)
+    assert room(facts(nodes=(node(), Node(name="x"))), "shop", "cart") == (8, 1)  # of the other it is not known
     assert room(facts(nodes=None), "shop", "cart") is None
+    assert room(facts(schedulable=None), "shop", "cart") is None
     assert room(facts(), "shop", "unknown") is None
 
 

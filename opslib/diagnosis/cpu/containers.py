@@ -120,7 +120,7 @@ def scale_out(facts: Facts, namespace: str, workload: str) -> Message:
     count, nodes = found
     if not count:
         return _("Scaling out needs another node first: no node has room for one more of its pods")
-    return _("Or scale out: by their requests, {count} more of its pods fit, on {nodes} nodes", count=count, nodes=nodes)
+    return _("Or scale out: {count} more of its pods fit, on {nodes} nodes", count=count, nodes=nodes)
 
 
 def _busiest(facts: Facts, place: Place) -> tuple[Subject, ...]:

@@ -14,7 +14,9 @@ from opslib.diagnosis.usage import Change, Cluster, Place, Proposal, Series, Use
 from opslib.environments import Links
 from opslib.findings import Finding
 from opslib.messages import Message, _
+from opslib.sources.fitting import PlacedPod, Room
 from opslib.sources.objects import Autoscaler
+from opslib.sources.objects import Node as ClusterNode
 
 _TEXTS: dict[str, Message] = {
     "namespace": _("Only this namespace; empty: all of them."),
@@ -49,7 +51,7 @@ class Parameters(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """CPU of one node, in cores; memory in bytes, as far as it decides where pods fit. None: not known.
+    """CPU of one node, in cores, and what else of it is requested: memory in bytes. None: not known.
 
     Parameters
     ----------
@@ -57,36 +59,19 @@ class Node:
         Cores that the hypervisor kept back; cores that waited for disks.
     load
         Processes that run or wait, over five minutes.
-    pods, most_pods
-        How many there are, and how many there may be.
+    pods
+        How many there are.
     """
 
     name: str
     cores: float | None = None
     used: float | None = None
     requested: float | None = None
-    memory: float | None = None
     memory_requested: float | None = None
     steal: float | None = None
     waiting: float | None = None
     load: float | None = None
     pods: float | None = None
-    most_pods: float | None = None
-    cordoned: bool = False
-
-    def fits(self, cores: float, memory: float) -> int | None:
-        """How many pods with these requests fit beside those that are there; None where that is not known."""
-        if self.cordoned:
-            return 0
-        if self.cores is None or self.requested is None:
-            return None
-        room = [(self.cores - self.requested) / cores if cores else math.inf]
-        if self.memory is not None and self.memory_requested is not None and memory:
-            room.append((self.memory - self.memory_requested) / memory)
-        if self.pods is not None and self.most_pods is not None:
-            room.append(self.most_pods - self.pods)
-        least = min(room)
-        return max(0, math.floor(least + 1e-9)) if math.isfinite(least) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +88,10 @@ class Facts:
         Over time, of the places that are throttled or use most: that share, cores of the pod that uses most, cores of its limit.
     busiest
         The pod that uses most, by place.
-    requests
-        Cores and bytes that one pod of a workload asks for, by namespace and workload.
+    schedulable
+        The nodes as the scheduler sees them: labels, taints, what they have for pods.
+    examples
+        One pod of a workload, by namespace and workload: of those that are throttled or have an autoscaler.
     """
 
     now: datetime
@@ -119,7 +106,8 @@ class Facts:
     using: Mapping[Place, Series] = field(default_factory=dict)
     limits: Mapping[Place, Series] = field(default_factory=dict)
     busiest: Mapping[Place, str] = field(default_factory=dict)
-    requests: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+    schedulable: tuple[ClusterNode, ...] | None = None
+    examples: Mapping[tuple[str, str], PlacedPod] = field(default_factory=dict)
     changes: tuple[Change, ...] = ()
     nodes: tuple[Node, ...] | None = None
     autoscalers: tuple[Autoscaler, ...] | None = None
@@ -173,12 +161,20 @@ def better_limit(use: Use, throttled: float) -> float | None:
 
 
 def room(facts: Facts, namespace: str, workload: str) -> tuple[int, int] | None:
-    """How many further pods of a workload fit, and on how many nodes; None where that is not known."""
-    asked = facts.requests.get((namespace, workload))
-    if asked is None or facts.nodes is None:
+    """How many further pods of a workload fit, and on how many nodes; None where that is not known.
+
+    The scheduler's filters for a pod and a node (`opslib.sources.fitting`), beside what is requested there already; rules about other pods
+    and the zones of volumes are not looked at.
+    """
+    pod, taken = facts.examples.get((namespace, workload)), {one.name: one for one in facts.nodes or () if one.requested is not None}
+    known = Room([one for one in facts.schedulable or () if one.metadata.name in taken], ())
+    if pod is None or not known.nodes:
         return None
-    fits = [one for node in facts.nodes if (one := node.fits(*asked)) is not None]
-    return (sum(fits), sum(one > 0 for one in fits)) if fits else None
+    for name in known.nodes:
+        node = taken[name]
+        known.take(name, {"cpu": node.requested or 0.0, "memory": node.memory_requested or 0.0, "pods": node.pods or 0.0})
+    fits = [known.how_many(pod, name) for name in known.nodes]
+    return sum(fits), sum(one > 0 for one in fits)
 
 
 def cores(value: float) -> str:
