@@ -120,7 +120,7 @@ class _Reader:
         refused: list[Event] | None = first.pop("refused").get()
         lists: dict[str, Any] = {name: None if (items := answer.get()) is None else tuple(items) for name, answer in first.items()}
         facts = Facts(
-            now=now,
+            now=self.sources.now(),
             environment=settings.name,
             namespace=self.namespace,
             kubectl=settings.kubernetes.kubectl_options,

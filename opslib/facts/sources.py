@@ -7,6 +7,7 @@ import difflib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opslib.environments import Environment
@@ -99,6 +100,11 @@ class Sources:
         from opslib.sources.aws import Aws
 
         return self._source("aws", lambda environment, _wrap: Aws.connect(environment))
+
+    def now(self) -> datetime:
+        """The time by the cluster's clock, with which times in its objects are compared; by ours until it has said its own."""
+        cluster = self._connected.get("kubernetes")
+        return (cluster.clock if cluster is not None else None) or datetime.now(UTC)
 
     def anew(self) -> Sources:
         """The same environment's systems, connected anew; who watches these watches those too."""

@@ -6,6 +6,8 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ class Cluster:
         self.asked: list[str] = []
         self.accepted: dict[str, str] = {}
         self.refuses: Refuses = lambda path: None
+        self.ahead = timedelta()
+        self.changed: dict[str, Any] = {}
         self.logs = f"starting\nDB_PASSWORD={SECRET}\ncannot connect\n".encode()
         cluster = self
 
@@ -50,6 +54,9 @@ class Cluster:
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            def date_time_string(self, timestamp: float | None = None) -> str:
+                return format_datetime(datetime.now(UTC) + cluster.ahead, usegmt=True)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -98,7 +105,7 @@ class Cluster:
         )
         if path.endswith((*lists, "resourcequotas", "storageclasses")):
             return {"items": []}
-        return fixed.get(path)
+        return self.changed.get(path, fixed.get(path))
 
 
 def table(*rows: list[str], well: list[str]) -> dict[str, Any]:
@@ -287,6 +294,22 @@ def test_a_log_of_any_bytes(cluster: Cluster, read: Callable[..., pods.Facts]) -
     facts = read()
     assert all(len(log.current or "") <= reader.LOG_BYTES for log in facts.logs.values())
     assert pods.findings(facts, pods.Parameters())
+
+
+@pytest.mark.parametrize("hours", [-3, 0, 3])
+def test_times_in_the_cluster_are_compared_with_its_own_clock(cluster: Cluster, read: Callable[..., pods.Facts], hours: int) -> None:
+    """Whatever this machine's clock says, a pod that is new by the cluster's is still starting."""
+    cluster.ahead = timedelta(hours=hours)
+    there = datetime.now(UTC) + cluster.ahead
+    young = {"metadata": {"creationTimestamp": (there - timedelta(seconds=5)).isoformat()}, "status": {"phase": "Pending"}}
+    for number in (1, 2, 3):
+        cluster.changed[f"/api/v1/namespaces/shop/pods/web-{number}"] = {
+            **pod(f"web-{number}"), "status": young["status"], "metadata": {**pod(f"web-{number}")["metadata"], **young["metadata"]}
+        }  # fmt: skip
+    facts = read(grace_seconds=60)
+    assert abs(facts.now - there) < timedelta(seconds=30)
+    assert pods.findings(facts, pods.Parameters(grace_seconds=60)) == []
+    assert pods.findings(read(grace_seconds=0), pods.Parameters(grace_seconds=0))
 
 
 def test_when_pods_may_not_be_read_that_is_what_is_told(cluster: Cluster, read: Callable[..., pods.Facts]) -> None:

@@ -166,6 +166,20 @@ def test_without_a_prometheus_the_cluster_is_read_all_the_same(slug: str, enviro
     assert [finding.check for finding in findings] == ["gap.prometheus"]
 
 
+@pytest.mark.parametrize("away", ["not in the environment", "does not answer"])
+def test_without_a_prometheus_the_metrics_server_says_what_nodes_use(
+    away: str, environment: Environment, executor: ThreadPoolExecutor
+) -> None:
+    assert environment.prometheus is not None
+    silent = environment.prometheus.model_copy(update={"url": "http://127.0.0.1:9", "deadline_seconds": 2.0})
+    prometheus = None if away == "not in the environment" else silent
+    facts, findings = read("nodes", environment.model_copy(update={"prometheus": prometheus}), executor)
+    assert len(facts.use) == len(facts.nodes) == 6
+    assert all(one.cpu is not None and one.memory is not None for one in facts.use.values())
+    assert all((one.disk, one.inodes, one.clock) == (None, None, None) for one in facts.use.values()), "it does not know these"
+    assert {one.check for one in findings if one.severity is Severity.UNKNOWN} == {"gap.prometheus"}
+
+
 def test_a_debug_container_is_added_beside_one_without_tools(any_lab: RealLab, environment: Environment, tmp_path: Path) -> None:
     system = KubernetesSystem(Sources(environment).kubernetes)
     desk = Desk(environment, tmp_path, {"kubernetes": system}, "hitomi")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import tracemalloc
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -210,6 +211,29 @@ def test_logs_are_bounded_and_need_not_be_text(server: Any) -> None:
     assert len(text) == 500
     query = parse_qs(urlsplit(server.seen[0][1]).query)
     assert query == {"container": ["app"], "tailLines": ["5"], "limitBytes": ["500"], "previous": ["true"]}
+
+
+def test_of_a_log_of_a_gigabyte_little_is_kept_and_little_more_is_read(server: Any) -> None:
+    """Even where the server does not heed the limit that it is asked for."""
+    sent: list[int] = []
+    line = b"2026-04-10T12:00:00Z ERROR payment failed\n" * 1600
+
+    def endless(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("content-length", str(1 << 30))
+        handler.end_headers()
+        for _chunk in range((1 << 30) // len(line)):
+            handler.wfile.write(line)
+            sent.append(len(line))
+
+    server.answers = [endless]
+    tracemalloc.start()
+    text = Kubernetes(server.transport(deadline_seconds=60)).logs("shop", "x", "app", limit_bytes=1_000_000)
+    _now, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(text) == 1_000_000
+    assert sum(sent) < 32_000_000, "what the sockets between hold, no more"
+    assert most < 8_000_000
 
 
 def test_no_previous_log_is_not_found(server: Any) -> None:
