@@ -84,3 +84,7 @@ class Refused(SourceError):
     def __init__(self, system: str, what: Text, remedy: Text = "", command: str = "", *, status: int = 0) -> None:
         super().__init__(system, what, remedy, command)
         self.status = status
+
+
+class NotNow(Refused):
+    """Refused for the time being: the same request may be allowed later, as an eviction is once its disruption budget has room again."""

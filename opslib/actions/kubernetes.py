@@ -1,7 +1,7 @@
 """Changes of Kubernetes objects.
 
 A request is ``{"verb", "resource", "namespace", "name", "subresource", "patch", "body"}``, as `opslib.sources.kubernetes.Kubernetes.change`
-takes them, and ``patience_seconds`` for evictions. A state is ``{"uid", "digest"}``: the digest leaves out what changes by itself (status,
+takes them. A state is ``{"uid", "digest"}``: the digest leaves out what changes by itself (status,
 managed fields, the resource version, the taints that controllers set).
 """
 
@@ -10,17 +10,18 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from opslib.actions.systems import ABSENT, CREATED, Preview
-from opslib.errors import Conflict, InputError, NotFound, Refused
+from opslib.errors import Conflict, Forbidden, InputError, NotFound
 from opslib.findings import command
 from opslib.messages import Message, _, one_line
+from opslib.sources.fitting import PlacedPod, Room, selects
 from opslib.sources.kubernetes import Kubernetes
+from opslib.sources.objects import Node, PersistentVolume, Pod
 from opslib.sources.quantities import text_of_bytes, value_of
 from opslib.sources.redaction import redact
 
@@ -31,7 +32,6 @@ TAKEN: Object = {"taken": True}
 
 _ATTEMPTS = 5
 _SAMPLE = 100  # so many objects of a resource are compared in full
-_PAUSE_SECONDS = 1.0
 _BY_ITSELF = ("managedFields", "resourceVersion", "generation", "selfLink", "creationTimestamp", "uid", "ownerReferences")
 _NOTED = ("deployment.kubernetes.io/revision", "kubectl.kubernetes.io/last-applied-configuration")  # controllers and kubectl write them
 
@@ -79,28 +79,14 @@ class KubernetesSystem:
         return now == after
 
     def send(self, request: dict[str, Any], before: dict[str, Any]) -> None:
-        """Send it for the version of the object that is like `before`; somebody else's change in between is a conflict, not lost.
-
-        An eviction that a disruption budget forbids now, or that a namespace which goes away forbids, is asked for again for the request's
-        ``patience_seconds``, unless the pod goes by itself meanwhile.
-        """
-        conflicts, give_up = 0, time.monotonic() + request.get("patience_seconds", 0)
-        while True:
+        """Send it for the version of the object that is like `before`; somebody else's change in between is a conflict, not lost."""
+        for attempt in range(_ATTEMPTS):
             try:
                 self._change(request, self._bound(request, before), dry_run=False)
             except Conflict:
                 # a status that was written in between is no drift: see whether the object is still the same, and try again
-                conflicts += 1
-                if conflicts == _ATTEMPTS:
+                if attempt == _ATTEMPTS - 1:
                     raise
-            except Refused as error:
-                passing = error.status == 429 or (error.status == 403 and "being terminated" in str(error.what))
-                if not passing or time.monotonic() >= give_up:
-                    raise
-                time.sleep(_PAUSE_SECONDS)
-                now = self.observe(request)
-                if now == ABSENT or now.get("uid") != before.get("uid") or "deleting" in now:
-                    return
             else:
                 return
 
@@ -138,9 +124,11 @@ class KubernetesSystem:
     # --- conditions ---
 
     def holds(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
-        """``{"rolled_out": R}``: R's pods are all of its newest revision and available; ``{"gone": R, "uid"}``: that object is gone, and
+        """``{"rolled_out": R, "calm_seconds"}``: R's pods are all of its newest revision and available, and none of their containers has
+        ended in so many seconds before; ``{"gone": R, "uid"}``: that object is gone, and
         will not be where the request ``"refused": R`` for its deletion has errors;
-        ``{"empty": node}``: nothing that a drain takes away is on the node any more; ``{"field": R, "path", "wanted", "never"}``: the value
+        ``{"empty": node, "pods", "selector"}``: none of those pods (UIDs) is on the node any more, and will not be where others that a
+        drain takes away have come to it; ``{"field": R, "path", "wanted", "never"}``: the value
         at the path (names) is one of those wanted, and will not be where it is one of those that are never left, or where R is gone
         (but with ``"or_gone": true``);
         ``{"alike": [namespace, namespace], "resources", "sample"}``: the second namespace has as many objects of each resource as the
@@ -152,14 +140,14 @@ class KubernetesSystem:
         if "gone" in question:
             return self._gone(question)
         if "empty" in question:
-            return self._empty(question["empty"])
+            return self._empty(question["empty"], set(question["pods"]), question.get("selector", ""))
         if "field" in question:
             return self._field(question)
         if "alike" in question:
             return self._alike(question["alike"], question["resources"], question.get("sample", {}))
         if "grown" in question:
             return self._grown(question["grown"], question["bytes"])
-        return self._rolled_out(question["rolled_out"])
+        return self._rolled_out(question["rolled_out"], question.get("calm_seconds", 0))
 
     def _field(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
         where = question["field"]
@@ -220,14 +208,19 @@ class KubernetesSystem:
             return []
         return list(status.get("errors") or [])
 
-    def _empty(self, node: str) -> tuple[bool, Message]:
+    def _empty(self, node: str, planned: set[str], selector: str) -> tuple[bool | None, Message]:
         from opslib.actions.nodes import is_left
 
-        pods = self.cluster.whole_list("pods", fields=f"spec.nodeName={node}")
-        names = [f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in pods if not is_left(pod)]
-        return not names, _("still there: {names}", names=names[:10])
+        here = self.cluster.whole_list("pods", labels=selector, fields=f"spec.nodeName={node}")
+        leaving = [pod for pod in here if pod["metadata"]["uid"] in planned]
+        come = [pod for pod in here if pod not in leaving and "deletionTimestamp" not in pod["metadata"] and not is_left(pod)]
+        if leaving:
+            return False, _("still there: {names}", names=_names(leaving))
+        if come:
+            return None, _("pods have come to it since the plan was made: {names}", names=_names(come))
+        return True, _("nothing is left")
 
-    def _rolled_out(self, where: dict[str, str]) -> tuple[bool, Message]:
+    def _rolled_out(self, where: dict[str, str], calm_seconds: float) -> tuple[bool, Message]:
         found = self.cluster.whole(where["resource"], where["name"], where.get("namespace", ""))
         spec, status = found["spec"], found.get("status", {})
         if status.get("observedGeneration", 0) < found["metadata"].get("generation", 0):
@@ -242,7 +235,30 @@ class KubernetesSystem:
             extra = status.get("replicas", 0) - updated
         numbers = {"updated": updated, "available": available, "wanted": wanted}
         done = updated >= wanted and available >= wanted and extra <= 0
+        if done and calm_seconds and (ended := self._ended(found, calm_seconds)) is not None:
+            return False, ended
         return done, _("{updated} of {wanted} pods are updated, {available} are available", **numbers)
+
+    def _ended(self, workload: Object, seconds: float) -> Message | None:
+        """A container of a workload's pods that has ended lately: one that is started again at once is hardly ever seen unavailable."""
+        namespace, selector = workload["metadata"]["namespace"], workload["spec"]["selector"]
+        labels = ",".join(f"{name}={value}" for name, value in sorted((selector.get("matchLabels") or {}).items()))
+        for pod in self.cluster.list(Pod, "pods", namespace, labels=labels):
+            if pod.metadata.deletion_timestamp is not None or not selects(selector, pod.metadata.labels):
+                continue
+            for one in pod.status.container_statuses:
+                last, now = one.last_state.terminated, self.cluster.clock
+                if last is None or last.finished_at is None or now is None or (now - last.finished_at).total_seconds() > seconds:
+                    continue
+                return _(
+                    "{container} of {pod} ended and was started again: {reason}, exit code {code}",
+                    container=one.name, pod=pod.metadata.name, reason=last.reason or "-", code=last.exit_code,
+                )  # fmt: skip
+        return None
+
+
+def _names(pods: Sequence[Object]) -> list[str]:
+    return [f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in pods[:10]]
 
 
 def _at(obj: Object, path: Sequence[str]) -> Any:
@@ -274,6 +290,18 @@ def services_of(cluster: Kubernetes, pods: Mapping[str, Sequence[Mapping[str, st
         for service in cluster.whole_list("services", namespace)
         if (selector := service["spec"].get("selector")) and any(selector.items() <= each.items() for each in labels)
     )
+
+
+def room_of(cluster: Kubernetes, *, without: Iterable[str] = ()) -> tuple[Room, list[Message]]:
+    """The nodes with what runs on them, as if some pods (UIDs) were gone; and what of it could not be looked at."""
+    gone, unseen = set(without), []
+    pods = cluster.list(PlacedPod, "pods", fields="status.phase!=Succeeded,status.phase!=Failed")
+    volumes: list[PersistentVolume] = []
+    try:
+        volumes = cluster.list(PersistentVolume, "persistentvolumes")
+    except Forbidden as error:
+        unseen.append(_("Which zones volumes are in could not be looked at: {reason}", reason=error.what))
+    return Room(cluster.list(Node, "nodes"), (pod for pod in pods if pod.metadata.uid not in gone), volumes), unseen
 
 
 def state_of(obj: Object) -> dict[str, Any]:

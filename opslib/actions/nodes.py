@@ -2,7 +2,8 @@
 
 What a drain takes away and what stops it are `kubectl drain`'s rules (pkg/drain in kubernetes/kubectl): pods of DaemonSets and mirror pods
 stay; a pod without an owner, or with an emptyDir volume, is taken away only where the caller says so; what has ended is taken away anyhow.
-Pods go through the Eviction API, so that disruption budgets are kept. Where they would fit is `opslib.sources.fitting`.
+Pods go through the Eviction API, so that disruption budgets are kept: those without a budget several at the same time, those of one never
+more than it allows. Where they would fit is `opslib.sources.fitting`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from opslib.actions.kubernetes import KubernetesSystem, Object, controller_of, services_of, state_of
+from opslib.actions.kubernetes import KubernetesSystem, Object, controller_of, room_of, services_of, state_of
 from opslib.actions.plans import Condition, Plan, Reach, Step, make
 from opslib.environments import Environment
 from opslib.errors import InputError, NotFound
 from opslib.messages import Message, _, _n, one_line
-from opslib.sources.fitting import PlacedPod, Room, selects, tolerates
-from opslib.sources.objects import Node, PersistentVolume, Taint
+from opslib.sources.fitting import CORDONED, PlacedPod, Room, selects, tolerates
+from opslib.sources.objects import Taint
 
 MIRROR = "kubernetes.io/config.mirror"
+AT_ONCE = 8
+"""So many pods are evicted at the same time where no disruption budget says less."""
+
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 # As kubectl and the API server take them: a key is a qualified name, a value a label's value.
@@ -83,17 +87,24 @@ def drain(
     delete_emptydir_data: bool = False,
     force: bool = False,
     patience_seconds: float = 300,
+    grace_seconds: int | None = None,
+    pod_selector: str = "",
 ) -> Plan:
-    """Cordon a node and evict what is on it, one pod after the other.
+    """Cordon a node and evict what is on it.
 
     Parameters
     ----------
     delete_emptydir_data
         Evict pods with emptyDir volumes too: what is in those is lost.
     force
-        Evict pods without an owner too: nobody makes them again.
+        Evict pods without an owner, or of a DaemonSet that is gone, too: nobody makes them again.
     patience_seconds
-        How long each eviction waits for a disruption budget that forbids it. Then the execution stops; executed again, it goes on there.
+        How long each eviction waits for a disruption budget that forbids it. Then no further one begins, and the execution stops; executed
+        again, it goes on there.
+    grace_seconds
+        How long pods have to end, instead of what each says itself.
+    pod_selector
+        Only pods with such labels, as ``kubectl get -l`` takes them; empty: all.
 
     Raises
     ------
@@ -101,7 +112,7 @@ def drain(
         The node is not there, or pods on it stop the drain: all of them are named, with the option that lets them go.
     """
     found = _node(system, node)
-    departures = departures_of(system, node, delete_emptydir_data=delete_emptydir_data, force=force)
+    departures = departures_of(system, node, delete_emptydir_data=delete_emptydir_data, force=force, pod_selector=pod_selector)
     stopping = [one for one in departures if one.fate == "stop"]
     if stopping:
         names = [_("{pod} ({why})", pod=one.name, why=one.why or "") for one in stopping]
@@ -110,24 +121,25 @@ def drain(
             _("Move them elsewhere, or let them go with --force or --delete-emptydir-data"),
         )
     going = [one for one in departures if one.fate == "evict"]
-    room = _room(system, going)
+    room, unseen = room_of(system.cluster, without=[one.pod["metadata"]["uid"] for one in going])
     places = destinations(room, node, going)
-    waiting = _waiting(system, going)
-    # What a budget forbids now comes last: it holds up nothing else, and may be allowed by then.
-    held = {name for names in waiting.values() for name in names}
-    going.sort(key=lambda one: one.name in held)
+    budgets = _budgets(system, going)
+    going.sort(key=lambda one: _difficulty(budgets[one.name]))
     steps = [] if found["spec"].get("unschedulable") else [_scheduling(system, found, _("Cordon {node}", node=node), cordoned=True)]
-    steps += [_eviction(system, one, patience_seconds, places.get(one.name)) for one in going]
+    steps += [_eviction(system, one, budgets[one.name], patience_seconds, grace_seconds, places.get(one.name)) for one in going]
     if not steps:
         raise InputError(_("{node} is cordoned and empty already", node=node))
     verify = Condition(
-        what=_("nothing but DaemonSets' pods is on {node}", node=node).text(),
+        what=_("nothing but DaemonSets' pods is on {node}", node=node).text()
+        if not pod_selector
+        else _("no pods with {labels} are on {node}", labels=pod_selector, node=node).text(),
         system=system.name,
-        question={"empty": node},
-        deadline_seconds=patience_seconds + 120,
+        question={"empty": node, "pods": [one.pod["metadata"]["uid"] for one in going], "selector": pod_selector},
+        deadline_seconds=120 + max((_grace(one.pod, grace_seconds) for one in going), default=0),
     )
     cautions = [_("{pod}: {why}", pod=one.name, why=one.why) for one in going if one.why is not None]
-    cautions += [*_homeless(room, node, going, places), *_held_up(waiting), *_lonely(system, going)]
+    cautions += [*_homeless(room, node, going, places), *unseen, *_returning(going), *_held_up(budgets), *_undecided(budgets)]
+    cautions += _lonely(system, going)
     labels: dict[str, list[dict[str, str]]] = {}
     for one in going:
         labels.setdefault(one.pod["metadata"]["namespace"], []).append(one.pod["metadata"].get("labels", {}))
@@ -172,31 +184,31 @@ def destinations(room: Room, node: str, going: Iterable[Departure]) -> dict[str,
 
     A replacement takes its room, so that two pods are not promised the same place.
     """
-    found: dict[str, str] = {}
-    for one in _replaced(going):
-        pod = _placed(one.pod)
-        fitting = room.where(pod, without=[node])
-        if fitting:
-            found[one.name] = fitting[0]
-            room.put(pod, fitting[0])
-    return found
+    replaced = _replaced(going)
+    places = room.place([_placed(one.pod) for one in replaced], without=[node])
+    return {one.name: place for one, place in zip(replaced, places, strict=True) if place is not None}
 
 
-def departures_of(system: KubernetesSystem, node: str, *, delete_emptydir_data: bool = False, force: bool = False) -> list[Departure]:
+def departures_of(
+    system: KubernetesSystem, node: str, *, delete_emptydir_data: bool = False, force: bool = False, pod_selector: str = ""
+) -> list[Departure]:
     """What a drain would do with each pod on a node, by name."""
-    pods = system.cluster.whole_list("pods", fields=f"spec.nodeName={node}")
-    found = [departure_of(pod, delete_emptydir_data=delete_emptydir_data, force=force) for pod in pods]
+    pods = system.cluster.whole_list("pods", labels=pod_selector, fields=f"spec.nodeName={node}")
+    gone = {one for one in {_daemonset_of(pod) for pod in pods} if one is not None and not _is_there(system, "daemonsets.apps", *one)}
+    found = [departure_of(pod, delete_emptydir_data=delete_emptydir_data, force=force, orphan=_daemonset_of(pod) in gone) for pod in pods]
     return sorted(found, key=lambda one: one.name)
 
 
-def departure_of(pod: Object, *, delete_emptydir_data: bool = False, force: bool = False) -> Departure:
-    """What a drain does with a pod."""
+def departure_of(pod: Object, *, delete_emptydir_data: bool = False, force: bool = False, orphan: bool = False) -> Departure:
+    """What a drain does with a pod; an `orphan` is one whose DaemonSet is gone."""
     owner = controller_of(pod)
     if MIRROR in pod["metadata"].get("annotations", {}):
         return Departure(pod, "stay", _("a mirror pod: the kubelet's own"))
-    if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+    if _is_ended(pod):
         return Departure(pod, "evict")
-    if owner is not None and owner["kind"] == "DaemonSet":
+    if orphan and not force:
+        return Departure(pod, "stop", _("its DaemonSet is gone"))
+    if _daemonset_of(pod) is not None and not orphan:
         return Departure(pod, "stay", _("its DaemonSet would make it again on the node"))
     lost = [volume["name"] for volume in pod["spec"].get("volumes", []) if "emptyDir" in volume]
     if lost and not delete_emptydir_data:
@@ -205,6 +217,8 @@ def departure_of(pod: Object, *, delete_emptydir_data: bool = False, force: bool
         return Departure(pod, "stop", _("it has no owner"))
     if owner is None:
         return Departure(pod, "evict", _("nobody makes it again: it has no owner"))
+    if orphan:
+        return Departure(pod, "evict", _("nobody makes it again: its DaemonSet is gone"))
     return Departure(pod, "evict", _("what is in its emptyDir volumes is lost: {names}", names=lost) if lost else None)
 
 
@@ -216,25 +230,34 @@ def is_left(pod: Object) -> bool:
 # --- parts ------------------------------------------------------------------------------------------------------------------------------
 
 
+def _is_ended(pod: Object) -> bool:
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _daemonset_of(pod: Object) -> tuple[str, str] | None:
+    """Namespace and name of the DaemonSet that a pod is of."""
+    owner = controller_of(pod)
+    return (pod["metadata"]["namespace"], owner["name"]) if owner is not None and owner["kind"] == "DaemonSet" else None
+
+
+def _is_there(system: KubernetesSystem, resource: str, namespace: str, name: str) -> bool:
+    try:
+        system.cluster.metadata(resource, name, namespace)
+    except NotFound:
+        return False
+    return True
+
+
+def _grace(pod: Object, given: int | None) -> float:
+    """Seconds that a pod has to end once it is evicted."""
+    return float(given if given is not None else pod["spec"].get("terminationGracePeriodSeconds", 30))
+
+
 def _node(system: KubernetesSystem, name: str) -> Object:
     try:
         return system.cluster.whole("nodes", name)
     except NotFound as error:
         raise InputError(_("There is no node {name}", name=one_line(name)), _("Those that are there"), "kubectl get nodes") from error
-
-
-def _room(system: KubernetesSystem, going: Iterable[Departure]) -> Room:
-    """The nodes with what is on them once those are gone; volumes as far as they may be read."""
-    from opslib.errors import Forbidden
-
-    cluster = system.cluster
-    pods = cluster.list(PlacedPod, "pods", fields="status.phase!=Succeeded,status.phase!=Failed")
-    try:
-        volumes = cluster.list(PersistentVolume, "persistentvolumes")
-    except Forbidden:
-        volumes = []
-    leaving = {one.pod["metadata"]["uid"] for one in going}
-    return Room(cluster.list(Node, "nodes"), (pod for pod in pods if pod.metadata.uid not in leaving), volumes)
 
 
 def _placed(pod: Object) -> PlacedPod:
@@ -247,28 +270,20 @@ def _placed(pod: Object) -> PlacedPod:
 
 def _replaced(going: Iterable[Departure]) -> list[Departure]:
     """Those that somebody makes again: with an owner, and not ended."""
-    return [
-        one for one in going if controller_of(one.pod) is not None and one.pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
-    ]
+    return [one for one in going if controller_of(one.pod) is not None and not _is_ended(one.pod)]
 
 
 def _homeless(room: Room, node: str, going: Iterable[Departure], places: Mapping[str, str]) -> list[Message]:
     """The pods that fit on no other node now, with what keeps them off."""
     found = []
     for one in _replaced(going):
-        if one.name in places:
-            continue
-        pod = _placed(one.pod)
-        reasons: dict[str, Message] = {}
-        for name in room.nodes:
-            why = room.why_not(pod, name) if name != node else None
-            if why is not None:
-                reasons[str(why)] = why
-        found.append(
-            _("{pod} fits on no other node now and will wait: {reasons}", pod=one.name, reasons=list(reasons.values())[:5])
-            if reasons
-            else _("{pod}: there is no other node", pod=one.name)
-        )
+        if one.name not in places:
+            reasons = room.why_nowhere(_placed(one.pod), without=[node])
+            found.append(
+                _("{pod} fits on no other node now and will wait: {reasons}", pod=one.name, reasons=reasons[:5])
+                if reasons
+                else _("{pod}: there is no other node", pod=one.name)
+            )
     return found
 
 
@@ -337,12 +352,16 @@ def _scheduling(system: KubernetesSystem, node: Object, what: Message, *, cordon
     )  # fmt: skip
 
 
-def _eviction(system: KubernetesSystem, one: Departure, patience_seconds: float, place: str | None) -> Step:
+def _eviction(
+    system: KubernetesSystem, one: Departure, budgets: list[Object], patience_seconds: float, grace_seconds: int | None, place: str | None
+) -> Step:
     metadata = one.pod["metadata"]
     body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]}}
+    if grace_seconds is not None:
+        body["deleteOptions"] = {"gracePeriodSeconds": grace_seconds}
     request = {
         "resource": "pods", "namespace": metadata["namespace"], "name": metadata["name"], "verb": "create", "subresource": "eviction",
-        "body": body, "patience_seconds": patience_seconds,
+        "body": body,
     }  # fmt: skip
     why = one.why or (
         _("its owner makes another, which would fit on {node}", node=place)
@@ -353,31 +372,73 @@ def _eviction(system: KubernetesSystem, one: Departure, patience_seconds: float,
     return Step(
         what=_("Evict {pod}", pod=one.name).text(), system=system.name, request=request, before=state_of(one.pod),
         after={"gone": metadata["uid"]}, why_no_inverse=why.text(), final=one.why is not None,
+        lane=_named(budgets[0]) if budgets else _("no disruption budget").text(),
+        at_once=min(AT_ONCE, max(1, _allowed(budgets[0]))) if budgets else AT_ONCE,
+        patience_seconds=patience_seconds, may_be_gone=True,
     )  # fmt: skip
 
 
 def held_up_by(system: KubernetesSystem, going: Iterable[Departure]) -> list[Message]:
     """The budgets that allow nothing now, with the pods that wait for them."""
-    return _held_up(_waiting(system, going))
+    return _held_up(_budgets(system, going))
 
 
-def _held_up(waiting: Mapping[str, list[str]]) -> list[Message]:
+def _budgets(system: KubernetesSystem, going: Iterable[Departure]) -> dict[str, list[Object]]:
+    """The disruption budgets that are asked about each pod, by its name: none about one that has ended, waits, or is going already."""
+    known = system.cluster.whole_list("poddisruptionbudgets.policy")
+    return {one.name: [] if _is_free(one.pod) else [budget for budget in known if _covers(budget, one.pod)] for one in going}
+
+
+def _is_free(pod: Object) -> bool:
+    """Whether no budget is asked about it."""
+    return _is_ended(pod) or pod.get("status", {}).get("phase") == "Pending" or "deletionTimestamp" in pod["metadata"]
+
+
+def _covers(budget: Object, pod: Object) -> bool:
+    same = budget["metadata"]["namespace"] == pod["metadata"]["namespace"]
+    return same and selects(budget["spec"].get("selector"), pod["metadata"].get("labels", {}))
+
+
+def _difficulty(budgets: list[Object]) -> int:
+    """What is sure to be refused, or is refused for now, comes last: it holds up nothing else, and may be allowed by then."""
+    return 2 if len(budgets) > 1 else int(any(not _allowed(one) for one in budgets))
+
+
+def _allowed(budget: Object) -> int:
+    return int(budget.get("status", {}).get("disruptionsAllowed") or 0)
+
+
+def _named(budget: Object) -> str:
+    return f"{budget['metadata']['namespace']}/{budget['metadata']['name']}"
+
+
+def _held_up(budgets: Mapping[str, list[Object]]) -> list[Message]:
+    waiting: dict[str, list[str]] = {}
+    for name, found in budgets.items():
+        if len(found) == 1 and not _allowed(found[0]):
+            waiting.setdefault(_named(found[0]), []).append(name)
     return [
         _("The disruption budget {budget} allows nothing now: {pods} will wait for it", budget=budget, pods=pods)
         for budget, pods in sorted(waiting.items())
     ]
 
 
-def _waiting(system: KubernetesSystem, going: Iterable[Departure]) -> dict[str, list[str]]:
-    """The pods that wait for each budget which allows nothing now."""
-    waiting: dict[str, list[str]] = {}
-    full = [one for one in system.cluster.whole_list("poddisruptionbudgets.policy") if not one.get("status", {}).get("disruptionsAllowed")]
-    for one in going:
-        labels, namespace = one.pod["metadata"].get("labels", {}), one.pod["metadata"]["namespace"]
-        for budget in full:
-            if budget["metadata"]["namespace"] == namespace and selects(budget["spec"].get("selector"), labels):
-                waiting.setdefault(f"{namespace}/{budget['metadata']['name']}", []).append(one.name)
-    return waiting
+def _undecided(budgets: Mapping[str, list[Object]]) -> list[Message]:
+    """Pods of several budgets: the API server does not evict them (pkg/registry/core/pod/storage/eviction.go)."""
+    return [
+        _("{pod} has several disruption budgets ({budgets}): the cluster refuses its eviction", pod=name, budgets=[*map(_named, found)])
+        for name, found in budgets.items()
+        if len(found) > 1
+    ]
+
+
+def _returning(going: Iterable[Departure]) -> list[Message]:
+    """Pods whose replacement may come to the node again, since it tolerates that it is cordoned."""
+    return [
+        _("{pod} tolerates cordoned nodes: its replacement may come back to this one", pod=one.name)
+        for one in _replaced(going)
+        if tolerates(_placed(one.pod).spec.tolerations, CORDONED)
+    ]
 
 
 def _lonely(system: KubernetesSystem, going: Iterable[Departure]) -> list[Message]:

@@ -2,15 +2,21 @@
 
 What has been done is known from the log and from the world, never from memory. A step whose "begins" is in the log without its "done" was
 cut off: if the object is like `Step.after` it has been done, if it is like `Step.before` it has not; if it is neither, nobody but a person
-can tell, and the pipeline stops. So a run that was killed anywhere goes on where it was when the plan is executed again.
+can tell, and the pipeline stops. So a run that was killed anywhere goes on where it was when the plan is executed again; so does one with
+several steps at the same time (`Step.lane`), of which each has its own records.
 """
 
 from __future__ import annotations
 
+import contextvars
 import fcntl
 import getpass
+import itertools
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,10 +28,15 @@ from opslib.actions.audit import Log, Record, log_in
 from opslib.actions.plans import Condition, Plan, Step
 from opslib.actions.systems import ABSENT, Preview, System
 from opslib.environments import Environment
-from opslib.errors import InputError, OpsError, SourceError
-from opslib.messages import Message, Text, _, one_line, text_of
+from opslib.errors import InputError, NotNow, OpsError, SourceError
+from opslib.messages import Message, Text, _, _n, one_line, text_of
 
 Report = Callable[[Text], None]
+Progress = Callable[[int, int, int], None]
+"""Told how many steps are done, how many are under way, and how many there are."""
+
+MOST_AT_ONCE = 16
+"""So many steps are under way at the same time, of all lanes together."""
 
 _POLL_SECONDS = 1.0
 
@@ -145,6 +156,8 @@ class Outcome:
         None where nothing was to be verified, or in a dry run.
     previews
         What each step would do, in a dry run.
+    held_up
+        In a dry run: the steps that would have to wait, with what for.
     """
 
     plan: Plan
@@ -152,6 +165,7 @@ class Outcome:
     verified: bool | None = None
     why: Message | None = None
     previews: tuple[Preview, ...] = ()
+    held_up: tuple[Message, ...] = ()
 
 
 def rehearse(desk: Desk, plan: Plan) -> Outcome:
@@ -167,16 +181,27 @@ def rehearse(desk: Desk, plan: Plan) -> Outcome:
     _check_target(desk, plan)
     records = desk.log.of(plan.id)
     _check_open(plan, records)
-    previews = []
+    previews: list[Preview] = []
+    held_up: list[Message] = []
     for number, step in enumerate(plan.steps):
-        if _is_done(desk, step, number, records):
+        if _is_settled(desk, step, number, records):
             continue
-        previews.append(desk.systems[step.system].preview(step.request))
-    return Outcome(plan, done=len(plan.steps) - len(previews), previews=tuple(previews))
+        try:
+            previews.append(desk.systems[step.system].preview(step.request))
+        except NotNow as error:
+            if not step.patience_seconds:
+                raise
+            previews.append(Preview(step.after, step.difference))
+            held_up.append(_("{what} would have to wait: {why}", what=step.what, why=error.what))
+    return Outcome(plan, done=len(plan.steps) - len(previews), previews=tuple(previews), held_up=tuple(held_up))
 
 
-def execute(desk: Desk, plan: Plan, report: Report = lambda text: None) -> Outcome:
+def execute(
+    desk: Desk, plan: Plan, report: Report = lambda text: None, progress: Progress = lambda done, under_way, total: None
+) -> Outcome:
     """Do it, or go on where an earlier execution was cut off; then see whether it worked.
+
+    Once a step fails no further one begins; those under way are waited for, and what is left is reported.
 
     Raises
     ------
@@ -200,27 +225,121 @@ def execute(desk: Desk, plan: Plan, report: Report = lambda text: None) -> Outco
             )
         _check_drift(desk, plan, records)
         desk.log.append("started", plan.id, desk.who, approver=approval.approver if approval else "")
-        for number, step in enumerate(plan.steps):
-            report(_("Step {number} of {total}: {what}", number=number + 1, total=len(plan.steps), what=step.what))
-            _do(desk, plan, number, step, records)
+        _Execution(desk, plan, records, report, progress).run()
         verified, why = _verify(desk, plan, report)
         desk.log.append("finished", plan.id, desk.who, verified=verified, why=why.text("en") if why else "")
     return Outcome(plan, done=len(plan.steps), verified=verified, why=why)
 
 
-def _do(desk: Desk, plan: Plan, number: int, step: Step, records: list[Record]) -> None:
-    if _is_done(desk, step, number, records):
-        if number not in _steps(records, "step.done"):
-            desk.log.append("step.done", plan.id, desk.who, step=number, how="found done after an execution that was cut off")
-        return
-    desk.log.append("step.begins", plan.id, desk.who, step=number, what=step.what)
-    try:
-        desk.systems[step.system].send(step.request, step.before)
-    except SourceError as error:
-        # it may have arrived all the same: what the object is like says so, when the plan is executed again
-        desk.log.append("step.failed", plan.id, desk.who, step=number, reason=text_of(error.what, "en"))
-        raise
-    desk.log.append("step.done", plan.id, desk.who, step=number)
+class _Execution:
+    """The steps of a plan, done once each: those with lanes beside their neighbours, the others alone."""
+
+    def __init__(self, desk: Desk, plan: Plan, records: list[Record], report: Report, progress: Progress) -> None:
+        self._desk, self._plan, self._records = desk, plan, records
+        self._report, self._progress = report, progress
+        self._stop = threading.Event()
+        self._done = 0
+
+    def run(self) -> None:
+        steps = enumerate(self._plan.steps)
+        for _key, batch in itertools.groupby(steps, key=lambda one: "beside" if one[1].lane else one[0]):
+            numbers = [number for number, _step in batch]
+            if len(numbers) == 1:
+                self._begins(numbers[0], under_way=1)
+                self._do(numbers[0])
+                self._ended(under_way=0)
+            else:
+                self._do_together(numbers)
+
+    def _do_together(self, waiting: list[int]) -> None:
+        """Steps in order, as many at the same time as their lanes have room for."""
+        failed: list[BaseException] = []
+        left: list[int] = []
+        running: dict[Future[None], int] = {}
+        with ThreadPoolExecutor(MOST_AT_ONCE, "step") as executor:
+            try:
+                while running or (waiting and not failed):
+                    while not failed and (number := self._next(waiting, running.values())) is not None:
+                        waiting.remove(number)
+                        self._begins(number, under_way=len(running) + 1)
+                        running[executor.submit(contextvars.copy_context().run, self._do, number)] = number
+                    for one in wait(running, return_when=FIRST_COMPLETED).done:
+                        number = running.pop(one)
+                        if (error := one.exception()) is None:
+                            self._ended(under_way=len(running))
+                            continue
+                        failed.append(error)
+                        left.append(number)
+                        why = error.what if isinstance(error, OpsError) else one_line(error)
+                        self._report(_("Failed: {what}: {why}", what=self._plan.steps[number].what, why=why))
+            except BaseException:
+                self._stop.set()  # so that nobody who waits for something to pass is waited for
+                raise
+        if failed:
+            names = [self._plan.steps[number].what for number in sorted([*left, *waiting])]
+            self._report(_n("{count} step of it is left: {names}", "{count} steps of it are left: {names}", len(names), names=names))
+            raise failed[0]
+
+    def _next(self, waiting: list[int], running: Iterable[int]) -> int | None:
+        """The first step whose lane has room."""
+        steps, lanes = self._plan.steps, Counter(self._plan.steps[number].lane for number in running)
+        if lanes.total() >= MOST_AT_ONCE:
+            return None
+        return next((number for number in waiting if lanes[steps[number].lane] < steps[number].at_once), None)
+
+    def _begins(self, number: int, under_way: int) -> None:
+        total = len(self._plan.steps)
+        self._report(_("Step {number} of {total}: {what}", number=number + 1, total=total, what=self._plan.steps[number].what))
+        self._progress(self._done, under_way, total)
+
+    def _ended(self, under_way: int) -> None:
+        self._done += 1
+        self._progress(self._done, under_way, len(self._plan.steps))
+
+    def _do(self, number: int) -> None:
+        desk, plan, step = self._desk, self._plan, self._plan.steps[number]
+        if _is_settled(desk, step, number, self._records):
+            if number not in _steps(self._records, "step.done"):
+                begun = number in _steps(self._records, "step.begins")
+                how = "found done after an execution that was cut off" if begun else _GONE
+                desk.log.append("step.done", plan.id, desk.who, step=number, how=how)
+            return
+        desk.log.append("step.begins", plan.id, desk.who, step=number, what=step.what)
+        try:
+            how = self._send(step)
+        except SourceError as error:
+            # it may have arrived all the same: what the object is like says so, when the plan is executed again
+            desk.log.append("step.failed", plan.id, desk.who, step=number, reason=text_of(error.what, "en"))
+            raise
+        desk.log.append("step.done", plan.id, desk.who, step=number, how=how)
+
+    def _send(self, step: Step) -> str:
+        """Do it, as soon as it is allowed; how it came about, where that was not by us."""
+        system, give_up, said = self._desk.systems[step.system], time.monotonic() + step.patience_seconds, False
+        while True:
+            try:
+                system.send(step.request, step.before)
+            except SourceError as error:
+                if step.may_be_gone and self._is_gone(step):
+                    return _GONE
+                if not isinstance(error, NotNow) or time.monotonic() >= give_up:
+                    raise
+                if not said:
+                    self._report(_("  {what} waits: {why}", what=step.what, why=error.what))
+                    said = True
+                if self._stop.wait(_POLL_SECONDS):
+                    raise
+            else:
+                return ""
+
+    def _is_gone(self, step: Step) -> bool:
+        try:
+            return _is_reached(self._desk, step)
+        except SourceError:
+            return False
+
+
+_GONE = "gone already"
 
 
 def _is_done(desk: Desk, step: Step, number: int, records: list[Record]) -> bool:
@@ -229,6 +348,15 @@ def _is_done(desk: Desk, step: Step, number: int, records: list[Record]) -> bool
         return True
     if number not in _steps(records, "step.begins"):
         return False
+    return _is_reached(desk, step)
+
+
+def _is_settled(desk: Desk, step: Step, number: int, records: list[Record]) -> bool:
+    """Whether nothing is to be done for a step any more: it has been done, or came about by itself where that is as good."""
+    return _is_done(desk, step, number, records) or (step.may_be_gone and _is_reached(desk, step))
+
+
+def _is_reached(desk: Desk, step: Step) -> bool:
     system = desk.systems[step.system]
     return system.reached(step.request, step.after, system.observe(step.request))
 
@@ -236,7 +364,7 @@ def _is_done(desk: Desk, step: Step, number: int, records: list[Record]) -> bool
 def _check_drift(desk: Desk, plan: Plan, records: list[Record]) -> None:
     """Refuse, before anything is done, where an object of a step that is still to do is not as it was."""
     for number, step in enumerate(plan.steps):
-        if _is_done(desk, step, number, records):
+        if _is_settled(desk, step, number, records):
             continue
         now = desk.systems[step.system].observe(step.request)
         if now != step.before:
@@ -296,18 +424,23 @@ def _comes_true(system: System, condition: Condition, report: Report) -> tuple[b
         try:
             held, why = system.holds(condition.question)
         except SourceError as error:  # an API server that is busy with the change is no failure of the change
-            held, why = False, _("could not look: {reason}", reason=error.what)
+            held, why, since = False, _("could not look: {reason}", reason=error.what), None
+        now = time.monotonic()
         if held is None:
             return False, _("{what}: {why}", what=condition.what, why=why)
-        if not held and (text := why.text()) != said:
-            said = text
-            report(_("  so far: {why}", why=why))
-        now = time.monotonic()
-        since = (since or now) if held else None
-        if since is not None and now - since >= condition.steady_seconds:
-            return True, why
-        if now > deadline:
-            return False, _("{what}: not after {seconds} s, {why}", what=condition.what, seconds=round(condition.deadline_seconds), why=why)
+        if held:
+            since = since or now
+            if now - since >= condition.steady_seconds:
+                return True, why
+        elif since is not None:
+            return False, _("{what}: for {seconds} s, and then no longer: {why}", what=condition.what, seconds=round(now - since), why=why)
+        else:
+            if (text := why.text()) != said:
+                said = text
+                report(_("  so far: {why}", why=why))
+            if now > deadline:
+                seconds = round(condition.deadline_seconds)
+                return False, _("{what}: not after {seconds} s, {why}", what=condition.what, seconds=seconds, why=why)
         time.sleep(min(_POLL_SECONDS, max(0.1, condition.steady_seconds)))
 
 

@@ -68,6 +68,12 @@ class Step(Part):
         What must be true before the inverse is sent: what is still under way would come back after it.
     command
         The command of the system's own tool that does the same, for people.
+    lane, at_once
+        Neighbours that have a lane are done at the same time, of each lane at most so many. A step without one is done alone.
+    patience_seconds
+        How long a refusal that may pass (`opslib.errors.NotNow`) is waited out.
+    may_be_gone
+        Whether the step counts as done where its object goes by itself before: nobody minds then.
     """
 
     what: str
@@ -81,6 +87,10 @@ class Step(Part):
     difference: str = ""
     inverse_once: Condition | None = None
     command: str = ""
+    lane: str = ""
+    at_once: int = Field(1, ge=1)
+    patience_seconds: float = Field(0, ge=0)
+    may_be_gone: bool = False
 
 
 class Reach(Part):

@@ -5,17 +5,22 @@ Each function asks the cluster, changes nothing, and returns a `Plan`.
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from opslib.actions.kubernetes import KubernetesSystem, Object, absent, controller_of, services_of, state_of
+import msgspec
+
+from opslib.actions.kubernetes import KubernetesSystem, Object, absent, controller_of, room_of, services_of, state_of
 from opslib.actions.plans import Condition, Plan, Reach, Step, make
 from opslib.environments import Action, Environment
-from opslib.errors import InputError, NotFound
+from opslib.errors import Forbidden, InputError, NotFound
 from opslib.findings import command
 from opslib.messages import Message, _, _n, one_line
+from opslib.sources.fitting import PlacedPod
 
 RESTARTED = "kubectl.kubernetes.io/restartedAt"
 """The annotation that `kubectl rollout restart` sets, so that both look the same to who comes after."""
@@ -67,8 +72,11 @@ def restart(
     )  # fmt: skip
 
 
-def scale(system: KubernetesSystem, environment: Environment, requester: str, workload: str, namespace: str, replicas: int) -> Plan:
-    """Another number of pods.
+def scale(
+    system: KubernetesSystem, environment: Environment, requester: str, workload: str, namespace: str, replicas: int,
+    *, steady_seconds: float = 30,
+) -> Plan:  # fmt: skip
+    """Another number of pods; of more it says where they would fit.
 
     Raises
     ------
@@ -97,9 +105,11 @@ def scale(system: KubernetesSystem, environment: Environment, requester: str, wo
     ]  # fmt: skip
     if replicas == 0:
         cautions.append(_("Nothing will answer for it any more"))
+    elif replicas > before:
+        cautions += _places(system, found, replicas - before)
     return _plan(
         system, environment, requester, "scale", step, found, namespace,
-        pods=abs(replicas - before), cautions=cautions, verify=[_rolled_out(workload, where, 0)],
+        pods=abs(replicas - before), cautions=cautions, verify=[_rolled_out(workload, where, steady_seconds if replicas else 0)],
     )  # fmt: skip
 
 
@@ -276,7 +286,26 @@ def _plan(
 
 def _rolled_out(workload: str, where: dict[str, str], steady_seconds: float) -> Condition:
     what = _("all pods of {workload} are of its newest revision and available", workload=workload).text()
-    return Condition(what=what, system="kubernetes", question={"rolled_out": where}, deadline_seconds=600, steady_seconds=steady_seconds)
+    question = {"rolled_out": where, "calm_seconds": steady_seconds}
+    return Condition(what=what, system="kubernetes", question=question, deadline_seconds=600, steady_seconds=steady_seconds)
+
+
+def _places(system: KubernetesSystem, found: Object, count: int) -> list[Message]:
+    """Where so many further pods of a workload would fit now, and what keeps off those that do not."""
+    try:
+        room, unseen = room_of(system.cluster)
+    except Forbidden as error:
+        return [_("Where the new pods would fit could not be looked at: {reason}", reason=error.what)]
+    template = found["spec"]["template"]
+    metadata = {"namespace": found["metadata"]["namespace"], "labels": template["metadata"].get("labels", {})}
+    pod = msgspec.convert({"metadata": metadata, "spec": template["spec"]}, PlacedPod)
+    places = Counter(itertools.takewhile(lambda place: place is not None, room.place(itertools.repeat(pod, count))))
+    nodes = [f"{name} ({number})" for name, number in places.most_common()]
+    if places.total() == count:
+        return [_("The new pods would fit on {nodes}", nodes=nodes), *unseen]
+    why = room.why_nowhere(pod)[:5]
+    values = {"fitting": places.total(), "count": count, "nodes": nodes or "-", "reasons": why or "-"}
+    return [_("Only {fitting} of {count} new pods fit now, on {nodes}; the others will wait: {reasons}", **values), *unseen]
 
 
 def _risks(found: Object) -> list[Message]:

@@ -135,6 +135,8 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
         _CLUSTER,
         *_WORKLOADS,
         Right("list", "horizontalpodautoscalers.autoscaling", _("autoscalers at their limit")),
+        Right("list", "nodes", _("where more pods would fit"), everywhere=True),
+        Right("get", "pods", _("what one more pod asks for")),
     ),
     "memory": (
         _CLUSTER,
@@ -195,6 +197,8 @@ _CHANGED = (
     Right("patch", "deployments.apps", _("the change")),
 )
 
+_WELL = Right("list", "pods", _("whether its pods stay well afterwards"))
+
 _ON_NODE = (
     _TARGET,
     Right("get", "nodes", _("what is changed"), everywhere=True),
@@ -212,10 +216,11 @@ _IN_CONTAINER = (
 )
 
 PLANS: Mapping[str, tuple[Right, ...]] = {
-    "restart": _CHANGED,
-    "image": _CHANGED,
+    "restart": (*_CHANGED, _WELL),
+    "image": (*_CHANGED, _WELL),
     "rollback": (
         *_CHANGED,
+        _WELL,
         Right("list", "replicasets.apps", _("the revisions to go back to")),
     ),
     "cordon": _ON_NODE,
@@ -232,10 +237,14 @@ PLANS: Mapping[str, tuple[Right, ...]] = {
         Right("create", "pods/eviction", _("the change")),
         Right("get", "replicasets.apps", _("pods whose workload has no other one that is ready")),
         Right("get", "statefulsets.apps", _("pods whose workload has no other one that is ready")),
+        Right("get", "daemonsets.apps", _("pods whose DaemonSet is gone")),
     ),
     "scale": (
         *_CHANGED,
         Right("list", "horizontalpodautoscalers.autoscaling", _("an autoscaler that would overrule it")),
+        Right("list", "pods", _("where new pods would fit, and whether all stay well afterwards"), everywhere=True),
+        Right("list", "nodes", _("where new pods would fit"), everywhere=True),
+        Right("list", "persistentvolumes", _("where new pods would fit"), everywhere=True),
     ),
     "delete": (
         _TARGET,

@@ -10,6 +10,7 @@ import click
 
 from opslib.cli import environment_option, examples
 from opslib.errors import InputError
+from opslib.findings import command
 from opslib.messages import Text, _, _n, printable, text_of
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def _plan() -> click.Command:
                 workload,
                 _namespace(),
                 click.Option(["--replicas"], type=int, required=True, help=str(_("How many pods there are to be."))),
+                _steady(),
                 environment_option(),
                 _outputs(),
             ],
@@ -178,15 +180,26 @@ def _plan() -> click.Command:
                     show_default=True,
                     help=str(_("How long, in seconds, an eviction waits for a disruption budget before the drain stops.")),
                 ),
+                click.Option(
+                    ["--grace-period", "grace_seconds"],
+                    type=click.IntRange(min=0),
+                    help=str(_("How long, in seconds, pods have to end; without it what each says itself.")),
+                ),
+                click.Option(
+                    ["--pod-selector"], default="", help=str(_("Only pods with these labels, as kubectl's -l takes them; without it all."))
+                ),
                 environment_option(),
                 _outputs(),
             ],
             help=str(_("Cordon a node and evict what is on it, within the disruption budgets.")),
-            epilog=examples("opslib plan drain ip-10-0-1-17.ap-northeast-1.compute.internal --env prod"),
+            epilog=examples(
+                "opslib plan drain ip-10-0-1-17.ap-northeast-1.compute.internal --env prod",
+                "opslib plan drain ip-10-0-1-17.ap-northeast-1.compute.internal --pod-selector app=checkout --grace-period 60",
+            ),
         )
     )
-    for command in (*_backups(), *_eks(), _terraform(), *_disks(), *_dumps()):
-        group.add_command(command)
+    for one in (*_backups(), *_eks(), _terraform(), *_disks(), *_dumps()):
+        group.add_command(one)
     return group
 
 
@@ -541,7 +554,8 @@ def _show(desk: Desk, plan: Plan) -> None:
         )
     )
     for number, step in enumerate(plan.steps, 1):
-        click.echo(f"{number}. {printable(step.what)}")
+        beside = f"  ({printable(step.lane)}: {step.at_once})" if step.lane else ""
+        click.echo(f"{number}. {printable(step.what)}{beside}")
         click.echo("".join(f"   {printable(line)}\n" for line in step.difference.splitlines()), nl=False)
         if step.command:
             click.echo("   " + str(_("The same as: {command}", command=step.command)))
@@ -609,13 +623,15 @@ def _run_execute(plan_id: str, dry_run: bool, environment: str, outputs: Path) -
     if dry_run:
         outcome = pipeline.rehearse(desk, plan)
         _show(desk, plan)
+        for text in outcome.held_up:
+            click.echo("! " + printable(text.text()))
         click.echo(str(_n("Dry run: {count} step would be done", "Dry run: {count} steps would be done", len(outcome.previews))))
         really = f"opslib execute {plan.short_id} --env {environment} --no-dry-run"
         needed = pipeline.needs_approval(desk, plan) and pipeline.approval_of(desk, plan) is None
         click.echo(str(_("Next: {command}", command=_next(desk, plan) if needed else really)))
         return 0
     try:
-        outcome = pipeline.execute(desk, plan, report=_say)
+        outcome = pipeline.execute(desk, plan, report=_say, progress=_advanced)
     except KeyboardInterrupt:
         again = f"opslib execute {plan.short_id} --env {environment} --no-dry-run"
         click.echo(str(_("What has been sent goes on by itself. To go on and follow it again: {command}", command=again)))
@@ -629,6 +645,9 @@ def _run_execute(plan_id: str, dry_run: bool, environment: str, outputs: Path) -
         click.echo(
             str(_("Once you have seen enough, remove it again: {command}", command=f"opslib undo {plan.short_id} --env {environment}"))
         )
+    for node in [condition.question["empty"] for condition in plan.verify if "empty" in condition.question]:
+        back = command("opslib", "plan", "uncordon", node, "--env", environment)
+        click.echo(str(_("Once the work on {node} is done, let pods come to it again: {command}", node=node, command=back)))
     return 0
 
 
@@ -766,4 +785,27 @@ def _said(text: Text) -> None:
 
 
 def _say(text: Text) -> None:
+    import sys
+
+    _clear()
+    sys.stdout.flush()
     click.echo(text_of(text))
+
+
+def _advanced(done: int, under_way: int, total: int) -> None:
+    """How far an execution is, on one line of a terminal, until something else is said."""
+    import sys
+
+    if sys.stderr.isatty() and total > 1:
+        _clear()
+        click.echo(str(_("{done} of {total} steps are done, {under_way} are under way", done=done, total=total, under_way=under_way)),
+                   nl=False, err=True)  # fmt: skip
+        if done == total:
+            _clear()
+
+
+def _clear() -> None:
+    import sys
+
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", nl=False, err=True)

@@ -8,8 +8,9 @@ may have, other schedulers.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -21,6 +22,8 @@ from opslib.sources.quantities import value_of
 HOSTNAME = "kubernetes.io/hostname"
 ZONE = "topology.kubernetes.io/zone"
 _OLD_ZONE = "failure-domain.beta.kubernetes.io/zone"
+CORDONED = Taint(key="node.kubernetes.io/unschedulable", effect="NoSchedule")
+"""What a pod must tolerate to be put on a cordoned node."""
 
 
 class PlacedSpec(PodSpec):
@@ -122,7 +125,11 @@ class Room:
     def put(self, pod: PlacedPod, node: str) -> None:
         """A pod takes its room on a node."""
         self.pods[node].append(pod)
-        for name, value in requests_of(pod).items():
+        self.take(node, requests_of(pod))
+
+    def take(self, node: str, amounts: Mapping[str, float]) -> None:
+        """Some of a node's resources are taken, by whatever it is."""
+        for name, value in amounts.items():
             self.taken[node][name] += value
 
     def allocatable(self, node: str, resource: str) -> float | None:
@@ -140,10 +147,32 @@ class Room:
         fitting = [name for name in self.nodes if name not in left_out and self.why_not(pod, name) is None]
         return sorted(fitting, key=lambda name: (-(self.free(name, "cpu") or 0.0), name))
 
+    def how_many(self, pod: PlacedPod, node: str) -> int:
+        """How many such pods a node would take; rules about other pods are not looked at."""
+        if self.why_not(pod, node, others=False) is not None:
+            return 0
+        room = [free / value for name, value in requests_of(pod).items() if value > 0 and (free := self.free(node, name)) is not None]
+        return min([1 if _ports(pod) else math.inf, *(math.floor(one + 1e-9) for one in room)])  # type: ignore[return-value]
+
+    def place(self, pods: Iterable[PlacedPod], *, without: Iterable[str] = ()) -> Iterator[str | None]:
+        """Where each of some pods would fit once those before it are there; None for one that fits nowhere."""
+        left_out = list(without)
+        for pod in pods:
+            node = next(iter(self.where(pod, without=left_out)), None)
+            if node is not None:
+                self.put(pod, node)
+            yield node
+
+    def why_nowhere(self, pod: PlacedPod, *, without: Iterable[str] = ()) -> list[Message]:
+        """What keeps a pod off the nodes, each reason once; nothing where there is no node."""
+        left_out = set(without)
+        reasons = {str(why): why for name in self.nodes if name not in left_out and (why := self.why_not(pod, name)) is not None}
+        return list(reasons.values())
+
     def why_not(self, pod: PlacedPod, name: str, *, others: bool = True) -> Message | None:
         """Why a node does not take a pod; None where it does. Without `others`, rules about other pods are not looked at."""
         node = self.nodes[name]
-        if node.spec.unschedulable:
+        if node.spec.unschedulable and not tolerates(pod.spec.tolerations, CORDONED):
             return _("cordoned")
         for taint in node.spec.taints:
             if taint.effect in ("NoSchedule", "NoExecute") and not tolerates(pod.spec.tolerations, taint):

@@ -11,19 +11,20 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
-from opslib.errors import Conflict, Expired, Forbidden, NotFound, Refused, SourceError, Unauthenticated, Unreachable, WrongTarget
+from opslib.errors import Conflict, Expired, Forbidden, NotFound, NotNow, Refused, SourceError, Unauthenticated, Unreachable, WrongTarget
 from opslib.findings import command
 from opslib.messages import Text, _, one_line
 from opslib.sources import objects
 from opslib.sources.decoding import decoder
 from opslib.sources.kubeconfig import SYSTEM, Credentials, authorization_of, configuration_of, credentials_of
 from opslib.sources.objects import Base, Object
-from opslib.sources.transport import HttpTransport, Request, Response, Transport, Wrap, unwrapped
+from opslib.sources.transport import HttpTransport, Request, Response, Transport, Wrap, parsed_date, unwrapped
 
 if TYPE_CHECKING:
     from opslib.environments import Environment
@@ -163,6 +164,8 @@ class Kubernetes:
         self.context = context
         self.address = address
         self.credentials = credentials
+        self.clock: datetime | None = None
+        """The API server's time as it last answered, to compare with the times in objects; None where it does not say."""
         self._versions = dict(VERSIONS)
 
     @classmethod
@@ -432,7 +435,7 @@ class Kubernetes:
         Conflict
             The object is not as the body (resourceVersion, uid) expects it.
         Refused
-            Not valid, or against a policy or a disruption budget.
+            Not valid, or against a policy; `NotNow` where a disruption budget or a namespace that goes away forbids it for the time being.
         """
         collection = self._path(resource, namespace)
         path = f"{collection}/{quote(name, safe='')}"
@@ -475,6 +478,8 @@ class Kubernetes:
 
     def _send(self, request: Request, verb: str, resource: str, namespace: str, *, changes: bool = False) -> Response:
         response = self._transport.send(request)
+        if "date" in response.headers:
+            self.clock = parsed_date(response.headers["date"])
         if response.status < 400:
             return response
         status = _as_far_as_understood(response, Status)
@@ -557,6 +562,7 @@ def _as_far_as_understood(response: Response, kind: type[T]) -> T:
     return answer
 
 
+_ENDING = "being terminated"  # a namespace, and with it what is refused in it
 _NO_RIGHT = re.compile(r'User "[^"]*" cannot ')  # other refusals with 403 come from admission: a quota, a policy
 
 
@@ -564,8 +570,8 @@ def _not_changed(code: int, what: Text, status: Status) -> SourceError:
     message = one_line(status.message or str(code), 400)
     if code == 409:
         return Conflict(SYSTEM, _("{what} has changed since it was read: {message}", what=what, message=message), _("Make the plan again"))
-    if code == 429:
-        return Refused(
+    if code == 429 or (code == 403 and _ENDING in message):
+        return NotNow(
             SYSTEM,
             _("The cluster does not allow it for {what} now: {message}", what=what, message=message),
             _("Wait until the disruption budget has room, or until the server has time"),

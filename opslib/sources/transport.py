@@ -385,11 +385,17 @@ def _retry_after(value: str) -> float | None:
     """Seconds to wait, from a Retry-After header in either of its forms (RFC 9110, 10.2.3)."""
     if value.isdigit():
         return float(value)
+    when = parsed_date(value)
+    return None if when is None else max((when - datetime.now(UTC)).total_seconds(), 0)
+
+
+def parsed_date(value: str) -> datetime | None:
+    """The time of a Date header (RFC 9110, 5.6.7), aware; None where it is none."""
     try:
         when = email.utils.parsedate_to_datetime(value)
     except ValueError:
         return None
-    return max((when - datetime.now(UTC)).total_seconds(), 0)
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def _reason(error: Exception) -> Message:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from opslib.actions import pipeline, workloads
+from opslib.actions.kubernetes import KubernetesSystem
 from opslib.actions.pipeline import Desk
 from opslib.actions.plans import Plan
 from opslib.errors import InputError, OpsError, Refused, SourceError
+from opslib.messages import Message
 from tests.actions.conftest import Between, Place
 
 RULES = {"approval": {"required_for": ["scale", "delete"], "approvers": ["naoki", "hitomi"]}}
@@ -223,6 +227,96 @@ def test_a_change_that_does_not_work_says_so(place: Place) -> None:
     assert place.lab.api.get(path)["spec"]["template"]["spec"]["nodeSelector"] == {"there": "none"}
 
 
+def crash(place: Place) -> None:
+    """What the kubelet writes of a container that has ended and runs again at once."""
+    pod = next(one for one in place.pods() if "deletionTimestamp" not in one["metadata"])
+    status = pod["status"]["containerStatuses"][0]
+    ended = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+    status |= {"restartCount": 1, "lastState": {"terminated": ended}}
+    path = f"/api/v1/namespaces/{place.namespace}/pods/{pod['metadata']['name']}"
+    place.lab.api.patch(path, {"status": {"containerStatuses": [status]}}, subresource="status")
+
+
+def upset(place: Place, desk: Desk, change: Callable[[], None]) -> Desk:
+    """A desk beside which something happens once the plan has worked for the first time."""
+
+    class Watched(KubernetesSystem):
+        happened = False
+
+        def holds(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
+            answer = super().holds(question)
+            if answer[0] and not self.happened:
+                self.happened = True
+                change()
+            return answer
+
+    return replace(desk, systems={"kubernetes": Watched(place.system(desk).cluster)})
+
+
+PLANS: dict[str, Callable[[Place, Desk], Plan]] = {
+    "restart": lambda place, desk: workloads.restart(
+        place.system(desk), desk.environment, desk.who, "deployment/web", place.namespace, steady_seconds=60),
+    "scale": lambda place, desk: workloads.scale(
+        place.system(desk), desk.environment, desk.who, "deployment/web", place.namespace, 3, steady_seconds=60),
+    "image": lambda place, desk: workloads.image(
+        place.system(desk), desk.environment, desk.who, "deployment/web", place.namespace, "web", "registry.example.com/web:2",
+        steady_seconds=60),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_symptom_that_comes_back_in_the_chosen_time_fails_the_execution(place: Place, name: str) -> None:
+    """The container runs again before anybody sees the pod unavailable."""
+    desk = place.desk()
+    plan = PLANS[name](place, desk)
+    pipeline.file_plan(desk, plan)
+    outcome = pipeline.execute(upset(place, desk, lambda: crash(place)), plan)
+    assert outcome.verified is False
+    assert "OOMKilled" in str(outcome.why) and "137" in str(outcome.why)
+    finished = desk.log.of(plan.id)[-1]
+    assert (finished.event, finished.data["verified"]) == ("finished", False)
+
+
+def test_pods_that_become_unavailable_again_fail_the_execution_too(place: Place) -> None:
+    desk = place.desk()
+    plan = PLANS["restart"](place, desk)
+    pipeline.file_plan(desk, plan)
+
+    def unready() -> None:
+        path = f"/apis/apps/v1/namespaces/{place.namespace}/deployments/web"
+        place.lab.api.patch(path, {"spec": {"template": {"spec": {"nodeSelector": {"there": "none"}}}}})
+
+    outcome = pipeline.execute(upset(place, desk, unready), plan)
+    assert outcome.verified is False
+    assert "no longer" in str(outcome.why)
+
+
+def test_scaling_out_says_where_the_new_pods_fit(place: Place) -> None:
+    desk = place.desk()
+    nodes = [one["metadata"]["name"] for one in place.lab.api.list("/api/v1/nodes")]
+
+    def cautions() -> list[str]:
+        plan = workloads.scale(place.system(desk), desk.environment, desk.who, "deployment/web", place.namespace, 4)
+        return list(plan.cautions)
+
+    assert any("would fit on" in one for one in cautions())
+    open_ = nodes.pop()
+    try:
+        for name in nodes:
+            place.lab.api.patch(f"/api/v1/nodes/{name}", {"spec": {"unschedulable": True}})
+        assert any(f"would fit on {open_} (2)" in one for one in cautions())
+        path = f"/apis/apps/v1/namespaces/{place.namespace}/deployments/web"
+        labels = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}
+        alone = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [labels]}}
+        place.lab.api.patch(path, {"spec": {"template": {"spec": {"affinity": alone}}}})
+        found = next(one for one in cautions() if "Only" in one)
+        assert "of 2 new pods fit now" in found
+        assert "cordoned" in found and "anti-affinity" in found
+    finally:
+        for name in nodes:
+            place.lab.api.patch(f"/api/v1/nodes/{name}", {"spec": {"unschedulable": False}})
+
+
 def test_what_the_server_refuses_is_said_in_its_words(place: Place) -> None:
     desk = place.desk()
     request = {
@@ -254,7 +348,7 @@ def _run(place: Place, url: str, plan: Plan) -> None:
     pipeline.execute(place.desk(server=url), plan)
 
 
-def _executed_until_killed(place: Place, between: Between, plan: Plan) -> int | None:
+def executed_until_killed(place: Place, between: Between, plan: Plan) -> int | None:
     process = multiprocessing.get_context("fork").Process(target=_run, args=(place, between.url, plan))
     process.start()
     assert process.pid is not None
@@ -274,7 +368,7 @@ def test_killed_at_any_request_nothing_is_lost_or_done_twice(place: Place, betwe
         pipeline.file_plan(desk, plan)
         between.seen.clear()
         between.kill, between.victim = (number, when), 0
-        status = _executed_until_killed(place, between, plan)
+        status = executed_until_killed(place, between, plan)
         if status == 0:  # it has fewer requests than that
             assert number >= 4
             break
@@ -301,7 +395,7 @@ def test_a_plan_of_several_steps_goes_on_where_it_was_cut_off(place: Place, betw
                 between.kill = (len(self) - 1, "after")
 
     between.seen = Deletions()
-    assert _executed_until_killed(place, between, plan) == -9
+    assert executed_until_killed(place, between, plan) == -9
     assert events(desk, plan)[-1] == "step.begins"
     assert pipeline.execute(desk, plan).verified
     place.until(lambda: place.deployment()["status"].get("availableReplicas") == 2, "two pods run again")
@@ -319,7 +413,7 @@ def test_a_run_that_was_cut_off_can_be_undone(place: Place, between: Between) ->
                 between.kill = (len(self) - 1, "after")
 
     between.seen = Patched()
-    assert _executed_until_killed(place, between, plan) == -9
+    assert executed_until_killed(place, between, plan) == -9
     assert place.deployment()["spec"]["replicas"] == 4
     assert pipeline.undo(desk, plan) == 1
     assert place.deployment()["spec"]["replicas"] == 2
@@ -335,8 +429,6 @@ def test_two_at_once_do_not_both_execute(place: Place) -> None:
 
 def test_two_on_two_machines_do_not_both_execute(place: Place) -> None:
     """With folders of their own they have no lock in common: the object itself says that it has changed."""
-    from dataclasses import replace
-
     desk = place.desk()
     other = replace(desk, place=desk.place.parent / "other")
     plan = scaled(place, desk)

@@ -33,7 +33,7 @@ data = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
 @given(what=text, difference=text, request_=st.dictionaries(text, data, max_size=4), cautions=st.lists(text, max_size=3))
 def test_every_plan_comes_back_as_it_was(tmp_path: Path, what: str, difference: str, request_: dict[str, Any], cautions: list[str]) -> None:
     step = Step(what=what, system="kubernetes", request=request_, before={}, after={}, difference=difference)

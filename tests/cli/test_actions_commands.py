@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -41,7 +46,7 @@ def test_from_the_plan_to_the_undo(environment: Path, tmp_path: Path, capsys: py
         captured = capsys.readouterr()
         return captured.out + captured.err
 
-    shown = run("plan", "scale", "deployment/web", "-n", "acts", "--replicas", "3")
+    shown = run("plan", "scale", "deployment/web", "-n", "acts", "--replicas", "3", "--steady", "0")
     plan = shown.split()[0]
     assert "+  replicas: 3" in shown and f"opslib approve {plan}" in shown
     assert f"opslib approve {plan}" in run("execute", plan, "--no-dry-run", status=3)
@@ -59,6 +64,32 @@ def test_from_the_plan_to_the_undo(environment: Path, tmp_path: Path, capsys: py
     path = tmp_path / "actions" / "acts" / "audit.jsonl"
     path.write_text(path.read_text("utf-8").replace("lab-admin", "nobody", 1), "utf-8")
     assert "line 1" in run("audit", "--verify", status=2)
+
+
+def test_a_drain_on_a_terminal_says_how_far_it_is_and_what_comes_next(
+    environment: Path, embedded_cluster: RealLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api, deployment = embedded_cluster.api, "/apis/apps/v1/namespaces/acts/deployments/web"
+    until(lambda: api.get(deployment)["status"].get("availableReplicas"), "it runs")
+    node = api.list("/api/v1/namespaces/acts/pods")[0]["spec"]["nodeName"]
+    where = ["--env", str(environment), "--outputs", str(tmp_path), "--lang", "en"]
+    assert main(["plan", "drain", node, *where]) == 0
+    shown = capsys.readouterr().out
+    assert "Evict acts/web-" in shown and "(no disruption budget: 8)" in shown and "would fit on" in shown
+    ours, theirs = pty.openpty()
+    command = [str(Path(sys.prefix) / "bin" / "opslib"), "execute", shown.split()[0], "--no-dry-run", *where]
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # so ends what comes from a terminal
+            while chunk := os.read(ours, 4096):
+                said += chunk
+    os.close(ours)
+    text = said.decode()
+    assert process.returncode == 0, text
+    assert "1 of 2 steps are done, 1 are under way\r\x1b[K" in text
+    assert f"opslib plan uncordon {node} --env" in text
+    api.patch(f"/api/v1/nodes/{node}", {"spec": {"unschedulable": False}})
 
 
 @pytest.mark.parametrize(

@@ -277,19 +277,19 @@ IN_CONTAINER = {("create", "pods/exec"), ("get", "pods/exec")}  # over a connect
 
 # By command: the system that it changes, and how its plan is made.
 PLANNERS: dict[str, tuple[str, Planner]] = {
-    "restart": ("kubernetes", lambda system, at, name: workloads.restart(system, at, "test", *WEB, steady_seconds=0)),
+    "restart": ("kubernetes", lambda system, at, name: workloads.restart(system, at, "test", *WEB, steady_seconds=1)),
     "image": (
         "kubernetes",
         lambda system, at, name: workloads.image(
-            system, at, "test", *WEB, "web", f"registry.example.com/web:{name[-8:]}", steady_seconds=0
+            system, at, "test", *WEB, "web", f"registry.example.com/web:{name[-8:]}", steady_seconds=1
         ),
     ),
-    "rollback": ("kubernetes", lambda system, at, name: workloads.rollback(system, at, "test", *WEB, steady_seconds=0)),
+    "rollback": ("kubernetes", lambda system, at, name: workloads.rollback(system, at, "test", *WEB, steady_seconds=1)),
     "cordon": ("kubernetes", lambda system, at, name: nodes.cordon(system, at, "test", name)),
     "uncordon": ("kubernetes", lambda system, at, name: nodes.uncordon(system, at, "test", name)),
     "taint": ("kubernetes", lambda system, at, name: nodes.taint(system, at, "test", name, "test.example.com/maintenance:NoSchedule")),
     "drain": ("kubernetes", lambda system, at, name: nodes.drain(system, at, "test", name, delete_emptydir_data=True, force=True)),
-    "scale": ("kubernetes", lambda system, at, name: workloads.scale(system, at, "test", *WEB, 2)),
+    "scale": ("kubernetes", lambda system, at, name: workloads.scale(system, at, "test", *WEB, 2, steady_seconds=1)),
     "delete": ("kubernetes", lambda system, at, name: workloads.delete_pods(system, at, "test", [name], PLANNED)),
     "expand-volume": ("kubernetes", lambda system, at, name: volumes.expand(system, at, "test", name, PLANNED, "20Gi")),
     "debug": ("kubernetes", lambda system, at, name: dumps.debug(system, at, "test", name, PLANNED)),
@@ -309,20 +309,21 @@ FILE = "/data/old.log"
 
 @pytest.fixture(scope="module")
 def planned(broken: RealLab) -> Iterator[RealLab]:
-    """A Deployment and a StatefulSet that run, on one node; and a storage class that lets volumes grow."""
-    api = broken.api
-    api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": PLANNED}})
+    """A Deployment and a StatefulSet that run, on one node with a DaemonSet's pod; and a storage class that lets volumes grow."""
+    api, agents = broken.api, f"{PLANNED}-agents"
+    for name in (PLANNED, agents):
+        api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     node = min(one["metadata"]["name"] for one in api.list("/api/v1/nodes"))
-    for kind, name in (("Deployment", "web"), ("StatefulSet", "db")):
+    for kind, name, namespace in (("Deployment", "web", PLANNED), ("StatefulSet", "db", PLANNED), ("DaemonSet", "agent", agents)):
         pod = {
             "containers": [{"name": name, "image": f"registry.example.com/{name}:1"}], "nodeSelector": {"kubernetes.io/hostname": node},
         }  # fmt: skip
         labels = {"app": name}
-        spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}}
-        api.create({"apiVersion": "apps/v1", "kind": kind, "metadata": {"namespace": PLANNED, "name": name}, "spec": spec})
+        spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}}
+        api.create({"apiVersion": "apps/v1", "kind": kind, "metadata": {"namespace": namespace, "name": name}, "spec": spec})
     kind = {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": PLANNED}}
     api.create({**kind, "provisioner": "driver.example.com", "allowVolumeExpansion": True})
-    until(lambda: available(api), "web and db run")
+    until(lambda: available(api) and len(api.list(f"/api/v1/namespaces/{agents}/pods")) == 1, "web, db and agent run")
     yield broken
     api.delete(f"/apis/storage.k8s.io/v1/storageclasses/{PLANNED}")
 
