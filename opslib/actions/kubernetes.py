@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import yaml
@@ -124,9 +125,9 @@ class KubernetesSystem:
     # --- conditions ---
 
     def holds(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
-        """``{"rolled_out": R, "calm_seconds"}``: R's pods are all of its newest revision and available, and none of their containers has
-        ended in so many seconds before; ``{"gone": R, "uid"}``: that object is gone, and
-        will not be where the request ``"refused": R`` for its deletion has errors;
+        """``{"rolled_out": R, "replicas", "calm_seconds"}``: R's pods, or so many of them, are all of its newest revision and available,
+        and none of their containers has ended in so many seconds before;
+        ``{"gone": R, "uid"}``: that object is gone, and will not be where the request ``"refused": R`` for its deletion has errors;
         ``{"empty": node, "pods", "selector"}``: none of those pods (UIDs) is on the node any more, and will not be where others that a
         drain takes away have come to it; ``{"field": R, "path", "wanted", "never"}``: the value
         at the path (names) is one of those wanted, and will not be where it is one of those that are never left, or where R is gone
@@ -147,7 +148,7 @@ class KubernetesSystem:
             return self._alike(question["alike"], question["resources"], question.get("sample", {}))
         if "grown" in question:
             return self._grown(question["grown"], question["bytes"])
-        return self._rolled_out(question["rolled_out"], question.get("calm_seconds", 0))
+        return self._rolled_out(question["rolled_out"], question["replicas"], question["calm_seconds"])
 
     def _field(self, question: dict[str, Any]) -> tuple[bool | None, Message]:
         where = question["field"]
@@ -213,14 +214,15 @@ class KubernetesSystem:
 
         here = self.cluster.whole_list("pods", labels=selector, fields=f"spec.nodeName={node}")
         leaving = [pod for pod in here if pod["metadata"]["uid"] in planned]
-        come = [pod for pod in here if pod not in leaving and "deletionTimestamp" not in pod["metadata"] and not is_left(pod)]
+        going = ("deletionTimestamp" in pod["metadata"] or pod["metadata"]["uid"] in planned for pod in here)
+        come = [pod for pod, goes in zip(here, going, strict=True) if not goes and not is_left(pod)]
         if leaving:
             return False, _("still there: {names}", names=_names(leaving))
         if come:
             return None, _("pods have come to it since the plan was made: {names}", names=_names(come))
         return True, _("nothing is left")
 
-    def _rolled_out(self, where: dict[str, str], calm_seconds: float) -> tuple[bool, Message]:
+    def _rolled_out(self, where: dict[str, str], replicas: int | None, calm_seconds: float) -> tuple[bool, Message]:
         found = self.cluster.whole(where["resource"], where["name"], where.get("namespace", ""))
         spec, status = found["spec"], found.get("status", {})
         if status.get("observedGeneration", 0) < found["metadata"].get("generation", 0):
@@ -233,6 +235,8 @@ class KubernetesSystem:
             wanted = spec.get("replicas", 1)
             updated, available = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
             extra = status.get("replicas", 0) - updated
+        if replicas is not None:  # an autoscaler may want more of them meanwhile
+            wanted = min(wanted, replicas)
         numbers = {"updated": updated, "available": available, "wanted": wanted}
         done = updated >= wanted and available >= wanted and extra <= 0
         if done and calm_seconds and (ended := self._ended(found, calm_seconds)) is not None:
@@ -246,9 +250,9 @@ class KubernetesSystem:
         for pod in self.cluster.list(Pod, "pods", namespace, labels=labels):
             if pod.metadata.deletion_timestamp is not None or not selects(selector, pod.metadata.labels):
                 continue
-            for one in pod.status.container_statuses:
-                last, now = one.last_state.terminated, self.cluster.clock
-                if last is None or last.finished_at is None or now is None or (now - last.finished_at).total_seconds() > seconds:
+            for one in (*pod.status.init_container_statuses, *pod.status.container_statuses):
+                last, now = one.last_state.terminated, self.cluster.clock or datetime.now(UTC)
+                if last is None or last.finished_at is None or (now - last.finished_at).total_seconds() > seconds:
                     continue
                 return _(
                     "{container} of {pod} ended and was started again: {reason}, exit code {code}",

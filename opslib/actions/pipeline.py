@@ -39,6 +39,7 @@ MOST_AT_ONCE = 16
 """So many steps are under way at the same time, of all lanes together."""
 
 _POLL_SECONDS = 1.0
+_MISSED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +420,7 @@ def _comes_true(system: System, condition: Condition, report: Report) -> tuple[b
     said = ""
     deadline = time.monotonic() + condition.deadline_seconds
     since: float | None = None
+    missed = 0  # looks in a row at which it did not hold any more: one alone may be a controller that has not counted yet
     held: bool | None
     while True:
         try:
@@ -429,11 +431,14 @@ def _comes_true(system: System, condition: Condition, report: Report) -> tuple[b
         if held is None:
             return False, _("{what}: {why}", what=condition.what, why=why)
         if held:
-            since = since or now
+            since, missed = now if since is None or missed else since, 0
             if now - since >= condition.steady_seconds:
                 return True, why
         elif since is not None:
-            return False, _("{what}: for {seconds} s, and then no longer: {why}", what=condition.what, seconds=round(now - since), why=why)
+            missed += 1
+            if missed == _MISSED or now > deadline:
+                seconds = round(now - since)
+                return False, _("{what}: for {seconds} s, and then no longer: {why}", what=condition.what, seconds=seconds, why=why)
         else:
             if (text := why.text()) != said:
                 said = text

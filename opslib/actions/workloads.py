@@ -68,7 +68,7 @@ def restart(
     )
     return _plan(
         system, environment, requester, "restart", step, found, namespace,
-        cautions=_risks(found), verify=[_rolled_out(workload, where, steady_seconds)],
+        cautions=_risks(found), verify=[_rolled_out(workload, where, found["spec"].get("replicas"), steady_seconds)],
     )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def scale(
         cautions += _places(system, found, replicas - before)
     return _plan(
         system, environment, requester, "scale", step, found, namespace,
-        pods=abs(replicas - before), cautions=cautions, verify=[_rolled_out(workload, where, steady_seconds if replicas else 0)],
+        pods=abs(replicas - before), cautions=cautions, verify=[_rolled_out(workload, where, replicas, steady_seconds if replicas else 0)],
     )  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def rollback(
     )  # fmt: skip
     return _plan(
         system, environment, requester, "rollback", step, found, namespace,
-        cautions=_risks(found), verify=[_rolled_out(workload, where, steady_seconds)],
+        cautions=_risks(found), verify=[_rolled_out(workload, where, found["spec"].get("replicas"), steady_seconds)],
     )  # fmt: skip
 
 
@@ -193,7 +193,7 @@ def image(
     )  # fmt: skip
     return _plan(
         system, environment, requester, "image", step, found, namespace,
-        cautions=_risks(found), verify=[_rolled_out(workload, where, steady_seconds)],
+        cautions=_risks(found), verify=[_rolled_out(workload, where, found["spec"].get("replicas"), steady_seconds)],
     )  # fmt: skip
 
 
@@ -284,9 +284,9 @@ def _plan(
     return make(system, environment, requester, action, step.what, [step], reach=reach, cautions=cautions, verify=verify)
 
 
-def _rolled_out(workload: str, where: dict[str, str], steady_seconds: float) -> Condition:
+def _rolled_out(workload: str, where: dict[str, str], replicas: int | None, steady_seconds: float) -> Condition:
     what = _("all pods of {workload} are of its newest revision and available", workload=workload).text()
-    question = {"rolled_out": where, "calm_seconds": steady_seconds}
+    question = {"rolled_out": where, "replicas": replicas, "calm_seconds": steady_seconds}
     return Condition(what=what, system="kubernetes", question=question, deadline_seconds=600, steady_seconds=steady_seconds)
 
 
