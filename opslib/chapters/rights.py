@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from opslib.messages import Message, _
+from opslib.sources.versions import REMOVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,12 @@ RIGHTS: Mapping[str, tuple[Right, ...]] = {
             "customresourcedefinitions.apiextensions.k8s.io",
             _("versions in which custom resources are stored, and that are not served any more"),
             everywhere=True,
+        ),
+        *(
+            Right("list", resource, _("objects that were last written through a removed API; their metadata alone is asked for"),
+                  everywhere=True)
+            for resource in REMOVED
+            if resource not in ("poddisruptionbudgets.policy", "customresourcedefinitions.apiextensions.k8s.io")
         ),
     ),
     "pods": (

@@ -1,14 +1,16 @@
-"""Reads what chapter 3.3 looks at: EKS through AWS, versions and budgets from the cluster, removed APIs from Prometheus."""
+"""Reads what chapter 3.3 looks at: EKS through AWS, versions and budgets from the cluster, removed APIs from Prometheus and from who wrote
+which object.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from opslib.diagnosis.patching.facts import DeprecatedApi, Facts, Parameters, control_plane, target
+from opslib.diagnosis.patching.facts import DeprecatedApi, Facts, Parameters, Written, control_plane, target
 from opslib.environments import Environment
-from opslib.errors import InputError, Refused, SourceError
+from opslib.errors import InputError, NotFound, Refused, SourceError
 from opslib.facts import Questions
 from opslib.facts.sources import Sources
 from opslib.findings import Subject
@@ -17,7 +19,7 @@ from opslib.sources.aws import Aws
 from opslib.sources.kubernetes import Kubernetes
 from opslib.sources.objects import CustomResourceDefinition, DisruptionBudget, Node
 from opslib.sources.terraform import Terraform
-from opslib.sources.versions import NODE_GROUP
+from opslib.sources.versions import NODE_GROUP, REMOVED
 
 if TYPE_CHECKING:
     from opslib.environments import Aws as Settings
@@ -29,6 +31,10 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
     version = questions.ask(_("the API server's version"), lambda: sources.kubernetes.version())  # noqa: PLW0108 - connecting may fail, too
     nodes = questions.ask(_("nodes"), lambda: sources.kubernetes.list(Node, "nodes"))
     budgets = questions.ask(_("disruption budgets"), lambda: sources.kubernetes.list(DisruptionBudget, "poddisruptionbudgets.policy"))
+    written = [
+        questions.ask(_("who wrote objects of {resource}, and how", resource=resource), _written(sources, resource, removed))
+        for resource, removed in REMOVED.items()
+    ]
     stored = questions.ask(_("versions in which custom resources are stored"), lambda: _stored(sources.kubernetes))
     deprecated = questions.ask(_("deprecated APIs that are called"), lambda: _deprecated(sources))
     of_aws = questions.ask(
@@ -53,6 +59,7 @@ def read(sources: Sources, parameters: Parameters, questions: Questions) -> Fact
         budgets=None if kept is None else tuple(one for one in kept if not one.status.disruptions_allowed),
         deprecated=None if apis is None else tuple(apis),
         stored=stored.get(),
+        written=tuple(one for answer in written for one in answer.get() or ()),
         elsewhere=of_others(),
         **(of_aws.get() or {}),
         **((drift.get() if drift is not None else None) or {}),
@@ -93,6 +100,36 @@ def _stored(cluster: Kubernetes) -> dict[str, tuple[str, ...]]:
         if gone := tuple(version for version in one.status.stored_versions if version not in served):
             found[one.metadata.name] = gone
     return found
+
+
+def _written(sources: Sources, resource: str, removed: Mapping[str, int]) -> Callable[[], list[Written]]:
+    def ask() -> list[Written]:
+        try:
+            return written_through(sources.kubernetes, resource, removed)
+        except NotFound:  # a cluster that has no such kind has no such objects
+            return []
+
+    return ask
+
+
+def written_through(cluster: Kubernetes, resource: str, removed: Mapping[str, int]) -> list[Written]:
+    """The objects of a resource whose last write by somebody went through one of these versions.
+
+    Metadata alone is asked for. One writer may have several entries, since fields that did not change keep their older one; what the status
+    was written through is its controller's affair.
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for one in cluster.metadata_list(resource):
+        by_time = sorted(one.metadata.managed_fields, key=lambda field: field.time.timestamp() if field.time else 0.0)
+        newest = {field.manager: field.api_version for field in by_time if not field.subresource}
+        name = "/".join(part for part in (one.metadata.namespace, one.metadata.name) if part)
+        for manager, api in newest.items():
+            if api in removed:
+                found.setdefault(api, {}).setdefault(manager, []).append(name)
+    return [
+        Written(resource=resource, api=api, removed=removed[api], objects={manager: tuple(names) for manager, names in by.items()})
+        for api, by in sorted(found.items())
+    ]
 
 
 def _drift(environment: Environment) -> dict[str, Any]:

@@ -400,6 +400,7 @@ class ManagedField(Base):
 
     manager: str = ""
     operation: str = ""
+    api_version: str = ""
     time: datetime | None = None
     subresource: str = ""
 

@@ -9,6 +9,32 @@ from typing import Any
 SKEW = 3
 """How many minor versions a kubelet may trail the API server by: https://kubernetes.io/releases/version-skew-policy/"""
 
+REMOVED: Mapping[str, Mapping[str, int]] = {
+    "cronjobs.batch": {"batch/v2alpha1": 21, "batch/v1beta1": 25},
+    "horizontalpodautoscalers.autoscaling": {"autoscaling/v2beta1": 25, "autoscaling/v2beta2": 26},
+    "poddisruptionbudgets.policy": {"policy/v1beta1": 25},
+    "ingresses.networking.k8s.io": {"extensions/v1beta1": 22, "networking.k8s.io/v1beta1": 22},
+    "servicecidrs.networking.k8s.io": {"networking.k8s.io/v1beta1": 37},
+    "customresourcedefinitions.apiextensions.k8s.io": {"apiextensions.k8s.io/v1beta1": 22},
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io": {"admissionregistration.k8s.io/v1beta1": 22},
+    "validatingwebhookconfigurations.admissionregistration.k8s.io": {"admissionregistration.k8s.io/v1beta1": 22},
+    "validatingadmissionpolicies.admissionregistration.k8s.io": {
+        "admissionregistration.k8s.io/v1alpha1": 32, "admissionregistration.k8s.io/v1beta1": 34,
+    },
+    "validatingadmissionpolicybindings.admissionregistration.k8s.io": {
+        "admissionregistration.k8s.io/v1alpha1": 32, "admissionregistration.k8s.io/v1beta1": 34,
+    },
+    "mutatingadmissionpolicies.admissionregistration.k8s.io": {
+        "admissionregistration.k8s.io/v1alpha1": 38, "admissionregistration.k8s.io/v1beta1": 40,
+    },
+    "mutatingadmissionpolicybindings.admissionregistration.k8s.io": {
+        "admissionregistration.k8s.io/v1alpha1": 38, "admissionregistration.k8s.io/v1beta1": 40,
+    },
+    "volumeattributesclasses.storage.k8s.io": {"storage.k8s.io/v1alpha1": 35, "storage.k8s.io/v1beta1": 37},
+}  # fmt: skip
+"""Kinds of which people keep manifests, with the minor release of Kubernetes that no longer serves a version of them:
+APILifecycleRemoved in https://github.com/kubernetes/api (v0.36), https://kubernetes.io/docs/reference/using-api/deprecation-guide/"""
+
 NODE_GROUP = "eks.amazonaws.com/nodegroup"
 """The label that EKS puts on the nodes of a managed group."""
 

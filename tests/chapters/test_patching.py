@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opslib.chapters import patching
-from opslib.diagnosis.patching.facts import DeprecatedApi, Facts, Parameters, ordered
+from opslib.diagnosis.patching.facts import DeprecatedApi, Facts, Parameters, Written, ordered
 from opslib.findings import Finding, Severity
 from opslib.sources.objects import DisruptionBudget, convert
 from opslib.sources.versions import default_of, minor
@@ -98,6 +98,20 @@ def test_removed_apis_that_are_called() -> None:
     assert finding.severity is Severity.CRITICAL
     assert finding.subject.name == "flowschemas.v1beta3.flowcontrol.apiserver.k8s.io"
     [finding] = found("versions.removed_api", Parameters(target_version="1.35"), deprecated=(api,))
+    assert finding.severity is Severity.INFO
+
+
+def test_objects_that_were_last_written_through_a_removed_api() -> None:
+    hpa = "horizontalpodautoscalers.autoscaling"
+    writers = {"helm": ("shop/a", "shop/b"), "kubectl-client-side-apply": ("shop/b",)}
+    gone = Written(resource=hpa, api="autoscaling/v2beta2", removed=26, objects=writers)
+    [finding] = found("versions.written", written=(gone,))
+    assert (finding.severity, finding.subject.name) == (Severity.WARNING, f"{hpa} autoscaling/v2beta2")
+    assert [one.name for one in finding.affected] == ["shop/a", "shop/b"]
+    assert "2 objects" in finding.title.text("en") and "1.26" in finding.title.text("en")
+    assert [str(one.text) for one in finding.evidence] == ["helm wrote shop/a, shop/b", "kubectl-client-side-apply wrote shop/b"]
+    later = Written(resource="servicecidrs.networking.k8s.io", api="networking.k8s.io/v1beta1", removed=37, objects={"helm": ("wide",)})
+    [finding] = found("versions.written", written=(later,))
     assert finding.severity is Severity.INFO
 
 

@@ -18,6 +18,7 @@ RULES: tuple[Rule, ...] = (
     versions.support,
     versions.skips,
     versions.removed_apis,
+    versions.written,
     versions.stored,
     versions.insights,
     addons.unwell,

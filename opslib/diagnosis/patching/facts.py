@@ -50,6 +50,26 @@ class DeprecatedApi:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """Objects that were last written by somebody through a version of their API that a release of Kubernetes does not serve.
+
+    Parameters
+    ----------
+    resource, api
+        "ingresses.networking.k8s.io", "extensions/v1beta1".
+    removed
+        The minor number of that release.
+    objects
+        Namespace and name of each, by who wrote them ("kubectl-client-side-apply", "helm").
+    """
+
+    resource: str
+    api: str
+    removed: int
+    objects: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What chapter 3.3 knows. None: could not be read (a gap says why).
 
@@ -67,6 +87,8 @@ class Facts:
         The clusters of other regions and accounts, by "region" or "region, account or role"; None where they could not be looked at.
     stored
         Custom resources with the versions in which some of their objects may be stored and which are not served any more.
+    written
+        Of the resources that could be read.
     addon_versions
         For the cluster's version and the target: what EKS offers of each add-on.
     drift
@@ -87,6 +109,7 @@ class Facts:
     budgets: tuple[DisruptionBudget, ...] | None = None
     deprecated: tuple[DeprecatedApi, ...] | None = None
     stored: Mapping[str, tuple[str, ...]] | None = None
+    written: tuple[Written, ...] = ()
     cluster: Mapping[str, Any] | None = None
     elsewhere: Mapping[str, tuple[Mapping[str, Any], ...] | None] = field(default_factory=dict)
     versions: tuple[Mapping[str, Any], ...] | None = None

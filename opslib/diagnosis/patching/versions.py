@@ -8,7 +8,7 @@ from typing import Any
 
 from opslib.diagnosis.patching.facts import Facts, Parameters, control_plane, target
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
-from opslib.messages import _, one_line
+from opslib.messages import _, _n, one_line
 from opslib.sources.versions import minor
 
 
@@ -106,6 +106,44 @@ def removed_apis(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
                 Step(_("Find who calls it in the audit log, and move them to the API that follows")),
                 Step(_("See what is stored of it"), command("kubectl", *facts.kubectl, "get", one.name, "-A")),
             ),
+        )
+
+
+def written(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
+    """Objects that somebody last wrote through an API that the target no longer serves: whoever did will fail at the next time.
+
+    The objects themselves stay, and are read through the API that follows; no call is counted before the manifests are applied again.
+    """
+    goal = minor(target(facts, parameters))
+    for one in facts.written:
+        names = sorted({name for known in one.objects.values() for name in known})
+        yield Finding(
+            check="versions.written",
+            severity=Severity.WARNING if goal is not None and one.removed <= goal else Severity.INFO,
+            subject=Subject("API", f"{one.resource} {one.api}"),
+            title=_n(
+                "{count} object of {resource} was last written through {api}, which is gone in Kubernetes {release}",
+                "{count} objects of {resource} were last written through {api}, which is gone in Kubernetes {release}",
+                len(names),
+                resource=one.resource,
+                api=one.api,
+                release=f"1.{one.removed}",
+            ),
+            cause=_("Manifests that still name it are refused when they are applied again; the objects themselves stay"),
+            evidence=tuple(
+                Evidence(
+                    text=_("{manager} wrote {names}", manager=one_line(manager, 100), names=list(known[:10])), reference="managedFields"
+                )
+                for manager, known in sorted(one.objects.items())
+            ),
+            steps=(
+                Step(
+                    _("See who wrote what, and when"),
+                    command("kubectl", *facts.kubectl, "get", one.resource, "-A", "--show-managed-fields", "-o", "yaml"),
+                ),
+                Step(_("Move the manifests of who wrote them to the API that follows, and apply them")),
+            ),
+            affected=tuple(Subject(one.resource, name) for name in names[:20]),
         )
 
 
