@@ -70,7 +70,7 @@ class Aws:
     settings
         The environment's section.
     on_call
-        Called with service and operation for each request that is sent, so that they can be counted.
+        Called with service and operation for each request that is sent, those for credentials too, so that they can be counted.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Aws:
     ) -> None:
         self.settings = settings
         self._session = session
-        self._on_call = on_call
+        session.events.register("before-send", functools.partial(_counted, on_call))
         self._clients: dict[str, Any] = {}
         self._lock = threading.Lock()  # making a client is not safe in threads, using one is
 
@@ -109,7 +109,7 @@ class Aws:
             session.set_config_variable("credentials_file", str(settings.credentials_file))
         try:
             if settings.role:
-                _assume(session, settings.role)
+                _assume(session, settings)
             return cls(boto3.Session(botocore_session=session, region_name=settings.region), settings, on_call)
         except ProfileNotFound as error:
             raise InputError(
@@ -303,9 +303,7 @@ class Aws:
                     read_timeout=self.settings.deadline_seconds,
                     max_pool_connections=16,
                 )
-                client = self._session.client(service, endpoint_url=self.settings.endpoint_url, config=config)
-                client.meta.events.register(f"before-send.{service}", functools.partial(_counted, self._on_call, service))
-                self._clients[service] = client
+                self._clients[service] = self._session.client(service, endpoint_url=self.settings.endpoint_url, config=config)
             return self._clients[service]
 
 
@@ -317,18 +315,19 @@ def _agent(event: dict[str, Any]) -> str:
         return ""
 
 
-def _counted(on_call: Callable[[str, str], None], service: str, event_name: str, **_more: Any) -> None:
-    on_call(service, event_name.rsplit(".", 1)[-1])
+def _counted(on_call: Callable[[str, str], None], event_name: str, **_more: Any) -> None:
+    _event, service, operation = event_name.split(".")
+    on_call(service, operation)
 
 
-def _assume(session: Any, role: str) -> None:
+def _assume(session: Any, settings: Settings) -> None:
     """Let a botocore session act as a role, with credentials that are renewed before they end."""
     from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 
     fetcher = AssumeRoleCredentialFetcher(
-        client_creator=session.create_client,
+        client_creator=functools.partial(session.create_client, region_name=settings.region, endpoint_url=settings.endpoint_url),
         source_credentials=session.get_credentials(),
-        role_arn=role,
+        role_arn=settings.role,
         extra_args={"RoleSessionName": "opslib"},
     )
     session._credentials = DeferredRefreshableCredentials(method="assume-role", refresh_using=fetcher.fetch_credentials)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,7 @@ from opslib.environments import Environment
 from opslib.errors import Forbidden, InputError, NotFound, SourceError, Unauthenticated, Unreachable
 from opslib.lab import aws as lab
 from opslib.sources.aws import Aws, _refusal
+from tests.sources.conftest import Server
 
 pytestmark = pytest.mark.xdist_group("aws")  # one process: the account is filled once
 
@@ -57,6 +64,75 @@ def test_who_we_are_and_every_request_is_counted(account: tuple[str, Path, str])
     assert aws.identity().account == number
     aws.check_account()
     assert calls == [("sts", "GetCallerIdentity")] * 2
+
+
+def test_a_role_is_assumed_and_that_is_counted_too(account: tuple[str, Path, str]) -> None:
+    url, credentials, number = account
+    calls: list[tuple[str, str]] = []
+    role = f"arn:aws:iam::{number}:role/reader"
+    aws = Aws.connect(
+        environment(url, credentials, account=number, role=role), lambda service, operation: calls.append((service, operation))
+    )
+    assert aws.identity().arn.startswith(f"arn:aws:sts::{number}:assumed-role/reader/opslib")
+    aws.check_account()
+    assert calls == [("sts", "AssumeRole"), ("sts", "GetCallerIdentity"), ("sts", "GetCallerIdentity")]
+
+
+def asked_by_sso(server: Server, url: str, home: Path, token: dict[str, str] | None) -> str:
+    """Who we are by a profile "sso" whose portal is a server here, and what was asked for it; or the error. In a process of its own, since
+    botocore looks for those who have logged in where HOME was when it was loaded.
+    """
+    cache = home / ".aws" / "sso" / "cache"
+    cache.mkdir(parents=True)
+    if token is not None:
+        (cache / f"{hashlib.sha1(b'office', usedforsecurity=False).hexdigest()}.json").write_text(json.dumps(token))
+    (home / "config").write_text(
+        "[sso-session office]\nsso_start_url = https://office.example.com/start\nsso_region = eu-west-1\n"
+        "[profile sso]\nsso_session = office\nsso_account_id = 123456789012\nsso_role_name = Operator\n"
+    )
+    script = f"""
+from opslib.environments import Environment
+from opslib.errors import OpsError
+from opslib.sources.aws import Aws
+calls = []
+section = {{"region": "ap-northeast-1", "endpoint_url": {url!r}, "profile": "sso"}}
+aws = Aws.connect(Environment.model_validate({{"name": "test", "aws": section}}), lambda *call: calls.append(":".join(call)))
+try:
+    print(aws.identity().account, *calls)
+except OpsError as error:
+    print(type(error).__name__, error.command)
+"""
+    settings = {"HOME": str(home), "AWS_CONFIG_FILE": str(home / "config"), "AWS_ENDPOINT_URL_SSO": server.url}
+    answer = subprocess.run([sys.executable, "-c", script], env={**os.environ, **settings}, capture_output=True, text=True, check=True)
+    return answer.stdout.strip()
+
+
+def test_who_has_logged_in_by_sso_is_let_in(account: tuple[str, Path, str], server: Server, tmp_path: Path) -> None:
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    keys = {"accessKeyId": "operator", "secretAccessKey": "secret", "sessionToken": "s", "expiration": int(ends.timestamp() * 1000)}
+    server.answers = [server.says(200, json.dumps({"roleCredentials": keys}).encode(), content_type="application/json")]
+    token = {"accessToken": "token", "expiresAt": f"{ends:%Y-%m-%dT%H:%M:%SZ}"}
+    assert asked_by_sso(server, account[0], tmp_path, token) == f"{account[2]} sso:GetRoleCredentials sts:GetCallerIdentity"
+    assert server.seen[0][2]["x-amz-sso_bearer_token"] == "token"
+
+
+@pytest.mark.parametrize("token", [{"accessToken": "token", "expiresAt": "2026-01-01T00:00:00Z"}, None], ids=["has ended", "never was"])
+def test_a_login_by_sso_that_is_none_names_the_command_for_one(
+    account: tuple[str, Path, str], server: Server, tmp_path: Path, token: dict[str, str] | None
+) -> None:
+    assert asked_by_sso(server, account[0], tmp_path, token) == "Unauthenticated aws sso login --profile sso"
+    assert server.seen == []
+
+
+def test_who_is_throttled_waits_and_asks_again(account: tuple[str, Path, str], server: Server) -> None:
+    busy = server.says(
+        400, json.dumps({"__type": "ThrottlingException", "message": "Rate exceeded"}).encode(), content_type="application/json"
+    )
+    server.answers = [busy, busy, server.says(200, b'{"clusters": ["shop"]}', content_type="application/json")]
+    calls: list[tuple[str, str]] = []
+    aws = Aws.connect(environment(server.url, account[1]), lambda service, operation: calls.append((service, operation)))
+    assert aws.pages("eks", "list_clusters", "clusters") == ["shop"]
+    assert calls == [("eks", "ListClusters")] * 3
 
 
 def test_another_account_is_refused(account: tuple[str, Path, str]) -> None:
