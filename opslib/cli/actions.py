@@ -665,7 +665,12 @@ def _run_undo(plan_id: str, environment: str, outputs: Path) -> None:
     from opslib.actions import pipeline
 
     desk, plan = _opened(plan_id, environment, outputs)
-    count = pipeline.undo(desk, plan, report=_say)
+    try:
+        count = pipeline.undo(desk, plan, report=_say)
+    except KeyboardInterrupt:
+        again = f"opslib undo {plan.short_id} --env {environment}"
+        click.echo(str(_("What has been sent goes on by itself. To go on and follow it again: {command}", command=again)))
+        raise
     click.echo(str(_n("{count} step was taken back", "{count} steps were taken back", count)))
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from opslib.cli import environment_option, examples
+from opslib.findings import command
 from opslib.messages import _, _n, one_line, printable
 
 if TYPE_CHECKING:
@@ -205,14 +205,16 @@ def _follow(name: str, restore: bool, repository: str, every_seconds: float, env
             click.echo(("\r" if screen else "") + _bar(last) + ("\x1b[K" if screen else ""), nl=not screen)
     except KeyboardInterrupt:
         click.echo()
-        click.echo(str(_("No longer followed; {name} itself goes on", name=one_line(name))))
+        options = ["--restore"] if restore else ["--repository", repository] if repository else []
+        again = command("opslib", "backup", "follow", name, *options, "--env", environment)
+        click.echo(str(_("No longer followed; {name} itself goes on. To follow it again: {command}", name=one_line(name), command=again)))
         raise
     if screen:
         click.echo()
     if last is not None and last.good:
         return 0
     if not repository:
-        again = f"opslib backup describe {name}{' --restore' if restore else ''} --env {Path(environment)}"
+        again = command("opslib", "backup", "describe", name, *(["--restore"] if restore else []), "--env", environment)
         click.echo(str(_("See what went wrong: {command}", command=again)))
     return 2
 
