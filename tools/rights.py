@@ -1,4 +1,5 @@
-"""The roles in deploy/rbac/ and the policies in deploy/iam/, one file a chapter or planning command, from `opslib.chapters.rights`.
+"""The roles in deploy/rbac/, deploy/elasticsearch/ and deploy/opensearch/ and the policies in deploy/iam/, one file a chapter or planning
+command, from `opslib.chapters.rights`.
 
 `build` writes them, `check` says what is stale.
 """
@@ -12,10 +13,10 @@ from pathlib import Path
 import yaml
 
 from opslib.chapters import CHAPTERS, Chapter
-from opslib.chapters.rights import ACTIONS, PLAN_ACTIONS, PLANS, RIGHTS, Right, merged
+from opslib.chapters.rights import ACTIONS, PLAN_ACTIONS, PLANS, RESTORED, RIGHTS, SEARCH_ACTIONS, Right, merged
 
 PROJECT = Path(__file__).resolve().parent.parent
-RBAC, IAM = PROJECT / "deploy" / "rbac", PROJECT / "deploy" / "iam"
+RBAC, IAM, ELASTICSEARCH, OPENSEARCH = FOLDERS = [PROJECT / "deploy" / name for name in ("rbac", "iam", "elasticsearch", "opensearch")]
 GROUP, CHANGERS = "opslib", "opslib-changes"
 
 HEAD = """\
@@ -79,10 +80,35 @@ def policy(name: str, actions: tuple[str, ...]) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]}, indent=2) + "\n"
 
 
+def for_elasticsearch(command: str) -> str:
+    """A role, as ``PUT _security/role/NAME`` takes it."""
+    actions = dict(SEARCH_ACTIONS[command])
+    cluster = sorted(actions.pop("", ()))
+    return (
+        json.dumps({"cluster": cluster, "indices": [_indices("names", "privileges", *each) for each in actions.items()]}, indent=2) + "\n"
+    )
+
+
+def for_opensearch(command: str) -> str:
+    """The same, as ``PUT _plugins/_security/api/roles/NAME`` takes it."""
+    actions = dict(SEARCH_ACTIONS[command])
+    cluster = sorted(actions.pop("", ()))
+    if "cluster:admin/snapshot/restore" in cluster:
+        actions["rehearsal-*"] += RESTORED
+    indices = [_indices("index_patterns", "allowed_actions", *each) for each in actions.items()]
+    return json.dumps({"cluster_permissions": cluster, "index_permissions": indices}, indent=2) + "\n"
+
+
+def _indices(patterns: str, allowed: str, pattern: str, actions: tuple[str, ...]) -> dict[str, list[str]]:
+    return {patterns: [pattern], allowed: sorted(actions)}
+
+
 def wanted() -> dict[Path, str]:
     """Every file as it should be."""
     files = {RBAC / f"plan_{command}.yaml": of_plan(command) for command in PLANS}
     files |= {IAM / f"plan_{command}.json": policy(f"plan-{command}", actions) for command, actions in PLAN_ACTIONS.items()}
+    files |= {ELASTICSEARCH / f"plan_{command}.json": for_elasticsearch(command) for command in SEARCH_ACTIONS}
+    files |= {OPENSEARCH / f"plan_{command}.json": for_opensearch(command) for command in SEARCH_ACTIONS}
     for chapter in CHAPTERS:
         name = f"{chapter.section}_{chapter.slug}"
         if chapter.slug in RIGHTS:
@@ -99,9 +125,9 @@ def main(arguments: list[str]) -> int:
         return 2
     files = wanted()
     stale = [path for path, text in files.items() if not path.exists() or path.read_text("utf-8") != text]
-    extra = [path for path in sorted([*RBAC.glob("*.yaml"), *IAM.glob("*.json")]) if path not in files]
+    extra = [path for folder in FOLDERS for path in sorted(folder.glob("*")) if path not in files]
     if arguments == ["build"]:
-        for folder in (RBAC, IAM):
+        for folder in FOLDERS:
             folder.mkdir(parents=True, exist_ok=True)
         for path in stale:
             path.write_text(files[path], "utf-8")

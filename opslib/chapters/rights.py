@@ -353,6 +353,33 @@ PLAN_ACTIONS: Mapping[str, tuple[str, ...]] = {
 }
 """What a plan asks AWS for by its command, as actions of an IAM policy: to be made, executed, verified and undone."""
 
+_REPOSITORY = ("cluster:monitor/main", "cluster:admin/repository/get", "cluster:admin/repository/verify", "cluster:admin/snapshot/get")
+
+SEARCH_ACTIONS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "snapshot": {
+        "": (
+            *_REPOSITORY,
+            "cluster:admin/snapshot/create",
+            "cluster:admin/snapshot/delete",
+            "cluster:admin/snapshot/status",
+            "cluster:monitor/health",
+            "cluster:monitor/state",
+        ),
+        "*": ("indices:monitor/settings/get", "indices:monitor/stats"),
+    },
+    "snapshot-delete": {"": (*_REPOSITORY, "cluster:admin/snapshot/delete")},
+    "snapshot-rehearsal": {
+        "": (*_REPOSITORY, "cluster:admin/snapshot/restore"),
+        "*": ("indices:admin/get", "indices:data/read/search"),
+        "rehearsal-*": ("indices:admin/delete",),
+    },
+}
+"""What a plan asks Elasticsearch or OpenSearch for by its command, by pattern of indices, as their roles name it ("": of the cluster)."""
+
+RESTORED = ("indices:admin/create", "indices:data/write/index")
+"""What OpenSearch asks besides of who restores, on the restored indices:
+https://docs.opensearch.org/latest/tuning-your-cluster/availability-and-recovery/snapshots/snapshot-restore/#security-considerations"""
+
 CHANGES = (("patch", "deployments.apps"), ("delete", "pods"))
 """What a credential may that is for more than looking."""
 

