@@ -16,6 +16,7 @@ from opslib.messages import Message, _, _n
 if TYPE_CHECKING:
     from opslib.lab.build import Progress
     from opslib.lab.engines import Lab
+    from opslib.lab.stage import Broken
 
 
 def commands() -> list[click.Command]:
@@ -276,19 +277,40 @@ def _run_status(folder: Path | None) -> int:
 
 def _tell_what_is_on(folder: Path) -> None:
     """What was broken since the last reset, without its cause."""
-    from opslib.lab import catalogue
+    from opslib.lab import catalogue, stage
     from opslib.lab.stage import control
 
     try:
-        broken = control.ask(folder, "broken")
+        broken = [stage.Broken(**one) for one in control.ask(folder, "broken")]
     except OpsError:  # it is starting, or has no cluster
         return
     for one in broken:
-        title, time = catalogue.find(one["name"]).title, _hour(one["began"])
-        if one["ended"] is None:
-            click.echo(str(_("On since {time}: {title}", time=time, title=title)))
-        else:
-            click.echo(str(_("Over since {time}: {title}", time=_hour(one["ended"]), title=title)))
+        title = catalogue.find(one.name).title
+        if one.ended is not None:
+            click.echo(str(_("Over since {time}: {title}", time=_hour(one.ended), title=title)))
+            continue
+        click.echo(str(_("On since {time}: {title}", time=_hour(one.began), title=title)))
+        if one.kind == "scenario":
+            _tell_where_it_stands(one)
+
+
+def _tell_where_it_stands(one: Broken) -> None:
+    """How far a scenario's own time has come, how fast that goes, and when the next thing happens; not what."""
+    from opslib.lab.world import scenarios
+
+    timeline = scenarios.load(one.name).timeline
+    far = _("{passed} of its own time, {speed} times as fast as the clock", passed=_long(one.passed(time.time())), speed=f"{one.speed:g}")
+    steps = _("{done} of {total} steps", done=len(timeline) - len(one.due), total=len(timeline))
+    click.echo(f"  {far}; {steps}")
+    moment = min((one.at(timeline[number].after) for number in one.due), default=0.0)
+    if moment > time.time():
+        click.echo(f"  {_('The next step is due at {time}', time=_hour(moment))}")
+
+
+def _long(seconds: float) -> str:
+    """A time as scenarios write it."""
+    minutes = int(seconds // 60)
+    return f"{minutes // 60}h{minutes % 60:02d}m"
 
 
 # --- break, list, reset ---------------------------------------------------------------------------------------------------------------
@@ -301,13 +323,26 @@ def _break() -> click.Command:
         params=[
             click.Argument(["name"]),
             click.Option(["--ago"], metavar="TIME", help=str(_("How long ago a scenario began, like 90m; without it as its file says."))),
+            click.Option(
+                ["--speed"],
+                metavar="FACTOR",
+                help=str(
+                    _(
+                        "How many times as fast as the clock the scenario goes on from now: what is still to come of it, leaks, filling "
+                        "volumes. Everything else keeps the clock's time."
+                    )
+                ),
+            ),
             click.Option(["-n", "--namespace"], help=str(_("Where a fault is; without it the fault's own namespace."))),
             click.Option(["--wait"], is_flag=True, help=str(_("Return when the first alert about it fires, at most three minutes later."))),
             _state_dir(),
         ],
         help=str(_("Break the lab with a scenario or a fault; `opslib lab list` names them. It says what whoever is on call is told.")),
         epilog=examples(
-            "opslib lab break memory-leak", "opslib lab break bad-deploy --ago 2h", "opslib lab break image-not-found -n payments"
+            "opslib lab break memory-leak",
+            "opslib lab break bad-deploy --ago 2h",
+            "opslib lab break full-volume --ago 0s --speed 10",
+            "opslib lab break image-not-found -n payments",
         ),
     )
 
@@ -315,22 +350,27 @@ def _break() -> click.Command:
 ALERT_SECONDS = 180
 
 
-def _run_break(name: str, ago: str | None, namespace: str | None, wait: bool, folder: Path | None) -> None:
+def _run_break(name: str, ago: str | None, speed: str | None, namespace: str | None, wait: bool, folder: Path | None) -> None:
     from opslib.lab import catalogue, engines
 
     found = catalogue.find(name)
     if found.kind == "fault" and ago is not None:
         raise InputError(_("{name} is a fault, which begins now", name=name), _("Leave --ago out"))
+    if found.kind == "fault" and speed is not None:
+        raise InputError(_("{name} is a fault, which does not develop", name=name), _("Leave --speed out"))
     if found.kind == "scenario" and namespace is not None:
         raise InputError(_("{name} is a scenario, which has its places", name=name), _("Leave --namespace out"))
     seconds = None if ago is None else catalogue.seconds(ago)
+    factor = 1.0 if speed is None else catalogue.speed(speed)
     lab = engines.running(folder)
     before = _firing(lab) if wait else set()
-    began = _ask(lab, "break", {"kind": found.kind, "name": name, "ago": seconds, "namespace": namespace})["began"]
+    began = _ask(lab, "break", {"kind": found.kind, "name": name, "ago": seconds, "speed": factor, "namespace": namespace})["began"]
     if found.kind == "scenario":
         click.echo(str(found.title))
         click.echo(str(found.story))
         click.echo(str(_("It was first seen at {time}. Look: {command}", time=_hour(began), command=found.look)))
+        if factor != 1:
+            click.echo(str(_("From now on it goes {speed} times as fast as the clock", speed=f"{factor:g}")))
     else:
         command = f"opslib run 4.1 --env lab -p namespace={namespace or found.namespace}"
         click.echo(str(_("Broken: {title}. Look: {command}", title=str(found.title), command=command)))

@@ -10,6 +10,9 @@ from opslib.lab import faults, named
 from opslib.lab.world import scenarios
 from opslib.messages import Message, _, current_language
 
+MOST_SPEED = 1000
+"""Metrics are read every few seconds: what goes faster would be over between two readings."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -68,6 +71,23 @@ def seconds(text: str) -> float:
         found = None
     if not isinstance(found, float):
         raise InputError(_("{text} is no time", text=text), _("Write it like 90s, 10m or 1h30m"))
+    return found
+
+
+def speed(text: str) -> float:
+    """The speed of a text like "10" or "0.5".
+
+    Raises
+    ------
+    InputError
+        It is none, or one at which nothing can be seen.
+    """
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0.01 <= found <= MOST_SPEED:
+        raise InputError(_("{text} is no speed", text=text), _("Write a number from 0.01 to {most}", most=MOST_SPEED))
     return found
 
 

@@ -13,6 +13,7 @@ import pytest
 import urllib3
 from scenario_fixes import FIXES
 
+from opslib import cli
 from opslib.errors import InputError, OpsError
 from opslib.lab import catalogue, engines, faults, stage
 from opslib.lab.engines import background
@@ -82,9 +83,6 @@ def test_what_is_told_does_not_give_the_cause_away() -> None:
 
 # --- on labs that run -------------------------------------------------------------------------------------------------------------------
 
-RECOVERS = ("bad-deploy", "dns", "no-endpoints", "alert-storm")
-"""Those of which it is also waited for that the metrics are well again."""
-
 ON_REAL = ("bad-deploy", "bad-setting", "node-not-ready")
 DAYLIGHT = ("cpu-throttling", "traffic-spike")
 """What shows in their metrics depends on the hour; tests/lab/world looks at it at theirs."""
@@ -133,7 +131,7 @@ def lesson(lab: RealLab, name: str) -> None:
         assert broken(lab)["ended"] is None
         FIXES[name](lab.api, lab.addresses)
         until(lambda: broken(lab)["ended"], f"{name} has ended")
-        for state in scenario.accepted[broken(lab)["end"]].metrics if name in RECOVERS else ():
+        for state in scenario.accepted[broken(lab)["end"]].metrics:
             until(shown(lab, state.query, state.is_, "[15s]"), f"{state.query} {state.is_}")
         world, _handover = stage.read(lab.folder) or pytest.fail("no world")
         assert all(timed.end <= time.time() for timed in world.faults)
@@ -175,6 +173,54 @@ def test_what_began_a_while_ago_shows_its_past(embedded_lab: RealLab) -> None:
     finally:
         control.ask(lab.folder, "reset", {})
     until(lambda: not shown(lab, hours_ago, "> 4e8")(), "its past is taken back")
+
+
+def develops(lab: RealLab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A leak that needs an hour to its first kill: broken from now on at 300 times the speed."""
+    monkeypatch.setenv("OPSLIB_LANG", "en")
+    restarts = 'kube_pod_container_status_restarts_total{container="recommendation"}'
+    try:
+        assert cli.main(["lab", "break", "memory-leak", "--ago", "0s", "--speed", "300", "--state-dir", str(lab.folder)]) == 0
+        assert "From now on it goes 300 times as fast as the clock" in capsys.readouterr().out
+        began = broken(lab)["began"]
+        until(lambda: not broken(lab)["due"], "the release is out")
+        assert time.time() - began < 600  # of its own time it is ten minutes
+        until(shown(lab, f"min({restarts})", ">= 1"), "all its containers were killed", seconds=90)
+        for pod in lab.api.list("/api/v1/namespaces/shop/pods", labels="app=recommendation"):
+            [status] = pod["status"]["containerStatuses"]
+            assert status["restartCount"] >= 1 and status["lastState"]["terminated"]["reason"] == "OOMKilled"
+        cli.main(["lab", "status", "--state-dir", str(lab.folder)])
+        said = capsys.readouterr().out
+        assert re.search(r"[1-9]\d*h\d\dm of its own time, 300 times as fast as the clock; 1 of 1 steps", said), said
+    finally:
+        control.ask(lab.folder, "reset", {})
+
+
+def test_a_scenario_develops_at_another_speed(
+    embedded_lab: RealLab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    develops(embedded_lab, monkeypatch, capsys)
+
+
+@pytest.mark.real
+def test_it_develops_so_on_real_servers_too(real_lab: RealLab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    develops(real_lab, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["memory-leak", "--speed", "fast"], "fast is no speed"),
+        (["memory-leak", "--speed", "0"], "0 is no speed"),
+        (["image-not-found", "--speed", "10"], "does not develop"),
+    ],
+)
+def test_a_speed_that_means_nothing_is_refused(
+    arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], embedded_lab: RealLab
+) -> None:
+    monkeypatch.setenv("OPSLIB_LANG", "en")
+    assert cli.main(["lab", "break", *arguments, "--state-dir", str(embedded_lab.folder)]) != 0
+    assert said in capsys.readouterr().err
 
 
 def test_nobody_breaks_a_lab_without_its_token(embedded_lab: RealLab, tmp_path: Path) -> None:

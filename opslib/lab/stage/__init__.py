@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opslib.errors import InputError, OpsError
+from opslib.lab.world.clock import Pace
 from opslib.lab.world.model import World
 from opslib.messages import _
 
@@ -49,6 +50,8 @@ class Broken:
     ----------
     began
         When its timeline began.
+    since, speed
+        Its pace (`Pace`): from then on its time goes so many times as fast as the wall's.
     faults
         For each step of its timeline the place of its fault in the world's; -1 for what is none.
     met
@@ -67,10 +70,20 @@ class Broken:
     faults: list[int] = field(default_factory=list)
     met: list[list[str]] = field(default_factory=list)
     due: list[int] = field(default_factory=list)
+    since: float = 0.0
+    speed: float = 1.0
     silences: list[str] = field(default_factory=list)
     open: list[int] = field(default_factory=list)
     ended: float | None = None
     end: int | None = None
+
+    def at(self, seconds: float) -> float:
+        """When, in Unix seconds, so many seconds of its own have passed since it began."""
+        return Pace(self.since, self.speed).after(self.began, seconds)
+
+    def passed(self, now: float) -> float:
+        """The seconds of its own that have passed at a time in Unix seconds."""
+        return Pace(self.since, self.speed).passed(self.began, now)
 
 
 class Stage:
@@ -158,8 +171,10 @@ class Stage:
         with self._lock:
             return [replace(one) for one in self._broken]
 
-    def play(self, name: str, ago: float | None = None) -> Broken:
+    def play(self, name: str, ago: float | None = None, speed: float = 1.0) -> Broken:
         """Break the lab with a scenario, as if it had begun `ago` seconds ago (None: as long as its file says).
+
+        Its timeline and what develops in it go on `speed` times as fast as the wall's clock.
 
         Raises
         ------
@@ -178,14 +193,14 @@ class Stage:
             if any(one.name == name and one.ended is None for one in self._broken):
                 raise InputError(_("{name} is on already", name=name), _("Take it back first"), "opslib lab reset")
             now = time.time()
-            began = now - (scenario.seen_after if ago is None else ago)
+            began, pace = now - (scenario.seen_after if ago is None else ago), Pace(now, speed)
             with self._lock:
                 first = len(self._world.faults)
-                broken = scenario.broken(self._world, began)
+                broken = scenario.broken(self._world, began, pace)
             places = iter(range(first, len(broken.faults)))
             faults = [next(places) if step.fault else -1 for step in scenario.timeline]
             steps = len(scenario.timeline)
-            one = Broken(name, "scenario", began, faults, met=[[] for _step in range(steps)], due=list(range(steps)))
+            one = Broken(name, "scenario", began, faults, [[] for _step in range(steps)], list(range(steps)), pace.since, pace.speed)
             self._step(one, scenario, broken, now)
             if len(broken.faults) > first:
                 self._wait_for_rollouts(broken, first)
@@ -350,7 +365,7 @@ class Stage:
 
         for number in list(one.due):
             step = scenario.timeline[number]
-            if one.began + step.after > now:
+            if one.at(step.after) > now:
                 continue
             if step.fault:
                 timed = world.faults[one.faults[number]]
@@ -360,11 +375,11 @@ class Stage:
                 if now < timed.end:
                     acts.begin(self._cluster, world, timed, now)
             elif step.silence:
-                one.silences.append(self._silence(step.silence, one.began + step.after))
+                one.silences.append(self._silence(step.silence, one.at(step.after)))
             if step.backups:
                 from opslib.lab.velero import trouble
 
-                since = datetime.fromtimestamp(one.began + step.after, UTC)
+                since = datetime.fromtimestamp(one.at(step.after), UTC)
                 if not trouble.fail_backups(self._cluster.api, self.folder, since, step.backups.phase, step.backups.message):
                     continue  # Velero has not brought its backups yet
                 trouble.break_location(self._cluster.api)
@@ -377,7 +392,7 @@ class Stage:
             for obj in step.apply:
                 self._cluster.apply(obj, by="kubectl-client-side-apply")
             one.due.remove(number)
-        return min((max(one.began + scenario.timeline[number].after, now + 1) for number in one.due), default=float("inf"))
+        return min((max(one.at(scenario.timeline[number].after), now + 1) for number in one.due), default=float("inf"))
 
     def _end_fault(self, place: int, now: float) -> None:
         from opslib.lab.stage import acts

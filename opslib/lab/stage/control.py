@@ -54,7 +54,7 @@ def routes(stage: Stage) -> list[BaseRoute]:
     def play(asked: dict[str, Any]) -> Any:
         if asked["kind"] == "fault":
             return asdict(stage.fault(asked["name"], asked.get("namespace")))
-        return asdict(stage.play(asked["name"], asked.get("ago")))
+        return asdict(stage.play(asked["name"], asked.get("ago"), asked.get("speed", 1.0)))
 
     def reset(asked: dict[str, Any]) -> Any:
         return {"count": stage.reset()}

@@ -10,7 +10,6 @@ Everything is a pure function of the world and of time. A world is never changed
 ['recommendation']
 """
 
-from opslib.lab.world.clock import Clock
 from opslib.lab.world.model import World
 
-__all__ = ["Clock", "World"]
+__all__ = ["World"]

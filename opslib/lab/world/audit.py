@@ -95,12 +95,12 @@ def cloudtrail(world: World, start: float, end: float) -> Iterator[Record]:
 
 def _leaked(world: World, timed: Timed, fault: LeakedKey, end: float) -> Iterator[tuple[float, Record]]:
     """What a key in the wrong hands is used for, until the fault ends."""
-    calls = [(timed.start + after, source, name, code) for after, source, name, code in _FIRST]
-    until = min(end, timed.end, timed.start + _A_MONTH_OF_USE * _HOUR)
-    for hour in range(max(0, math.ceil((until - timed.start) / _HOUR))):
+    calls = [(timed.pace.after(timed.start, after), source, name, code) for after, source, name, code in _FIRST]
+    until = min(end, timed.end, timed.pace.after(timed.start, _A_MONTH_OF_USE * _HOUR))
+    for hour in range(max(0, math.ceil(timed.pace.passed(timed.start, until) / _HOUR))):
         for one in range(2 + int(4 * noise.one(world.seed, "leaked", fault.access_key, hour))):
             after = 300 + (_HOUR - 300) * noise.one(world.seed, "leaked", fault.access_key, hour, one)
-            calls.append((float(int(timed.start + hour * _HOUR + after)), *_THEN[(hour + one) % len(_THEN)]))
+            calls.append((float(int(timed.pace.after(timed.start, hour * _HOUR + after))), *_THEN[(hour + one) % len(_THEN)]))
     identity = {**_person(fault.user), "accessKeyId": fault.access_key}
     for time, source, name, code in calls:
         if time < until:

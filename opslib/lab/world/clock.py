@@ -1,68 +1,66 @@
-"""A clock that runs at any speed and may start in the past."""
+"""How the time of what breaks goes against the wall's: as fast as that until a moment, at another speed from then on."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+
+from opslib.lab.world.noise import Floats
 
 
-class Clock:
-    """The time of a world.
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The speed of what breaks. Nothing else follows it: requests a second, scrapes, tokens and leases are the wall's.
 
     Parameters
     ----------
-    start
-        The time that it shows at first, aware.
+    since
+        Until then, in Unix seconds, its time is the wall's.
     speed
-        Its seconds in one second of the wall's.
-    ticks
-        The seconds that it goes by.
+        Its seconds in one second of the wall's from then on.
 
     Raises
     ------
     ValueError
-        The speed is not above 0, or `start` has no zone.
+        The speed is not above 0.
 
     Examples
     --------
-    >>> now = iter([0.0, 60.0])
-    >>> clock = Clock(datetime(2026, 3, 1, tzinfo=UTC), speed=60, ticks=lambda: next(now))
-    >>> clock.now()
-    datetime.datetime(2026, 3, 1, 1, 0, tzinfo=datetime.timezone.utc)
+    >>> pace = Pace(since=1000.0, speed=10)
+    >>> pace.passed(900.0, 1030.0)  # 100 seconds before, 30 seconds at ten times the speed after
+    400.0
+    >>> pace.after(900.0, 400.0)
+    1030.0
     """
 
-    def __init__(self, start: datetime, speed: float = 1.0, *, ticks: Callable[[], float] = time.monotonic) -> None:
-        if start.tzinfo is None:
-            raise ValueError("the start has no zone")
-        self._ticks = ticks
-        self._lock = threading.Lock()
-        self._start, self._since, self._speed = start.astimezone(UTC), ticks(), _checked(speed)
+    since: float = 0.0
+    speed: float = 1.0
 
-    @property
-    def speed(self) -> float:
-        """Its seconds in one second of the wall's. Setting it makes no jump."""
-        return self._speed
+    def __post_init__(self) -> None:
+        if not 0 < self.speed < float("inf"):
+            raise ValueError(f"time does not go at {self.speed}")
 
-    @speed.setter
-    def speed(self, speed: float) -> None:
-        with self._lock:
-            ticks = self._ticks()
-            self._start += timedelta(seconds=(ticks - self._since) * self._speed)
-            self._since, self._speed = ticks, _checked(speed)
+    def after(self, start: float, seconds: float) -> float:
+        """When, in Unix seconds, so many seconds of its own have passed since `start`."""
+        before = min(max(self.since - start, 0.0), seconds)
+        return start + before + (seconds - before) / self.speed
 
-    def now(self) -> datetime:
-        """The time, aware, in UTC."""
-        with self._lock:
-            return self._start + timedelta(seconds=(self._ticks() - self._since) * self._speed)
-
-    def time(self) -> float:
-        """The same in Unix seconds."""
-        return self.now().timestamp()
+    @overload
+    def passed(self, start: float, times: float) -> float: ...
+    @overload
+    def passed(self, start: float, times: Floats) -> Floats: ...
+    def passed(self, start: float, times: float | Floats) -> float | Floats:
+        """The seconds of its own from `start` to each of `times`, which are Unix seconds."""
+        passed = own(times, self.since, self.speed) - own(start, self.since, self.speed)
+        return passed if isinstance(times, np.ndarray) else float(passed)
 
 
-def _checked(speed: float) -> float:
-    if not speed > 0:
-        raise ValueError(f"a clock does not run at {speed}")
-    return float(speed)
+WALL = Pace()
+"""The wall's own."""
+
+
+def own(times: float | Floats, since: float | Floats, speed: float | Floats) -> Floats:
+    """What a clock of that pace shows at each time of the wall's."""
+    return np.asarray(np.minimum(times, since) + speed * np.maximum(times - since, 0.0))

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from opslib.lab.world.clock import WALL, Pace
 from opslib.lab.world.noise import Floats
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -118,18 +119,23 @@ Fault = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A fault, and its time in Unix seconds; `end` is infinite while it lasts."""
+    """A fault, and its time in Unix seconds; `end` is infinite while it lasts. It develops at its `pace`."""
 
     fault: Fault
     start: float
     end: float = float("inf")
+    pace: Pace = WALL
+
+    def passed(self, times: Floats) -> Floats:
+        """The seconds of its own that it has lasted at each time; 0 before it begins."""
+        return np.clip(self.pace.passed(self.start, np.minimum(times, self.end)), 0, None)
 
     def size(self, times: Floats) -> Floats:
         """From 0 (not there) to 1 (in full) at each time."""
         there = (times >= self.start) & (times < self.end)
         if self.fault.ramp_seconds == 0:
             return there.astype(np.float64)
-        grown: Floats = np.clip((times - self.start) / self.fault.ramp_seconds, 0, 1) * there
+        grown: Floats = np.clip(self.passed(times) / self.fault.ramp_seconds, 0, 1) * there
         return grown
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from opslib.lab.world.clock import WALL, Pace
 from opslib.lab.world.faults import CpuLimit, Fault, NodeDown, Timed
 from opslib.lab.world.platform import NODES, SERVICES, Call, Node, Service
 
@@ -46,15 +47,15 @@ class World:
         """No later moment is asked for, in Unix seconds: what comes after it need not be computed."""
         return float("inf")
 
-    def breaks(self, fault: Fault, start: float, end: float = float("inf")) -> World:
-        """The same world, in which something breaks. Until `start` nothing is different.
+    def breaks(self, fault: Fault, start: float, end: float = float("inf"), pace: Pace = WALL) -> World:
+        """The same world, in which something breaks, and develops at a pace. Until `start` nothing is different.
 
         Raises
         ------
         ValueError
             The fault is about a service, node, limit or volume that is not there.
         """
-        timed = Timed(fault, start, end)
+        timed = Timed(fault, start, end, pace)
         if timed.service and timed.service not in self.places:
             raise ValueError(f"there is no service {timed.service}")
         if isinstance(fault, NodeDown) and fault.node not in {node.name for node in self.nodes}:
@@ -77,6 +78,7 @@ class World:
         """It as JSON can hold it, for another process: `World.of` reads it. Services and nodes are in it only where they are others."""
         faults = [
             {"fault": timed.fault.model_dump(), "start": timed.start, "end": None if timed.end == float("inf") else timed.end}
+            | ({"pace": asdict(timed.pace)} if timed.pace != WALL else {})
             for timed in self.faults
         ]
         document: dict[str, Any] = {"seed": self.seed, "start": self.start, "end": self.end, "faults": faults}
@@ -91,7 +93,8 @@ class World:
         """The world of a document that `document` made."""
         read = TypeAdapter[Fault](Fault).validate_python
         faults = tuple(
-            Timed(read(one["fault"]), one["start"], float("inf") if one["end"] is None else one["end"]) for one in document["faults"]
+            Timed(read(one["fault"]), one["start"], float("inf") if one["end"] is None else one["end"], Pace(**one.get("pace", {})))
+            for one in document["faults"]
         )
         services = tuple(Service(**{**one, "calls": tuple(Call(**call) for call in one["calls"])}) for one in document.get("services", ()))
         nodes = tuple(Node(**one) for one in document.get("nodes", ()))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from opslib.lab.world import noise
+from opslib.lab.world import clock, noise
 from opslib.lab.world.changes import limit_at, version_at
 from opslib.lab.world.faults import DependencyDown, MemoryLeak, NodeDown
 from opslib.lab.world.noise import Floats, Integers
@@ -69,7 +69,7 @@ class Pod:
     version: str = ""
     cores_limit: float | None = None
     memory_share: float = 0.5
-    leak: tuple[float, float, float] = (math.inf, math.inf, 0.0)  # from, to, bytes a second
+    leak: tuple[float, float, float, float, float] = (math.inf, math.inf, 0.0, 0.0, 1.0)  # from, to, bytes a second; its pace
     address: str = ""  # where a cluster gave it one
     memory_limit: float = 0.0  # where it is another than the service's
 
@@ -192,8 +192,8 @@ class Pods:
         limits, bases = self.memory[0, pods, None], self.memory[1, pods, None]
         wander = noise.smooth(self.keys[pods, None], times, 900.0)
         used = bases * (1 - 0.35 * np.exp(-age / 240)) * (1 + 0.04 * wander)
-        leaks = np.array([self.listed[pod].leak for pod in pods]).reshape(-1, 3)
-        grown = np.clip(np.minimum(times, leaks[:, 1:2]) - np.maximum(began, leaks[:, :1]), 0, None) * leaks[:, 2:]
+        first, last, slope, *pace = np.array([self.listed[pod].leak for pod in pods]).reshape(-1, 5, 1).swapaxes(0, 1)
+        grown = np.clip(clock.own(np.minimum(times, last), *pace) - clock.own(np.maximum(began, first), *pace), 0, None) * slope
         return np.asarray(np.minimum(used + grown, limits * 0.999))
 
     @cached_property
@@ -339,13 +339,13 @@ def _leak(world: World, pod: Pod) -> None:
         if start >= end:
             continue
         slope = timed.fault.bytes_per_hour / 3600 * (0.92 + 0.16 * noise.one(world.seed, "leak", pod.name))
-        pod.leak = (timed.start, timed.end, slope)
+        pod.leak = (timed.start, timed.end, slope, timed.pace.since, timed.pace.speed)
         room = max((pod.memory_limit or service.memory_limit) - service.memory_limit * pod.memory_share, 2.0**20)
-        time = start + room / slope
+        time = timed.pace.after(start, room / slope)
         while time < end and len(pod.kills) < _MOST_KILLS:
             pod.kills.append(time)
             pod.starts.append(time + 2)
-            time += 2 + room / slope
+            time = timed.pace.after(time + 2, room / slope)
     pod.starts.sort()
 
 

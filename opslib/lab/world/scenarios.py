@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from opslib.errors import InputError
 from opslib.lab import faults as plays
 from opslib.lab import named
+from opslib.lab.world.clock import WALL, Pace
 from opslib.lab.world.faults import Fault
 from opslib.lab.world.model import World
 from opslib.messages import _
@@ -291,12 +292,12 @@ class Scenario(_Part):
         world = World(seed, begin - history_days * _DAY, begin)
         return self.broken(world, begin)
 
-    def broken(self, world: World, begin: float) -> World:
-        """`world` with the faults of the timeline, which begins at a time in Unix seconds."""
+    def broken(self, world: World, begin: float, pace: Pace = WALL) -> World:
+        """`world` with the faults of the timeline, which begins at a time in Unix seconds and goes on at a pace."""
         for step in self.timeline:
             if step.fault:
-                end = float("inf") if step.until is None else begin + step.until
-                world = world.breaks(step.fault, begin + step.after, end)
+                end = float("inf") if step.until is None else pace.after(begin, step.until)
+                world = world.breaks(step.fault, pace.after(begin, step.after), end, pace)
         return world
 
 

@@ -40,7 +40,7 @@ def used(world: World, service: int, replica: int, times: Floats) -> Floats:
     total = whole * level + daily * days + breath
     for timed in world.faults:
         if isinstance(timed.fault, VolumeFill) and timed.fault.service == name and timed.fault.replica == replica:
-            hours = np.clip(np.minimum(times, timed.end) - timed.start, 0, None) / 3600
+            hours = timed.passed(times) / 3600
             # the fault ends by cleaning up, or a bigger volume, which for the share comes to the same
             total = total + np.where(times < timed.end, timed.fault.bytes_per_hour * hours, 0.0)
     return np.asarray(np.clip(total, 0, whole))
@@ -53,7 +53,7 @@ def full_since(world: World, timed: Timed) -> float:
         return math.inf
     service = world.places[fault.service]
     whole = capacity(world, service)
-    low, high = timed.start, min(timed.end, timed.start + 3600 * whole / fault.bytes_per_hour + 1) - 1e-3
+    low, high = timed.start, min(timed.end, timed.pace.after(timed.start, 3600 * whole / fault.bytes_per_hour) + 1) - 1e-3
 
     def full(time: float) -> bool:
         return bool(used(world, service, fault.replica, np.array([time]))[0] >= whole)

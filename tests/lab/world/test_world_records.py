@@ -1,23 +1,23 @@
-"""The world's logs, audit records, manifests and clock."""
+"""The world's logs, audit records, manifests, and the pace of what breaks."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import time
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opslib.lab.controllers import clock as controllers_clock
-from opslib.lab.world import World
+from opslib.lab.world import World, volumes
 from opslib.lab.world.audit import cloudtrail, kubernetes_audit, lookup_event
-from opslib.lab.world.clock import Clock
-from opslib.lab.world.faults import BadDeploy, CertificateExpiry, CpuLimit, DependencyDown, Dns, Fault, MemoryLeak, VolumeFill
+from opslib.lab.world.clock import WALL, Pace
+from opslib.lab.world.faults import BadDeploy, CertificateExpiry, CpuLimit, DependencyDown, Dns, Fault, MemoryLeak, Slow, VolumeFill
 from opslib.lab.world.logs import Density, bulk, lines
 from opslib.lab.world.manifests import manifests, nodes
 from opslib.lab.world.platform import GIBI, Call, Service, ordered
@@ -190,34 +190,51 @@ def test_calls_that_lead_nowhere_or_in_a_circle_are_refused() -> None:
         ordered((service("a", "c"),))
 
 
-# --- the clock --------------------------------------------------------------------------------------------------------------------------
+# --- the pace of what breaks ------------------------------------------------------------------------------------------------------------
 
 
-@given(steps=st.lists(st.tuples(st.floats(0, 1e4), st.floats(0.01, 1e4)), min_size=1, max_size=20))
-def test_the_clock_never_jumps(steps: list[tuple[float, float]]) -> None:
-    ticks = 0.0
-    start = datetime(2026, 3, 1, 9, tzinfo=timezone(timedelta(hours=9)))
-    clock, expected = Clock(start, 1.0, ticks=lambda: ticks), 0.0
-    for passed, speed in steps:
-        ticks += passed
-        expected += passed * clock.speed
-        assert abs((clock.now() - start).total_seconds() - expected) < 1e-3
-        clock.speed = speed
-        assert abs((clock.now() - start).total_seconds() - expected) < 1e-3
-    assert clock.now().tzinfo is UTC
+@given(since=st.floats(0, 2e9), speed=st.floats(0.01, 1000), start=st.floats(0, 2e9), seconds=st.floats(0, 1e7))
+def test_a_pace_and_back(since: float, speed: float, start: float, seconds: float) -> None:
+    pace = Pace(since, speed)
+    then = pace.after(start, seconds)
+    assert then >= start and abs(pace.passed(start, then) - seconds) < 1e-3 * max(1, speed)
+    if then <= since:
+        assert abs(then - start - seconds) < 1e-3
 
 
-def test_controllers_take_the_clock() -> None:
-    clock: controllers_clock.Clock = Clock(datetime(2026, 3, 1, 3, tzinfo=UTC), 60, ticks=lambda: 5.0)
-    assert controllers_clock.stamp(clock.now()) == "2026-03-01T03:00:00Z" and clock.speed == 60
+def test_what_develops_goes_at_its_pace_and_traffic_does_not() -> None:
+    start, now = WORLD.end - 3600, WORLD.end
+    leak, fill = MemoryLeak(service="recommendation", bytes_per_hour=100e6), VolumeFill(service="order-db", bytes_per_hour=4e9)
+    slow = Slow(service="stock-db", latency_factor=5, ramp_seconds=7200)
+
+    def broken(pace: Pace) -> World:
+        return WORLD.breaks(leak, start, pace=pace).breaks(fill, start, pace=pace).breaks(slow, start, pace=pace)
+
+    plain, fast = broken(WALL), broken(Pace(now, 10))
+    assert World.of(json.loads(json.dumps(fast.document()))) == fast
+    before = np.arange(start, now, 60.0)
+    pods = np.flatnonzero(plain.pods.service == WORLD.places["recommendation"])
+    assert (plain.pods.working_set(pods, before) == fast.pods.working_set(pods, before)).all()
+    assert fast.faults[2].size(np.array([now]))[0] == 0.5
+    for seconds in (60.0, 300.0):
+        at, then = np.array([now + seconds]), np.array([now + 10 * seconds])
+        grown = fast.faults[1].passed(at)
+        assert grown == plain.faults[1].passed(then) == 3600 + 10 * seconds
+        assert fast.faults[2].size(at) == plain.faults[2].size(then)
+    place = WORLD.places["order-db"]
+    assert volumes.used(fast, place, 0, np.array([now + 600.0]))[0] - volumes.used(WORLD, place, 0, np.array([now + 600.0]))[0] == (
+        pytest.approx(4e9 * (3600 + 6000) / 3600)
+    )
+    assert fast.full[1] - now == pytest.approx((plain.full[1] - now) / 10, rel=0.02)  # the volume's own growth is the wall's
+    [slowly, quickly] = [[kill for pod in pods for kill in world.pods.listed[pod].kills[:1]] for world in (plain, fast)]
+    assert all(one > now for one in slowly)
+    assert [now + (one - now) / 10 for one in slowly] == pytest.approx(quickly)
+    rows = np.array([WORLD.places["web"]])
+    later = np.array([now + 300.0])
+    assert (fast.history.rate("requests", rows, later) == plain.history.rate("requests", rows, later)).all()
 
 
-def test_a_clock_that_cannot_run_is_refused() -> None:
-    with pytest.raises(ValueError, match="does not run"):
-        Clock(datetime(2026, 3, 1, tzinfo=UTC), 0)
-    with pytest.raises(ValueError, match="no zone"):
-        Clock(datetime(2026, 3, 1))  # noqa: DTZ001 - the point
-    clock = Clock(datetime(2026, 3, 1, tzinfo=UTC))
-    with pytest.raises(ValueError, match="does not run"):
-        clock.speed = -1
-    assert clock.time() >= datetime(2026, 3, 1, tzinfo=UTC).timestamp()
+@pytest.mark.parametrize("speed", [0, -1, math.inf, math.nan])
+def test_time_that_cannot_go_is_refused(speed: float) -> None:
+    with pytest.raises(ValueError, match="does not go"):
+        Pace(0, speed)
