@@ -2,6 +2,7 @@
 
 Of the admission plugins that are on by default: NamespaceLifecycle, ServiceAccount, LimitRanger, DefaultTolerationSeconds, Priority,
 TaintNodesByCondition, DefaultStorageClass, StorageObjectInUseProtection, ResourceQuota; and the allocation of service addresses.
+`opslib.lab.kube.webhooks` has the webhooks.
 """
 
 from __future__ import annotations
@@ -155,16 +156,23 @@ class World:
             self.allocate(obj, None, dry_run=options.dry_run)
         elif resource.storage == "persistentvolumeclaims":
             self._default_class(obj)
-        self._guard(resource, obj)
 
-    def _guard(self, resource: Resource, obj: Object) -> None:
-        space = self._store.get("namespaces", ("", obj["metadata"].get("namespace", ""))) if resource.namespaced else None
-        labels = space.labels if space is not None else {}
+    def complete_again(self, resource: Resource, obj: Object) -> None:
+        """Put in once more what belongs to a new object, which a webhook has changed."""
         if resource.storage == "pods":
-            guards.pod_security(obj, labels)
-        if resource.group != "admissionregistration.k8s.io":  # a webhook cannot stand in the way of its own end
-            found = (record.object() for storage in guards.WEBHOOKS for record in self._store.records(storage))
-            guards.webhooks(found, resource, obj, labels, "CREATE")
+            self.complete_pod(obj)
+
+    def guard(self, resource: Resource, obj: Object) -> None:
+        """See that a new pod keeps to its namespace's pod security level.
+
+        Raises
+        ------
+        Refused
+            It does not.
+        """
+        if resource.storage == "pods":
+            space = self._store.get("namespaces", ("", obj["metadata"].get("namespace", "")))
+            guards.pod_security(obj, space.labels if space is not None else {})
 
     def admit_update(self, resource: Resource, live: Object, obj: Object, options: Options, subresource: str) -> None:
         """The same for a change."""

@@ -11,7 +11,7 @@ import logging
 import random
 import re
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode
@@ -36,6 +36,7 @@ from opslib.lab.kube import (
     streams,
     subresources,
     swagger,
+    webhooks,
 )
 from opslib.lab.kube.access import Attributes, Authenticator, Authorizer, User
 from opslib.lab.kube.aggregation import Aggregator, Unavailable
@@ -43,7 +44,7 @@ from opslib.lab.kube.errors import Object, Refused, bad_request
 from opslib.lab.kube.objects import Objects, Options, Result
 from opslib.lab.kube.reading import Form, Lists, Selection, Watch
 from opslib.lab.kube.resources import Registry, Resource
-from opslib.lab.kube.store import Store
+from opslib.lab.kube.store import Changed, Store
 
 _log = logging.getLogger(__name__)
 _JSON = "application/json"
@@ -53,6 +54,7 @@ _DISCOVERY = "apidiscovery.k8s.io"
 _PRETTY_AGENTS = ("curl/", "Wget/", "Mozilla/")
 _COMPRESS_FROM = 128 * 1024
 _BODY_LIMIT = 3 * 1024 * 1024
+_ATTEMPTS = 5
 _METHODS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 Headers = list[tuple[bytes, bytes]]
@@ -451,16 +453,14 @@ class Api:
         if verb == "create":
             return await self._create(request, target, options)
         if verb == "update":
-            obj = self._objects.decode(resource, await self._body(request), options)
-            obj = events.to_core(obj) if resource.group == "events.k8s.io" else obj
-            return self._changed(request, resource, self._objects.update(resource, target.namespace, target.name, obj, options), options)
+            return await self._update(request, target, options)
         if verb == "patch":
             return await self._patch(request, target, options)
         if verb == "delete":
             given = await self._delete_options(request)
             options.dry_run = options.dry_run or given.get("dryRun") == ["All"]
             record = self._objects.record(resource, target.namespace, target.name)
-            return self._deleted(request, resource, self._objects.delete(resource, record, given, options), options)
+            return self._deleted(request, resource, await self._objects.delete(resource, record, given, options), options)
         if verb == "deletecollection":
             return await self._delete_many(request, target, options)
         raise errors.method_not_allowed()
@@ -537,13 +537,26 @@ class Api:
         namespace = target.namespace
         if resource.namespaced and not namespace:
             raise errors.method_not_allowed()
-        return self._changed(request, resource, self._objects.create(resource, namespace, obj, options), options)
+        return self._changed(request, resource, await self._objects.create(resource, namespace, obj, options), options)
+
+    async def _update(self, request: Request, target: Target, options: Options) -> Answer:
+        resource, data = target.resource, await self._body(request)
+
+        async def update() -> Result:
+            obj = self._objects.decode(resource, data, options)
+            obj = events.to_core(obj) if resource.group == "events.k8s.io" else obj
+            return await self._objects.update(resource, target.namespace, target.name, obj, options, subresource=target.subresource)
+
+        return self._changed(request, resource, await _insist(target, update), options)
 
     async def _patch(self, request: Request, target: Target, options: Options) -> Answer:
         resource = target.resource
         kind, patch = await self._patch_body(request, options)
-        result = self._objects.patch(resource, target.namespace, target.name, kind, patch, options, subresource=target.subresource)
-        return self._changed(request, resource, result, options)
+
+        async def change() -> Result:
+            return await self._objects.patch(resource, target.namespace, target.name, kind, patch, options, subresource=target.subresource)
+
+        return self._changed(request, resource, await _insist(target, change), options)
 
     async def _patch_body(self, request: Request, options: Options) -> tuple[str, Any]:
         kind = request.headers.get("content-type", "").partition(";")[0].strip()
@@ -576,7 +589,7 @@ class Api:
             if not selection.takes(record):
                 continue
             with contextlib.suppress(Refused):
-                result = self._objects.delete(resource, record, given, options)
+                result = await self._objects.delete(resource, record, given, options)
                 bodies.append(resource.header + msgspec.json.encode(result.obj, order="sorted")[1:])
         head = {"kind": resource.list_kind, "apiVersion": resource.api_version, "metadata": {"resourceVersion": str(self._store.version)}}
         return _encoded(request, 200, msgspec.json.encode(head)[:-1] + b',"items":[' + b",".join(bodies) + b"]}")
@@ -630,16 +643,18 @@ class Api:
         if name == "scale":
             return await self._scale(request, target, record, options, verb)
         if name == "binding":
-            binding = await self._body(request)
+            binding = await self._admitted(target, await self._body(request), options, ("v1", "Binding"))
             subresources.bind(self._objects, self._store, resource, record, binding, options)
             return _encoded(request, 201, msgspec.json.encode(_success(201)))
         if name == "eviction":
             eviction = await self._body(request)
             options.dry_run = options.dry_run or (eviction.get("deleteOptions") or {}).get("dryRun") == ["All"]
-            subresources.evict(self._objects, self._store, resource, record, eviction, options)
+            eviction = await self._admitted(target, eviction, options, ("policy/v1", "Eviction"))
+            record = self._objects.record(resource, target.namespace, target.name)
+            await subresources.evict(self._objects, self._store, resource, record, eviction, options)
             return _encoded(request, 201, msgspec.json.encode(_success(201)))
         if name == "token":
-            asked = await self._body(request)
+            asked = await self._admitted(target, await self._body(request), options, ("authentication.k8s.io/v1", "TokenRequest"))
             made = subresources.token(self._authenticator, record, asked)
             return _encoded(request, 201, msgspec.json.encode({**made, "kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1"}))
         if name == "proxy":
@@ -648,9 +663,7 @@ class Api:
             return self._one(request, resource, record)
         if verb == "patch":
             return await self._patch(request, target, options)
-        obj = self._objects.decode(resource, await self._body(request), options)
-        result = self._objects.update(resource, target.namespace, target.name, obj, options, subresource=name)
-        return self._changed(request, resource, result, options)
+        return await self._update(request, target, options)
 
     async def _proxied(self, request: Request, target: Target) -> Answer:
         """What a node's kubelet serves; Services and pods have nothing behind them here."""
@@ -677,13 +690,28 @@ class Api:
                 given = (whole.get("metadata") or {}).get("resourceVersion")
                 if given and given != str(record.version):
                     raise errors.conflict(resource.group, resource.plural, record.name)
+            kind_of_scale = ("autoscaling/v1", "Scale")
+            whole = await self._admitted(
+                target, whole, options, kind_of_scale, operation="UPDATE", old=subresources.scale_of(resource, live)
+            )
+            record = self._objects.record(resource, target.namespace, target.name)
+            live = record.object()
             obj = subresources.with_scale(resource, live, whole)
-            result = self._objects.change(resource, record, live, obj, options, subresource="scale")
+            result = await self._objects.change(resource, record, live, obj, options, subresource="scale")
             live = result.obj
         scale = subresources.scale_of(resource, live)
         form = self._form(request)
         body = reading.table_of("scales.autoscaling", form, [scale]) if form.kind == "table" else msgspec.json.encode(scale)
         return _encoded(request, 200, body, _warnings(options.warnings))
+
+    async def _admitted(
+        self, target: Target, obj: Object, options: Options, kind: tuple[str, str], *, operation: str = "CREATE", old: Object | None = None
+    ) -> Object:
+        """What webhooks let through of something that is about an object and is not kept itself."""
+        asked = webhooks.Request(target.resource, operation, obj, old, options, target.name, target.namespace, target.subresource, kind)
+        await self._objects.hooks.admit(asked)
+        options.admitted = True
+        return asked.obj or {}
 
     def _kubelet_of(self, node: str) -> tuple[str, int]:
         return streams.kubelet_of(self._node(node), self._kubelets.addresses)
@@ -768,6 +796,13 @@ class Api:
         node = (pod.get("spec") or {}).get("nodeName")
         if not node:
             raise bad_request(f"pod {name} does not have a host assigned")
+        connects = {
+            **{one: (query.get(one) or [""])[0] in ("true", "1") for one in ("stdin", "stdout", "stderr", "tty")},
+            "container": container,
+            **({"command": words} if subresource == "exec" else {}),
+        }
+        asked = Target(self._known("pods"), namespace, name, subresource)
+        await self._admitted(asked, connects, Options(user), ("v1", f"Pod{subresource.capitalize()}Options"), operation="CONNECT")
         host, port = self._kubelet_of(node)
         target = f"/{subresource}/{namespace}/{name}/{container}?{_kubelet_query(query)}"
         await streams.relay(host, port, target, protocol, receive, send, self._kubelets.certificate)
@@ -779,12 +814,14 @@ class Api:
         options = self._options(request, user)
         data = await self._body(request)
         if resource.kind == "Binding":
+            data = await self._admitted(target, data, options, ("v1", "Binding"))
             name = (data.get("metadata") or {}).get("name", "")
             pods = self._known("pods")
             record = self._objects.record(pods, target.namespace, name)
             subresources.bind(self._objects, self._store, pods, record, data, options)
             return _encoded(request, 201, msgspec.json.encode(_success(201)))
         obj = self._objects.decode(resource, data, options)
+        obj = await self._admitted(target, obj, options, (resource.api_version, resource.kind))
         if resource.kind == "SelfSubjectReview":
             from opslib.lab.kube.objects import now_text
 
@@ -832,7 +869,8 @@ class Api:
             raise errors.invalid_object("meta.k8s.io", "CreateOptions", "", [problem])
         if not manager:
             manager = request.headers.get("user-agent", "").partition("/")[0][:128] or "unknown"
-        options = Options(user, manager, bool(dry_run), kind, query.get("force", "") in ("true", "1"))
+        given = {name: query[name] for name in ("fieldManager", "fieldValidation") if query.get(name)}
+        options = Options(user, manager, bool(dry_run), kind, query.get("force", "") in ("true", "1"), given=given)
         request.scope["warnings"] = options.warnings  # they go out with a refusal, too
         return options
 
@@ -890,6 +928,14 @@ class Api:
 
 
 # --- small parts ---
+
+
+async def _insist(target: Target, change: Callable[[], Awaitable[Result]]) -> Result:
+    """Make a change to what is there, and again where that became another one while webhooks were asked."""
+    for _attempt in range(_ATTEMPTS):
+        with contextlib.suppress(Changed):
+            return await change()
+    raise errors.conflict(target.resource.group, target.resource.plural, target.name)
 
 
 def _parts(scope: Scope) -> list[str]:

@@ -339,6 +339,22 @@ def _node(obj: Object) -> None:
         status.setdefault("allocatable", {}).setdefault(name, value)
 
 
+def _webhooks(configuration: Object) -> None:
+    for hook in configuration.get("webhooks") or []:
+        _set(hook, failurePolicy="Fail", matchPolicy="Equivalent", namespaceSelector={}, objectSelector={}, timeoutSeconds=10)
+        for rule in hook.get("rules") or []:
+            _set(rule, scope="*")
+        service = (hook.get("clientConfig") or {}).get("service")
+        if service:
+            _set(service, port=443)
+
+
+def _mutating_webhooks(configuration: Object) -> None:
+    _webhooks(configuration)
+    for hook in configuration.get("webhooks") or []:
+        _set(hook, reinvocationPolicy="Never")
+
+
 DEFAULTS: dict[str, Callable[[Object], None]] = {
     "pods": _pod,
     "podtemplates": _template,
@@ -366,6 +382,8 @@ DEFAULTS: dict[str, Callable[[Object], None]] = {
     "limitranges": _limit_range,
     "priorityclasses.scheduling.k8s.io": _priority_class,
     "customresourcedefinitions.apiextensions.k8s.io": _definition,
+    "validatingwebhookconfigurations.admissionregistration.k8s.io": _webhooks,
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io": _mutating_webhooks,
 }
 
 

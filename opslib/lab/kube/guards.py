@@ -1,17 +1,13 @@
-"""What stops a new object besides its own faults: pod security levels of namespaces, and admission webhooks that do not answer.
+"""What stops a new pod besides its own faults: the pod security level of its namespace.
 
-The checks of pod security are those of k8s.io/pod-security-admission (policy/check_*.go) that the runbook's pods can meet, in its words and
-order. Webhooks are never called: the lab has no services that could answer, so one with the policy "Fail" always refuses.
+The checks are those of k8s.io/pod-security-admission (policy/check_*.go) that the runbook's pods can meet, in its words and order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from urllib.parse import urlsplit
 
-from opslib.lab.kube import selectors
-from opslib.lab.kube.errors import Object, Refused, forbidden, internal
-from opslib.lab.kube.resources import Resource
+from opslib.lab.kube.errors import Object, forbidden
 
 _ENFORCE = "pod-security.kubernetes.io/enforce"
 _DEFAULT_CAPABILITIES = frozenset(
@@ -44,7 +40,6 @@ _RESTRICTED_VOLUMES = frozenset(
         "name",
     ]
 )
-WEBHOOKS = tuple(f"{kind}webhookconfigurations.admissionregistration.k8s.io" for kind in ("mutating", "validating"))
 
 
 def pod_security(pod: Object, labels: Object) -> None:
@@ -150,50 +145,3 @@ def _quoted(names: Iterable[str]) -> str:
 
 def _s(names: list[str]) -> str:
     return "s" if len(names) > 1 else ""
-
-
-def webhooks(configurations: Iterable[Object], resource: Resource, obj: Object, namespace_labels: Object, operation: str) -> None:
-    """Refuse what a webhook with the policy "Fail" would be asked about: none is ever there to answer.
-
-    Raises
-    ------
-    Refused
-        There is one.
-    """
-    for configuration in configurations:
-        for hook in configuration.get("webhooks") or []:
-            if hook.get("failurePolicy", "Fail") == "Fail" and _is_asked(hook, resource, obj, namespace_labels, operation):
-                raise _unanswered(hook)
-
-
-def _is_asked(hook: Object, resource: Resource, obj: Object, namespace_labels: Object, operation: str) -> bool:
-    def among(value: str, names: list[str] | None) -> bool:
-        return "*" in (names or []) or value in (names or [])
-
-    rules = any(
-        among(resource.group, rule.get("apiGroups"))
-        and among(resource.version, rule.get("apiVersions"))
-        and among(operation, rule.get("operations"))
-        and (among(resource.plural, rule.get("resources")) or "*/*" in (rule.get("resources") or []))
-        for rule in hook.get("rules") or []
-    )
-    return (
-        rules
-        and selectors.from_object(hook.get("namespaceSelector") or {})(namespace_labels)
-        and selectors.from_object(hook.get("objectSelector") or {})(obj["metadata"].get("labels") or {})
-    )
-
-
-def _unanswered(hook: Object) -> Refused:
-    client, seconds = hook.get("clientConfig") or {}, hook.get("timeoutSeconds", 10)
-    service = client.get("service")
-    if service is not None:
-        port = service.get("port", 443)
-        address = f"https://{service['name']}.{service['namespace']}.svc:{port}{service.get('path', '')}"
-        why = "no endpoints available for service " + f'"{service["name"]}"'
-    else:
-        address = str(client.get("url", ""))
-        parts = urlsplit(address)
-        why = f"dial tcp {parts.hostname}:{parts.port or 443}: connect: connection refused"
-    asked = f'Post "{address}?timeout={seconds}s": {why}'
-    return internal(f'failed calling webhook "{hook.get("name", "")}": failed to call webhook: {asked}')

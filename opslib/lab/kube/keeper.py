@@ -17,6 +17,7 @@ from opslib.lab.kube.store import Exists, Store
 
 DEFINITIONS = "customresourcedefinitions.apiextensions.k8s.io"
 _LEFT_ALONE = ("events",)
+_AGAIN_SECONDS = 1.0
 
 
 class Keeper:
@@ -37,6 +38,7 @@ class Keeper:
         self._address = address
         self._service_address = service_address
         self._waiting: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._begun = ""  # while the cluster is set up: when that was
         self.objects: Objects | None = None
         self.user_options: Callable[[], Options] | None = None
@@ -168,7 +170,7 @@ class Keeper:
 
     # --- namespaces ---
 
-    def _later(self, namespace: str) -> None:
+    def _later(self, namespace: str, seconds: float = 0.01) -> None:
         if namespace in self._waiting:
             return
         try:
@@ -176,9 +178,15 @@ class Keeper:
         except RuntimeError:
             return
         self._waiting.add(namespace)
-        loop.call_later(0.01, self._empty, namespace)
 
-    def _empty(self, namespace: str) -> None:
+        def begin() -> None:
+            task = loop.create_task(self._empty(namespace))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        loop.call_later(seconds, begin)
+
+    async def _empty(self, namespace: str) -> None:
         """Delete what is in a namespace under deletion; when nothing is left, let it go."""
         self._waiting.discard(namespace)
         record = self._store.get("namespaces", ("", namespace))
@@ -192,8 +200,11 @@ class Keeper:
                 continue
             for one in self._store.records(storage, namespace):
                 if not (one.object()["metadata"]).get("deletionTimestamp"):
-                    with contextlib.suppress(Refused):
-                        self.objects.delete(resource, one, {}, self.user_options())
+                    try:
+                        await self.objects.delete(resource, one, {}, self.user_options())
+                    except Refused as error:
+                        if error.code != 404:  # a webhook forbids it
+                            self._later(namespace, _AGAIN_SECONDS)
                 there = self._store.get(storage, one.key)
                 if there is not None:
                     name = f"{resource.plural}.{resource.group}"

@@ -9,7 +9,7 @@ import re
 import secrets
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,7 +18,8 @@ from opslib.lab.kube.access import User
 from opslib.lab.kube.decoding import Found, conform, fill, object_of
 from opslib.lab.kube.errors import Object, bad_request, conflict, not_found
 from opslib.lab.kube.resources import Resource
-from opslib.lab.kube.store import Changed, Exists, Record, Store
+from opslib.lab.kube.store import Exists, Record, Store
+from opslib.lab.kube.webhooks import Request, Webhooks
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"
@@ -58,7 +59,15 @@ _JOBS_KEPT = (
 
 @dataclass(slots=True)
 class Options:
-    """How a change is to be done."""
+    """How a change is to be done.
+
+    Parameters
+    ----------
+    given
+        The options that the request names, as webhooks see them.
+    admitted
+        Webhooks have been asked already: about a Scale, or an Eviction.
+    """
 
     user: User
     manager: str = ""
@@ -66,6 +75,8 @@ class Options:
     validation: str = "Warn"
     force: bool = False
     warnings: list[str] = field(default_factory=list)
+    given: Object = field(default_factory=dict)
+    admitted: bool = False
 
 
 @dataclass(slots=True)
@@ -84,11 +95,12 @@ def now_text() -> str:
 
 
 class Objects:
-    """The verbs over one store."""
+    """The verbs over one store. They wait for nothing but webhooks."""
 
-    def __init__(self, store: Store, world: admission.World) -> None:
+    def __init__(self, store: Store, world: admission.World, hooks: Webhooks) -> None:
         self._store = store
         self._world = world
+        self.hooks = hooks
 
     def record(self, resource: Resource, namespace: str, name: str) -> Record:
         """The stored object.
@@ -117,7 +129,7 @@ class Objects:
 
     # --- create ---
 
-    def create(
+    async def create(
         self, resource: Resource, namespace: str, obj: Object, options: Options, *, fields: Callable[[Object], None] | None = None
     ) -> Result:
         """Add an object."""
@@ -150,6 +162,13 @@ class Objects:
         admission.prepare(resource, obj)
         defaults.apply_defaults(resource.storage, obj)
         self._world.admit_create(resource, obj, options)
+        name = "" if generated else metadata.get("name", "")
+        made = ("uid", "creationTimestamp", "generation", *(("name",) if generated else ()))
+        request = Request(resource, "CREATE", obj, None, options, name, metadata.get("namespace", ""), made=made)
+        changed = await self.hooks.mutate(request, lambda changed: self._world.complete_again(resource, changed))
+        if changed is not None:
+            obj, metadata = changed, changed["metadata"]
+        self._world.guard(resource, obj)
         problems = validation.create(resource, obj)
         if problems:
             raise errors.invalid_object(resource.group, resource.kind, metadata.get("name", ""), problems)
@@ -157,6 +176,7 @@ class Objects:
             fill(obj, resource.node())
         if "managedFields" in noted["metadata"]:
             metadata["managedFields"] = noted["metadata"]["managedFields"]
+        await self.hooks.validate(replace(request, obj=obj, name=metadata["name"], made=()))
         key = (metadata.get("namespace", ""), metadata["name"])
         if self._store.get(resource.storage, key) is not None:
             raise errors.already_exists(resource.group, resource.plural, metadata["name"])
@@ -207,7 +227,9 @@ class Objects:
 
     # --- update ---
 
-    def update(self, resource: Resource, namespace: str, name: str, obj: Object, options: Options, *, subresource: str = "") -> Result:
+    async def update(
+        self, resource: Resource, namespace: str, name: str, obj: Object, options: Options, *, subresource: str = ""
+    ) -> Result:
         """Put an object in the place of the stored one."""
         metadata = obj["metadata"]
         if metadata.get("name") and metadata["name"] != name:
@@ -219,7 +241,7 @@ class Objects:
         record = self._store.get(resource.storage, (namespace, name))
         if record is None:
             if resource.storage in _CREATED_BY_UPDATE and not subresource:
-                return self.create(resource, namespace, obj, options)
+                return await self.create(resource, namespace, obj, options)
             raise not_found(resource.group, resource.plural, name)
         given = metadata.get("resourceVersion")
         if not given and (resource.custom is not None or resource.storage in _VERSION_NEEDED) and not subresource:
@@ -235,9 +257,9 @@ class Objects:
             raise conflict(resource.group, resource.plural, name, why)
         if given and given not in ("0", str(record.version)):
             raise conflict(resource.group, resource.plural, name)
-        return self.change(resource, record, live, obj, options, subresource=subresource)
+        return await self.change(resource, record, live, obj, options, subresource=subresource)
 
-    def change(
+    async def change(
         self,
         resource: Resource,
         record: Record,
@@ -248,7 +270,15 @@ class Objects:
         subresource: str = "",
         noted: bool = False,
     ) -> Result:
-        """Turn the stored `live` into `obj`, as far as `subresource` (none: the object itself) may."""
+        """Turn the stored `live` into `obj`, as far as `subresource` (none: the object itself) may.
+
+        Raises
+        ------
+        Refused
+            It may not become so.
+        Changed
+            It became another one while webhooks were asked (`opslib.lab.kube.store`).
+        """
         node = resource.node()
         name = record.name
         given = obj["metadata"]
@@ -278,6 +308,14 @@ class Objects:
             if resource.custom is not None:
                 validation.custom_defaults(resource, obj)
         self._world.admit_update(resource, live, obj, options, subresource)
+        request = Request(resource, "UPDATE", obj, live, options, name, record.namespace, subresource)
+        mine = obj
+        changed = None if options.admitted else await self.hooks.mutate(request)
+        if changed is not None:
+            obj = self._allowed(resource, live, changed, subresource)
+            metadata = obj["metadata"]
+            if resource.custom is not None:
+                validation.custom_defaults(resource, obj)
         problems = validation.update(resource, live, obj, subresource)
         if problems:
             raise errors.invalid_object(resource.group, resource.kind, name, problems)
@@ -293,21 +331,24 @@ class Objects:
             metadata["generation"] = before.get("generation", 0) + 1
         metadata["resourceVersion"] = str(record.version)
         if not noted:
-            self._note(resource, live, obj, options, subresource)
+            if mine is not obj and resource.custom is None:
+                fill(mine, node)
+            self._note(resource, live, mine, options, subresource)  # what webhooks change belongs to nobody
+            if "managedFields" in mine["metadata"]:
+                metadata["managedFields"] = mine["metadata"]["managedFields"]
         elif _without_times(obj) == _without_times(live):
             obj = live  # applied again: nothing has changed
+        if not options.admitted:
+            await self.hooks.validate(replace(request, obj=obj))
         self._world.check_quota(resource, obj, live, charge=not options.dry_run)
         gone = bool(before.get("deletionTimestamp")) and not metadata.get("finalizers") and self._may_go(resource, before, obj)
         if options.dry_run:
             return Result(obj, deleted=gone)
-        try:
-            if gone:
-                removed = self._store.delete(resource.storage, record, obj)
-                self._world.deleted(resource, obj)
-                return Result(obj, deleted=True, record=removed)
-            updated = self._store.update(resource.storage, obj, record)
-        except Changed:
-            raise conflict(resource.group, resource.plural, name) from None
+        if gone:
+            removed = self._store.delete(resource.storage, record, obj)
+            self._world.deleted(resource, obj)
+            return Result(obj, deleted=True, record=removed)
+        updated = self._store.update(resource.storage, obj, record)
         self._world.updated(resource, live, obj)
         return Result(obj, record=updated)
 
@@ -367,7 +408,7 @@ class Objects:
 
     # --- patch ---
 
-    def patch(
+    async def patch(
         self,
         resource: Resource,
         namespace: str,
@@ -381,7 +422,7 @@ class Objects:
         """Change an object by a patch of the content type `kind`."""
         record = self._store.get(resource.storage, (namespace, name))
         if kind == patches.APPLY_PATCH:
-            return self._apply(resource, namespace, name, record, patch, options, subresource)
+            return await self._apply(resource, namespace, name, record, patch, options, subresource)
         if record is None:
             raise not_found(resource.group, resource.plural, name)
         live = record.object()
@@ -412,7 +453,7 @@ class Objects:
         if obj["metadata"].get("uid") != live["metadata"].get("uid"):
             problem = errors.invalid("metadata.uid", obj["metadata"].get("uid", ""), "field is immutable")
             raise errors.invalid_object(resource.group, resource.kind, name, [problem] * (1 if resource.custom is not None else 2))
-        return self.change(resource, record, live, obj, options, subresource=subresource)
+        return await self.change(resource, record, live, obj, options, subresource=subresource)
 
     def _decode_patched(self, resource: Resource, patched: Any, options: Options, kind: str, patch: Any) -> tuple[Object, list[str]]:
         try:
@@ -430,7 +471,7 @@ class Objects:
                 raise
             raise errors.invalid_object("", "", "", [problem]) from None
 
-    def _apply(
+    async def _apply(
         self, resource: Resource, namespace: str, name: str, record: Record | None, config: Any, options: Options, subresource: str
     ) -> Result:
         if not isinstance(config, dict):
@@ -490,7 +531,7 @@ class Objects:
                 if entries:  # who applies nothing but a name owns nothing
                     complete["metadata"]["managedFields"] = entries
 
-            return self.create(resource, namespace, obj, options, fields=note)
+            return await self.create(resource, namespace, obj, options, fields=note)
         if given and given != str(record.version):
             raise conflict(resource.group, resource.plural, name)
         live = record.object()
@@ -510,7 +551,7 @@ class Objects:
         )
         if entries:
             merged["metadata"]["managedFields"] = entries
-        return self.change(resource, record, live, merged, options, subresource=subresource, noted=True)
+        return await self.change(resource, record, live, merged, options, subresource=subresource, noted=True)
 
     @staticmethod
     def _unknown(resource: Resource, config: Object) -> list[str]:
@@ -520,8 +561,12 @@ class Objects:
 
     # --- delete ---
 
-    def delete(self, resource: Resource, record: Record, given: Object, options: Options) -> Result:
+    async def delete(self, resource: Resource, record: Record, given: Object, options: Options) -> Result:
         """Delete an object, or begin to. `given` is the DeleteOptions."""
+        if not options.admitted:
+            asked = Request(resource, "DELETE", None, record.object(), options, record.name, record.namespace, given=given)
+            await self.hooks.admit(asked)
+            record = self.record(resource, record.namespace, record.name)
         live = record.object()
         metadata = live["metadata"]
         name = record.name
@@ -562,10 +607,7 @@ class Objects:
                 obj["metadata"]["deletionGracePeriodSeconds"] = 0
             if options.dry_run:
                 return Result(obj, deleted=True)
-            try:
-                removed = self._store.delete(resource.storage, record, obj)
-            except Changed:
-                raise conflict(resource.group, resource.plural, name) from None
+            removed = self._store.delete(resource.storage, record, obj)
             self._world.deleted(resource, live)
             return Result(obj, deleted=True, record=removed)
         there = metadata.get("deletionTimestamp")

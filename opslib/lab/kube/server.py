@@ -26,6 +26,7 @@ from opslib.lab.kube.objects import Objects, Options
 from opslib.lab.kube.state import File
 from opslib.lab.kube.store import Store
 from opslib.lab.kube.streams import Kubelets
+from opslib.lab.kube.webhooks import Webhooks
 
 CONTROLLER = User("system:serviceaccount:kube-system:namespace-controller", ("system:masters", "system:authenticated"))
 
@@ -79,7 +80,7 @@ def app(settings: Settings) -> Starlette:
     first_address = str(ipaddress.ip_network(settings.service_range).network_address + 1)
     keeper = Keeper(store, registry, settings.root_certificate, (settings.host, settings.port), first_address)
     world = admission.World(store, registry, settings.service_range, keeper.changed)
-    objects = Objects(store, world)
+    objects = Objects(store, world, Webhooks(store, registry))
     keeper.objects = objects
     keeper.user_options = lambda: Options(CONTROLLER, "kube-controller-manager")
 

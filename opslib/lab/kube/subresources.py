@@ -107,7 +107,7 @@ def bind(objects: Objects, store: Store, resource: Resource, record: Record, bin
 # --- eviction ---
 
 
-def evict(objects: Objects, store: Store, pods: Resource, record: Record, eviction: Object, options: Options) -> Result:
+async def evict(objects: Objects, store: Store, pods: Resource, record: Record, eviction: Object, options: Options) -> Result:
     """Delete a pod if the disruption budgets allow it (pkg/registry/core/pod/storage/eviction.go).
 
     Raises
@@ -125,7 +125,7 @@ def evict(objects: Objects, store: Store, pods: Resource, record: Record, evicti
     if not done:
         _use_budget(store, pod, record, options)
     fresh = store.get(pods.storage, record.key) or record
-    return objects.delete(pods, fresh, given, options)
+    return await objects.delete(pods, fresh, given, options)
 
 
 def _use_budget(store: Store, pod: Object, record: Record, options: Options) -> None:

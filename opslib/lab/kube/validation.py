@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from opslib.lab.kube import events, names, quantities
 from opslib.lab.kube.errors import (
@@ -606,6 +607,40 @@ def _definition(obj: Object) -> Problems:
     return problems
 
 
+# --- webhooks ---
+
+REVIEW_VERSIONS = ("v1", "v1beta1")
+NO_SIDE_EFFECTS = ("None", "NoneOnDryRun")
+
+
+def _webhooks(configuration: Object) -> Problems:
+    found: Problems = []
+    for number, hook in enumerate(configuration.get("webhooks") or []):
+        where = f"webhooks[{number}]"
+        effects, versions, seconds = hook.get("sideEffects"), hook.get("admissionReviewVersions") or [], hook.get("timeoutSeconds", 10)
+        if effects is None:
+            found.append(required(f"{where}.sideEffects", f"must specify one of {', '.join(NO_SIDE_EFFECTS)}"))
+        elif effects not in NO_SIDE_EFFECTS:
+            found.append(unsupported(f"{where}.sideEffects", effects, NO_SIDE_EFFECTS))
+        if not 1 <= seconds <= 30:
+            found.append(invalid(f"{where}.timeoutSeconds", seconds, "the timeout value must be between 1 and 30 seconds"))
+        client = hook.get("clientConfig") or {}
+        address = urlsplit(client.get("url") or "")
+        if (client.get("url") is None) == (client.get("service") is None):
+            found.append(required(f"{where}.clientConfig", "exactly one of url or service is required"))
+        elif client.get("url") is not None and address.scheme != "https":
+            why = "'https' is the only allowed URL scheme; desired format: https://host[/path]"
+            found.append(invalid(f"{where}.clientConfig.url", address.scheme, why))
+        if hook.get("matchConditions"):  # the one refusal that is not the API server's own
+            found.append(forbidden_field(f"{where}.matchConditions", "the lab's own API server does not evaluate CEL expressions"))
+        if not versions:
+            found.append(required(f"{where}.admissionReviewVersions", f"must specify one of {', '.join(REVIEW_VERSIONS)}"))
+        elif not set(versions) & set(REVIEW_VERSIONS):
+            why = f"must include at least one of {', '.join(REVIEW_VERSIONS)}"
+            found.append(invalid(f"{where}.admissionReviewVersions", versions, why))
+    return found
+
+
 _CREATE: dict[str, Callable[[Object], Problems]] = {
     "pods": _pod,
     "deployments.apps": _workload,
@@ -626,6 +661,8 @@ _CREATE: dict[str, Callable[[Object], Problems]] = {
     "ingresses.networking.k8s.io": _ingress,
     "storageclasses.storage.k8s.io": _storage_class,
     "customresourcedefinitions.apiextensions.k8s.io": _definition,
+    "validatingwebhookconfigurations.admissionregistration.k8s.io": _webhooks,
+    "mutatingwebhookconfigurations.admissionregistration.k8s.io": _webhooks,
 }
 _UPDATE: dict[str, Callable[[Object, Object], Problems]] = {
     "pods": _pod_change,
