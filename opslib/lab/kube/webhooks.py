@@ -293,7 +293,7 @@ class Webhooks:
         try:
             host = server if service is None else self._host(service, port)
             async with asyncio.timeout(seconds):
-                status, content = await _exchange(
+                status, kind, content = await _exchange(
                     host, port, _tls(client.get("caBundle")), server, f"{parts.path}?{parts.query}", parts.netloc, body
                 )
         except TimeoutError:
@@ -301,7 +301,7 @@ class Webhooks:
         except _Failed as error:
             raise _Failed(f'Post "{address}": {error}') from None
         if not 200 <= status <= 206:
-            text = content.decode("utf-8", "replace") or "unknown"
+            text = content.decode("utf-8", "replace").strip() if kind.startswith("text/") or not kind else "unknown"
             unknown = f"the server responded with the status code {status} but did not return more information"
             if status >= 500:
                 unknown = f"an error on the server ({json.dumps(text, ensure_ascii=False)}) has prevented the request from succeeding"
@@ -483,8 +483,10 @@ def _tls(bundle: str | None) -> ssl.SSLContext:
         raise _Failed("unable to load root certificates: unable to parse bytes as PEM block") from None
 
 
-async def _exchange(host: str, port: int, context: ssl.SSLContext, server: str, target: str, named: str, body: bytes) -> tuple[int, bytes]:
-    """Status and body of what a webhook's server answers to a POST; what goes wrong is said as Go's client says it."""
+async def _exchange(
+    host: str, port: int, context: ssl.SSLContext, server: str, target: str, named: str, body: bytes
+) -> tuple[int, str, bytes]:
+    """Status, content type and body of what a webhook's server answers to a POST; what goes wrong is said as Go's client says it."""
     import h11
 
     try:
@@ -505,19 +507,20 @@ async def _exchange(host: str, port: int, context: ssl.SSLContext, server: str, 
         ]  # fmt: skip
         request = connection.send(h11.Request(method="POST", target=target, headers=headers)) or b""
         writer.write(request + (connection.send(h11.Data(data=body)) or b"") + (connection.send(h11.EndOfMessage()) or b""))
-        status, content = 0, bytearray()
+        status, kind, content = 0, "", bytearray()
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA:
                 connection.receive_data(await reader.read(65536))
             elif isinstance(event, h11.Response):
                 status = event.status_code
+                kind = next((value.decode("ascii", "replace") for name, value in event.headers if name == b"content-type"), "")
             elif isinstance(event, h11.Data):
                 content += event.data
                 if len(content) > _BODY_LIMIT:
                     raise _Failed("the answer is too large")
             elif isinstance(event, h11.EndOfMessage):
-                return status, bytes(content)
+                return status, kind, bytes(content)
             elif isinstance(event, h11.ConnectionClosed):
                 raise _Failed("EOF")
     except (OSError, h11.RemoteProtocolError):

@@ -70,10 +70,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hooks]:
             hooks.queries.append(query)
             hooks.asked.append((path, review["request"]))
             response = hooks.responds[path](review["request"])
-            status, body = response if isinstance(response, tuple) else (200, {**review, "request": None, "response": response})
+            if not isinstance(response, tuple):
+                response = 200, {**review, "request": None, "response": response}
+            status, body, *kind = response
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
-            self.send_header("content-type", "application/json")
+            self.send_header("content-type", kind[0] if kind else "application/json")
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -425,7 +427,8 @@ def test_it_is_too_slow(place: Place) -> None:
 @pytest.mark.parametrize(
     ("kind", "response", "said"),
     [
-        ("validating", (500, b"oh"), 'failed to call webhook: an error on the server ("oh") has prevented the request from succeeding'),
+        ("validating", (500, b"oh\n", "text/plain"), 'failed to call webhook: an error on the server ("oh") has prevented the request from succeeding'),
+        ("validating", (502, b"{}"), 'failed to call webhook: an error on the server ("unknown") has prevented the request from succeeding'),
         ("validating", (404, b"no"), "failed to call webhook: the server could not find the requested resource"),
         ("validating", {"uid": "another", "allowed": True}, r'received invalid webhook response: expected response\.uid="[^"]+", got "another"'),
         ("validating", (200, {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}), "received invalid webhook response: webhook response was absent"),
