@@ -168,12 +168,12 @@ def _draw(axes: Axes, facts: Facts, parameters: Parameters, pod: PodPlace, one: 
     if use and use.request:
         plotting.threshold(axes, use.request, _("request {size}", size=text_of_bytes(use.request)))
     begin, end = times[0], _draw_forecast(axes, facts, parameters, one)
-    killed = (facts.kills or {}).get(place, 0) >= 0.5
-    marks = [moment(value) for value in curve.restarts if begin <= moment(value) <= facts.now]
-    if marks:
-        text = _("killed for want of memory, or restarted") if killed else _("restart")
-        top = max(curve.limit or 0, float(max(curve.working_set)))
-        axes.plot(marks, [top] * len(marks), "v", color="black", markersize=7, label=plotting.label(text))  # type: ignore[arg-type]
+    top = max(curve.limit or 0, float(max(curve.working_set)))
+    others = sorted({*curve.restarts} - {*curve.kills})
+    for moments, style, text in ((others, "v", _("restart")), (curve.kills, "X", _("killed for want of memory"))):
+        marks = [moment(value) for value in moments if begin <= moment(value) <= facts.now]
+        if marks:
+            axes.plot(marks, [top] * len(marks), style, color="black", markersize=8, label=plotting.label(text))  # type: ignore[arg-type]
     highest = max(curve.limit or 0, (use.request or 0) if use else 0, float(max(curve.working_set)))
     axes.set_ylim(0, 1.15 * highest)
     axes.yaxis.set_major_locator(MultipleLocator(2 ** math.ceil(math.log2(max(highest, 1024) / 5))))  # binary steps read as whole numbers

@@ -519,6 +519,8 @@ def memory_plot(facts: Facts, zone: tzinfo) -> Figure:
         for pod in facts.pods or ()
         for container in pod.spec.containers
     }
+    ends = _kills(facts)
+    kills: list[tuple[datetime, int]] = []
     drawn = 0
     for key, series in frame.groupby(["namespace", "pod", "container"]):
         namespace, pod_name, container_name = (str(part) for part in key)
@@ -529,16 +531,31 @@ def memory_plot(facts: Facts, zone: tzinfo) -> Figure:
         times = [moment.to_pydatetime() for moment in series["time"]]
         shares = [float(value) / limit for value in series["value"]]
         axes.plot(times, shares, label=plotting.label(f"{pod_name}/{container_name}"), **plotting.line_style(drawn))
+        kills += [(moment, drawn) for moment in ends.get((namespace, pod_name, container_name), ()) if times[0] <= moment <= facts.now]
         drawn += 1
     if not drawn:
         plotting.no_data(axes, _("The containers that ran out of memory have no limit."))
         return figure
     plotting.threshold(axes, 1.0, _("limit"))
+    if kills:
+        text = plotting.label(_("killed for want of memory"))
+        axes.plot([moment for moment, _line in kills], [1.0] * len(kills), "X", color="black", markersize=9, label=text)  # type: ignore[arg-type]
     axes.set_ylim(bottom=0)
     plotting.time_axis(axes, zone)
     plotting.unit_axis(axes.yaxis, Unit.RATIO)
     plotting.legend(axes)
     return figure
+
+
+def _kills(facts: Facts) -> dict[tuple[str, str, str], list[datetime]]:
+    """When containers were killed for want of memory, as far as their pods still say it."""
+    found: dict[tuple[str, str, str], list[datetime]] = {}
+    for pod in facts.pods or ():
+        for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
+            for ended in (status.state.terminated, status.last_state.terminated):
+                if ended and ended.reason == "OOMKilled" and ended.finished_at:
+                    found.setdefault((pod.metadata.namespace, pod.metadata.name, status.name), []).append(ended.finished_at)
+    return found
 
 
 def _causes(found: Sequence[Finding]) -> dict[Subject, Finding]:

@@ -61,7 +61,9 @@ KINDS = {"deployments": "Deployment", "statefulsets": "StatefulSet", "daemonsets
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The questions that are open; None: the environment does not have that record."""
+    """The questions that are open since `began` (`time.monotonic`); None: the environment does not have that record."""
+
+    began: float
 
     replicas: Mapping[str, Answer[pandas.DataFrame]] | None
     rescales: Answer[list[Event]]
@@ -100,6 +102,7 @@ def ask(sources: Sources, questions: Questions, namespace: str, now: datetime) -
         return questions.ask(_("events of scaling"), question)
 
     return Asked(
+        time.monotonic(),
         replicas,
         events("SuccessfulRescale"),
         events("ScalingReplicaSet"),
@@ -111,8 +114,11 @@ def ask(sources: Sources, questions: Questions, namespace: str, now: datetime) -
 
 
 def read(asked: Asked, facts: Facts, questions: Questions, seconds: float) -> tuple[Change, ...]:
-    """The changes, once they are known; AWS is waited for so many seconds and no longer, since the page is not about it."""
-    until = time.monotonic() + seconds
+    """The changes, once they are known.
+
+    AWS and Terraform are waited for until so many seconds after they were asked and no longer: the page is not about them.
+    """
+    until = asked.began + seconds
     frames = None if asked.replicas is None else {kind: answer.get() for kind, answer in asked.replicas.items()}
     found = scalings(frames, asked.rescales.get() or (), asked.resized.get() or (), facts)
     found += (asked.nodes.get() or []) if asked.nodes else []
@@ -133,7 +139,7 @@ def _with(change: Change, about: Iterable[Subject]) -> Change:
 
 def _in_time(answer: Answer[list[Change]], until: float, what: Text, questions: Questions) -> list[Change]:
     try:
-        return answer.get(max(0.0, until - time.monotonic())) or []
+        return answer.get(max(0.1, until - time.monotonic())) or []
     except TimeoutError:
         questions.failed(Unreachable("aws", _("It does not answer in time")), what)
         return []

@@ -151,6 +151,7 @@ class _Reader:
             "cache": over_time(close.usage("container_memory_cache", these)),
             "start": over_time(close.usage("container_start_time_seconds", these)),
             "restarts": over_time(close.state(_RESTARTS, those)),
+            "killed": over_time(close.state(_LAST_REASON, matcher("reason", "OOMKilled"), those)),
             "limit": over_time(close.usage("container_spec_memory_limit_bytes", these)),
             "limit_set": over_time(close.state("kube_pod_container_resource_limits", matcher("resource", "memory"), those)),
         }
@@ -244,8 +245,19 @@ def _curve(series: Mapping[str, Mapping[tuple[str, ...], Series]], pod: PodPlace
     if restarts is not None and not begun:
         begun = {float(restarts.times[place + 1]) for place in np.flatnonzero(np.diff(restarts.values) > 0)}
     rss, cache = (beside(series[name].get(tuple(pod))) for name in ("rss", "cache"))
+    killed = beside(series["killed"].get(tuple(pod)))
+    # the reason of the last end stands from the container's new beginning on
+    after = {time: own.times.searchsorted(time) for time in begun}
+    kills = [time for time, place in after.items() if killed is not None and np.nansum(killed[place : place + 2]) > 0]
     return Curve(
-        times=own.times, working_set=own.values, rss=rss, cache=cache, load=beside(load), limit=limit, restarts=tuple(sorted(begun))
+        times=own.times,
+        working_set=own.values,
+        rss=rss,
+        cache=cache,
+        load=beside(load),
+        limit=limit,
+        restarts=tuple(sorted(begun)),
+        kills=tuple(sorted(kills)),
     )
 
 

@@ -56,6 +56,7 @@ MOST_NODES_DOWN = 20  # whose pods are listed one by one
 MOST_REFUSING = 300  # owners with FailedCreate events that are read
 MOST_TROUBLED = 30  # owners whose settings are read to see whom they call
 MOST_NAMES = 500  # names in one regular expression for Prometheus
+SECONDS = 10.0  # that records of changes are waited for where the environment says nothing of it
 MEMORY_SPAN = timedelta(hours=6)
 MEMORY_STEP = 60
 MOST_DRAWN = 6  # owners whose restarts are drawn over time
@@ -137,8 +138,7 @@ class _Reader:
         facts = self._look_closely(facts, refused)
         if asked is not None:
             facts = self._troubled(facts, measured.traffic(asked, settings.prometheus))
-        deadline = settings.aws.deadline_seconds if settings.aws else 0.0
-        noted = changes.read(records, facts, self.questions, deadline)
+        noted = changes.read(records, facts, self.questions, settings.aws.deadline_seconds if settings.aws else SECONDS)
         return dataclasses.replace(facts, noted=(*facts.noted, *noted), gaps=self.questions.gaps)
 
     # --- what is asked for at once ---

@@ -163,7 +163,9 @@ def test_the_table_of_growth_has_a_row_a_pod_and_no_infinite_times() -> None:
 
 
 @pytest.mark.parametrize("language", ["ja", "en"])
-@pytest.mark.parametrize("shape", [curve(150), curve(0, level=900), curve(60, limit=None), curve(60, restarts=(TIMES[60], TIMES[120]))])
+@pytest.mark.parametrize(
+    "shape", [curve(150), curve(0, level=900), curve(60, limit=None), curve(60, restarts=(TIMES[60], TIMES[120]), kills=(TIMES[120],))]
+)
 def test_the_curves_are_drawn_with_limit_forecast_and_marks(language: str, shape: Curve) -> None:
     name = "cart-$x$-\u202e" + "y" * 200  # names are data
     pod = PodPlace("shop", name, "cart")

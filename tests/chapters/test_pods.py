@@ -207,7 +207,6 @@ def test_the_log_before_the_restart_comes_first() -> None:
 
 
 def test_plots_are_drawn_with_and_without_data() -> None:
-
     facts = make()
     times = [NOW - timedelta(minutes=minute) for minute in range(30, 0, -1)]
     memory = pandas.DataFrame(
@@ -273,6 +272,19 @@ def test_changes_and_symptoms_stand_on_one_axis() -> None:
     assert legend is not None
     assert len(legend.get_texts()) == len(set(kinds))
     assert pods.timeline_plot(make(pods=(), workloads={}), [], UTC).axes[0].texts
+
+
+def test_a_container_that_was_killed_has_a_mark_at_its_limit() -> None:
+    facts = make()
+    ended = objects.StateTerminated(reason="OOMKilled", exit_code=137, finished_at=NOW - timedelta(minutes=7))
+    for pod in facts.pods or ():
+        for status in pod.status.container_statuses:
+            status.last_state.terminated = ended
+    times = pandas.to_datetime([NOW - timedelta(minutes=minute) for minute in range(30, 0, -1)], utc=True)
+    memory = pandas.DataFrame({"namespace": "shop", "pod": "web-a", "container": "app", "time": times, "value": 60e6})
+    axes = pods.memory_plot(make(pods=facts.pods, memory=memory), UTC).axes[0]
+    (mark,) = [line for line in axes.lines if line.get_marker() == "X"]
+    assert list(mark.get_ydata()) == [1.0]
 
 
 def test_restarts_stand_beside_the_rollouts_of_their_owner() -> None:

@@ -19,10 +19,11 @@ from opslib import environments
 from opslib.actions import dumps, pipeline
 from opslib.actions.kubernetes import KubernetesSystem
 from opslib.actions.pipeline import Desk
-from opslib.diagnosis.usage import Place, Series, before_after
+from opslib.diagnosis.usage import Place, PodPlace, Series, before_after
 from opslib.environments import Environment, Metrics
 from opslib.errors import InputError
 from opslib.facts import Questions, containers
+from opslib.facts import memory as reader
 from opslib.facts.containers import Containers, placed, series_of, workload_of
 from opslib.facts.sources import Sources
 from opslib.findings import Finding, Severity
@@ -80,6 +81,21 @@ def test_series_keep_their_times_whatever_unit_pandas_has() -> None:
         assert found[("a",)].times.tolist() == [1.0, 61.0]
         assert found[("b",)].values.tolist() == [3.0]
     assert series_of(None, "namespace") == series_of(frame.iloc[:0], "namespace") == {}
+
+
+def test_a_restart_after_which_the_last_end_was_for_want_of_memory_is_a_kill() -> None:
+    pod = PodPlace("shop", "cart-1", "cart")
+    times = np.arange(0.0, 3600, 60)
+    values = {
+        "working_set": np.full(60, 1e9),
+        "start": np.where(times < 1200, 0, np.where(times < 2400, 1200, 2400)),
+        "killed": np.where(times >= 2400, 1.0, np.nan),
+    }
+    series = {name: {} for name in ("rss", "cache", "restarts", "limit", "limit_set")}
+    known = {name: {tuple(pod): Series(times[np.isfinite(of)], of[np.isfinite(of)])} for name, of in values.items()}
+    curve = reader._curve({**series, **known}, pod, None)
+    assert curve is not None
+    assert (curve.restarts, curve.kills) == ((1200.0, 2400.0), (2400.0,))
 
 
 def test_changes_of_limits_and_images_are_seen() -> None:

@@ -66,6 +66,8 @@ class Curve:
         Bytes; None where there is none.
     restarts
         When it began anew (Unix seconds).
+    kills
+        Those of them before which it was killed for want of memory.
     """
 
     times: Floats
@@ -75,6 +77,7 @@ class Curve:
     load: Floats | None = None
     limit: float | None = None
     restarts: tuple[float, ...] = ()
+    kills: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
