@@ -12,10 +12,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from opslib.diagnosis.pods import diagnose, timeline
-from opslib.diagnosis.pods import facts as facts_
 from opslib.diagnosis.pods.cases import cases, exit_meaning, onset
 from opslib.diagnosis.pods.changes import changes, changes_of
-from opslib.diagnosis.pods.facts import Change, Facts, Log, owner_of
+from opslib.diagnosis.pods.facts import (
+    ACTION,
+    CONFIGURATION,
+    EKS,
+    NODE,
+    ROLLOUT,
+    SCALING,
+    TERRAFORM,
+    Change,
+    Facts,
+    Log,
+    owner_of,
+)
 from opslib.diagnosis.pods.measured import owner_by_name
 from opslib.diagnosis.pods.probes import describe as probe_words
 from opslib.findings import Column, Finding, Severity, Subject, Table, Unit, by_severity
@@ -298,13 +309,13 @@ def _row(item: timeline.Moment) -> str:
 
 def _kinds() -> dict[str, Message]:
     return {
-        facts_.ROLLOUT: _("rollout"),
-        facts_.CONFIGURATION: _("configuration"),
-        facts_.SCALING: _("scaling"),
-        facts_.NODE: _("node"),
-        facts_.EKS: _("EKS"),
-        facts_.TERRAFORM: _("Terraform"),
-        facts_.ACTION: _("opslib's own action"),
+        ROLLOUT: _("rollout"),
+        CONFIGURATION: _("configuration"),
+        SCALING: _("scaling"),
+        NODE: _("node"),
+        EKS: _("EKS"),
+        TERRAFORM: _("Terraform"),
+        ACTION: _("opslib's own action"),
         timeline.SYMPTOM: _("beginning of trouble"),
         timeline.ALERT: _("alert"),
         timeline.SILENCE: _("silence"),
