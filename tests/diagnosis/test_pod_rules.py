@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from datetime import timedelta
 
 import pytest
 import yaml
@@ -10,6 +12,7 @@ from pod_facts import NOW, ago, container, crashed, event, facts, only, pod, wai
 
 from opslib.diagnosis.pods import diagnose
 from opslib.diagnosis.pods.facts import Facts, Log
+from opslib.diagnosis.pods.words import last_words
 from opslib.findings import Severity, Subject
 from opslib.sources import objects
 from opslib.sources.objects import convert
@@ -225,6 +228,7 @@ def test_a_probe_that_kills(kind: str) -> None:
     assert found.check == f"probe.{kind}"
     # It ran for a minute, and the probe gives it no longer: that may be the whole trouble.
     assert "if the application needs longer to start" in words(found)
+    assert ("the probe asks the wrong port" in words(found)) is (kind == "liveness")  # which asks another one than is declared
 
 
 UNSCHEDULED = "phase: Pending\nconditions: [{{type: PodScheduled, status: 'False', reason: Unschedulable, message: '{}'}}]"
@@ -376,8 +380,14 @@ def test_a_pod_that_its_node_ended(reason: str, check: str) -> None:
     assert only(diagnose(facts(pod(status=f"{{phase: Failed, reason: {reason}}}")))).check == check
 
 
-def node(ready: str) -> dict[str, objects.Node]:
-    condition = {"type": "Ready", "status": ready, "reason": "NodeStatusUnknown", "message": "Kubelet stopped posting node status."}
+def node(ready: str, since: str = "") -> dict[str, objects.Node]:
+    condition = {
+        "type": "Ready",
+        "status": ready,
+        "lastTransitionTime": since or None,
+        "reason": "NodeStatusUnknown",
+        "message": "Kubelet stopped posting node status.",
+    }
     return {"node-1": convert({"metadata": {"name": "node-1"}, "status": {"conditions": [condition]}}, objects.Node)}
 
 
@@ -399,6 +409,9 @@ def test_a_lost_node() -> None:
     two = (pod(status=status), pod("agent-x", "DaemonSet/agent", status=status))
     found = only(diagnose(facts(*two, nodes=node("Unknown"), workloads=serving)))
     assert (found.subject, found.severity, len(found.affected)) == (Subject("Node", "node-1"), Severity.WARNING, 2)
+    # The node is known to be lost before its pods are.
+    found = only(diagnose(facts(*two, nodes=node("Unknown", since=ago(minutes=30)), workloads=serving)))
+    assert found.since == NOW - timedelta(minutes=30)
 
 
 @pytest.mark.parametrize(
@@ -670,3 +683,68 @@ def test_an_autoscaler(condition: str, check: str) -> None:
     }
     found = diagnose(facts(autoscalers=(convert(content, objects.Autoscaler),)))
     assert [item.check for item in found] == ([check] if check else [])
+
+
+LAST_WORDS = {
+    "OSError: [Errno 28] No space left on device": "no space left",
+    'pods is forbidden: User "system:serviceaccount:shop:reader" cannot list resource "pods" in API group ""': "reader may not list pods",
+    "Error: listen EADDRINUSE: address already in use 0.0.0.0:8080": "Port 8080 is in use already",
+    "panic: listen tcp :9090: bind: address already in use": "Port 9090 is in use already",
+    'nginx: [emerg] mkdir() "/var/cache/nginx" failed (30: Read-only file system)': "/var/cache/nginx, which is read-only",
+    '"root" execution of the PostgreSQL server is not permitted.': "refuses to run as root",
+    'FATAL:  password authentication failed for user "orders"': "refuses its user name or password",
+    "PermissionError: [Errno 13] Permission denied: '/data/index'": "no permission for /data/index",
+    "java.lang.OutOfMemoryError: Java heap space": "heap is full",
+    "Environment variable PORT is undefined": "PORT, which it needs, is not set",
+    "KeyError: 'DATABASE_URL'": "DATABASE_URL, which it needs, is not set",
+    "sh: 1: DB_HOST: parameter not set": "DB_HOST, which it needs, is not set",
+    'nginx: [emerg] unknown directive "proxy_passs" in /etc/nginx/nginx.conf:1': "its configuration /etc/nginx/nginx.conf",
+    "panic: failed to load configuration: yaml: line 3: mapping values are not allowed": "cannot read its configuration",
+    "x509: certificate signed by unknown authority": "certificate is not trusted",
+    "dial tcp 10.0.3.4:5432: connect: connection refused": "10.0.3.4:5432 (connection refused)",
+    "java.net.ConnectException: Connection refused (prod-db:3333)": "prod-db:3333 (connection refused)",
+    "dial tcp 10.0.3.4:443: i/o timeout": "no answer from 10.0.3.4:443",
+    "ModuleNotFoundError: No module named 'flask'": "The image lacks flask",
+    'ERROR:  relation "users" does not exist': "this release expects (users)",
+    "FATAL:  database files are incompatible with server": "of another version of the server",
+    "failed to acquire the lock on /data": "Its data are locked",
+    "open /etc/app/config.yml: no such file or directory": "/etc/app/config.yml is not there",
+}
+
+
+@pytest.mark.parametrize("line", LAST_WORDS)
+def test_what_a_program_says_before_it_ends_is_the_cause(line: str) -> None:
+    log = f"starting\n{line}\n    at com.example.Main.main(Main.java:31)\n"
+    found = only(diagnose(facts(pod(status=crashed()), logs={"web-1": log})))
+    assert LAST_WORDS[line] in str(found.cause)
+    assert line in [item.quote for item in found.evidence]
+
+
+@pytest.mark.parametrize("line", ["GET /missing 404 not found", "INFO HTTP not found", "listening on :8080", "", "ERROR required"])
+def test_what_says_nothing_of_a_cause(line: str) -> None:
+    assert last_words(line) is None
+
+
+def test_the_later_of_two_causes_counts() -> None:
+    said = last_words('dial tcp 10.0.0.9:53: i/o timeout\nretrying\npassword authentication failed for user "x"\n')
+    assert said is not None
+    assert said.kind == "credentials"
+
+
+@pytest.mark.parametrize("piece", ["a/b.c:1 ", "A_B_C_", ":1:2:3a", "//", "missing "])
+def test_a_line_that_is_made_to_be_slow_is_not(piece: str) -> None:
+    begun = time.process_time()
+    last_words("\n".join([piece * 4000] * 100))
+    assert time.process_time() - begun < 2
+
+
+def test_a_right_that_is_missing_can_be_asked_for() -> None:
+    line = 'User "system:serviceaccount:shop:reader" cannot list resource "pods"'
+    found = only(diagnose(facts(pod(status=crashed()), logs={"web-1": line})))
+    assert "auth can-i list pods --as=system:serviceaccount:shop:reader" in found.steps[0].command
+
+
+def test_a_hook_that_fails_is_no_kill_from_outside() -> None:
+    hooked = event("FailedPostStartHook", "PostStartHook failed: exec: /warm-up.sh: no such file or directory")
+    found = only(diagnose(facts(pod(status=crashed(137)), events=(hooked,))))
+    assert found.check == "container.post_start"

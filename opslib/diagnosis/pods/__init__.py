@@ -83,7 +83,7 @@ def diagnose_case(case: Case) -> Finding:
         for view in looked_at:
             finding = rule(view)
             if finding is not None:
-                return with_changes(finding, view)
+                return with_changes(view.told(finding) if finding.cause is None else finding, view)
     return with_changes(unknown.unknown(case), case)
 
 

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from opslib.diagnosis.pods.facts import Facts, Log, owner_of, ready_pods
 from opslib.diagnosis.pods.symptoms import Symptom, condition, container_spec, container_status, symptoms
+from opslib.diagnosis.pods.words import Said, last_words
 from opslib.findings import Evidence, Finding, Severity, Step, Subject, command
 from opslib.messages import Message, Text, _
 from opslib.mining.traces import essence, fold
@@ -101,6 +102,11 @@ class Case:
     def said(self, pattern: str) -> str:
         """The first of `words` in which the regular expression is found (case ignored); empty where there is none."""
         return next((text for text in self.words() if re.search(pattern, text, re.IGNORECASE)), "")
+
+    @property
+    def last_words(self) -> Said | None:
+        """What the container said of why it cannot go on, in its log or in its termination message."""
+        return last_words(self.log.of_failure) or last_words(self.ended.message if self.ended else "")
 
     # --- what a finding says ---
 
@@ -212,6 +218,21 @@ class Case:
                 self.pod_evidence(text, "\n".join(lines)), reference=f"{self.path}/log?container={self.symptom.container}{previous}"
             )
         ]
+
+    def told(self, finding: Finding) -> Finding:
+        """The finding, with the cause that the container itself said, the line, and what leads from there to what has to be put right."""
+        said = self.last_words
+        if said is None:
+            return finding
+        evidence, steps = [self.pod_evidence(_("The line of the log"), said.line)], []
+        claims = [item.persistent_volume_claim.claim_name for item in self.pod.spec.volumes if item.persistent_volume_claim]
+        if said.kind == "space" and claims:
+            evidence.append(self.pod_evidence(_("Its claims: {names}", names=claims)))
+        if said.kind == "rights":
+            account = f"system:serviceaccount:{self.owner.namespace}:{said.found['name']}"
+            words = ("auth", "can-i", said.found["verb"], said.found["resource"], f"--as={account}")
+            steps.append(Step(_("See whether it still lacks the right"), self.kubectl(*words)))
+        return replace(finding, cause=said.cause, evidence=(*evidence, *finding.evidence), steps=(*steps, *finding.steps))
 
     def event_evidence(self, *reasons: str, limit: int = 2) -> list[Evidence]:
         """The newest events with one of `reasons`, one a message."""

@@ -104,6 +104,20 @@ def cannot_start(case: Case) -> Finding | None:
     )
 
 
+def post_start(case: Case) -> Finding | None:
+    """The command that runs after the start fails: the kubelet ends the container for it, whatever the program itself does."""
+    said = case.event_evidence("FailedPostStartHook")
+    if case.symptom.kind not in ("exited", "start", "failed", "other") or not said:
+        return None
+    return case.finding(
+        "container.post_start",
+        _("Container {container} is ended because its postStart hook fails", container=case.symptom.container),
+        cause=_("The kubelet ends a container whose postStart hook fails. The program may be well."),
+        evidence=[*said, *case.end_evidence(), *case.log_evidence()],
+        steps=(case.describe(), case.edit(_("Put right the hook's command, or take it out"))),
+    )
+
+
 def clean_exit(case: Case) -> Finding | None:
     """Ends with 0, though it should keep running."""
     if case.symptom.kind != "exited" or case.symptom.detail != "0":
@@ -188,7 +202,7 @@ def restarts(case: Case) -> Finding | None:
 
 
 MEMORY_RULES: tuple[Rule, ...] = (memory,)
-RULES: tuple[Rule, ...] = (command_not_found, cannot_start, clean_exit, by_signal, crash_loop, failed, restarts)
+RULES: tuple[Rule, ...] = (post_start, command_not_found, cannot_start, clean_exit, by_signal, crash_loop, failed, restarts)
 
 
 def _node_oom(case: Case) -> list[Evidence]:

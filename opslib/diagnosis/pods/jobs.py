@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from opslib.diagnosis.pods.cases import evidence_of, kubectl
 from opslib.diagnosis.pods.facts import Facts, controller
+from opslib.diagnosis.pods.words import last_words
 from opslib.findings import Evidence, Finding, Severity, Step, Subject
 from opslib.messages import Message, Text, _
 from opslib.sources.objects import Condition, OwnerReference, Workload
@@ -60,6 +61,8 @@ def _finding(facts: Facts, subject: Subject, check: str, job: Workload, conditio
             failed=job.status.failed,
             limit=6 if job.spec.backoff_limit is None else job.spec.backoff_limit,
         )
+    ends = _pod_evidence(facts, job)
+    said = last_words("\n".join(item.quote for item in ends))
     evidence = [
         Evidence(
             text=_("Condition {type}: {reason}", type=condition.type, reason=condition.reason or "-"),
@@ -67,7 +70,7 @@ def _finding(facts: Facts, subject: Subject, check: str, job: Workload, conditio
             reference=f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}",
             time=condition.last_transition_time,
         ),
-        *_pod_evidence(facts, job),
+        *ends,
         *[evidence_of(event) for event in reversed(facts.events_of(job.metadata.uid))][:2],
     ]
     if recovered:
@@ -88,7 +91,7 @@ def _finding(facts: Facts, subject: Subject, check: str, job: Workload, conditio
         severity=Severity.INFO if recovered else Severity.CRITICAL,
         subject=subject,
         title=titles[check],
-        cause=limit,
+        cause=said.cause if said else limit,
         evidence=tuple(evidence),
         steps=(
             Step(_("Read the log of its last pod"), kubectl(facts, namespace, "logs", f"job/{name}")),

@@ -101,7 +101,9 @@ def init_failing(case: Case) -> Finding | None:
     return case.finding(
         "init.failing",
         _("Init container {container} fails, and the pods do not start", container=case.symptom.container),
-        cause=_(
+        cause=None
+        if case.last_words
+        else _(
             "The application's containers wait until {container} ends without an error; it ends with code {code}.",
             container=case.symptom.container,
             code=ended.exit_code if ended else "?",

@@ -44,7 +44,11 @@ def lost(case: Case) -> Finding | None:
             ),
         ),
     )
-    if down is None or node is None or found.severity > Severity.WARNING:
+    if down is None or node is None:
+        return found
+    # What the pods' owners serve failed with the node; of the pods that is said later, and of some not at all.
+    found = replace(found, since=min((time for time in (found.since, down.last_transition_time) if time), default=None))
+    if found.severity > Severity.WARNING:
         return found
     # Owners that serve from elsewhere are one finding a node, or a lost node would be told once for each of its pods.
     return replace(

@@ -12,6 +12,7 @@ from opslib.sources.objects import Event, Probe
 
 # Killed by a probe, a container ends like this: by the signal, by itself on SIGTERM, or however it likes when asked to.
 _TIMEOUT = r"timeout|timed out|deadline exceeded"
+_REFUSED = re.compile(r"connection refused", re.IGNORECASE)
 
 
 def startup(case: Case) -> Finding | None:
@@ -55,7 +56,7 @@ def _killed(case: Case, kind: str) -> Finding | None:
         return None
     container = case.container
     probe = (container.startup_probe if kind == "startup" else container.liveness_probe) if container else None
-    too_short = _too_short(case, probe)
+    too_short, other_port = _too_short(case, probe), _wrong_port(case, probe, failed)
     kinds = {"startup": _("startup probe"), "liveness": _("liveness probe")}
     title = _("Container {container} is restarted because its {probe} fails", container=case.symptom.container, probe=kinds[kind])
     return case.finding(
@@ -63,6 +64,7 @@ def _killed(case: Case, kind: str) -> Finding | None:
         title,
         cause=too_short or _why(case, probe, failed),
         evidence=[
+            *([case.pod_evidence(other_port)] if too_short and other_port else []),
             *_probe_evidence(case, kind, probe, failed),
             *[_event(event) for event in killed[:1]],
             *case.end_evidence(),
@@ -142,19 +144,10 @@ def _why(case: Case, probe: Probe | None, failed: list[Event]) -> Text | None:
             "The application answers, with HTTP status {status}: it says itself that it is not well, or the path is wrong.",
             status=status[1],
         )
-    if re.search(r"connection refused", said, re.IGNORECASE):
-        declared = (
-            {str(item.container_port) for item in case.container.ports} | {item.name for item in case.container.ports}
-            if case.container
-            else set()
+    if _REFUSED.search(said):
+        return _wrong_port(case, probe, failed) or _(
+            "Nothing listens on port {port}: the application has not started to listen, or listens elsewhere.", port=port or "?"
         )
-        if port and declared and port not in declared:
-            return _(
-                "Nothing listens on port {port}, and the container declares {ports}: the probe asks the wrong port.",
-                port=port,
-                ports=", ".join(sorted(item for item in declared if item)),
-            )
-        return _("Nothing listens on port {port}: the application has not started to listen, or listens elsewhere.", port=port or "?")
     if re.search(_TIMEOUT, said, re.IGNORECASE):
         seconds = probe.timeout_seconds if probe else 1
         return _(
@@ -163,6 +156,20 @@ def _why(case: Case, probe: Probe | None, failed: list[Event]) -> Text | None:
     if probe and probe.exec and failed:
         return _("The probe's command ends with an error.")
     return None
+
+
+def _wrong_port(case: Case, probe: Probe | None, failed: list[Event]) -> Text | None:
+    """That nothing listens where the probe asks, while the container declares other ports."""
+    port = _port(probe)
+    declared = case.container.ports if case.container else []
+    known = {str(item.container_port) for item in declared} | {item.name for item in declared if item.name}
+    if not port or not known or port in known or not failed or not _REFUSED.search(failed[0].message):
+        return None
+    return _(
+        "Nothing listens on port {port}, and the container declares {ports}: the probe asks the wrong port.",
+        port=port,
+        ports=", ".join(sorted(known)),
+    )
 
 
 def _port(probe: Probe | None) -> str:
