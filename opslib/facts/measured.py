@@ -6,7 +6,7 @@ A dozen aggregated queries, all at once. Each may fail to a gap; a metric that i
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 SPAN = timedelta(hours=6)
 STEP = 120.0
+STILL = 3  # steps without a value that are no break
+MOST_SERIES = 300  # that are named one by one in a query
+_ALL_THE_TIME = {"errors": STEP, "slow": 300.0, "throttled": STEP, "volume": STEP, "dns": STEP}  # asked over the span, with their steps
 FEWEST_REQUESTS = 0.2  # a second: of fewer, one failure is a high share
 ERRORS = 0.02
 SLOW_FACTOR, SLOW_SECONDS = 3.0, 0.3
@@ -58,7 +61,7 @@ def ask(sources: Sources, questions: Questions, namespace: str, now: datetime) -
         silences = questions.ask(_("silences"), functools.partial(_silences, sources))
     if environment.prometheus is None:
         return Asked(None, {}, alerts, silences)
-    queries = _queries(environment.prometheus, namespace)
+    queries = _queries(environment.prometheus, matcher("namespace", namespace) if namespace else "")
     frames = {
         name: questions.ask(_("metrics of services, volumes and DNS"), _query(sources, name, promql, now))
         for name, promql in queries.items()
@@ -74,14 +77,34 @@ def _silences(sources: Sources) -> list[Silence]:
     return sources.alertmanager.silences()
 
 
-def _query(sources: Sources, name: str, promql: str, now: datetime) -> Any:
-    if name in ("errors", "slow", "throttled", "volume", "dns"):
-        return lambda: sources.prometheus.query_range(promql, now - SPAN, now, STEP if name != "slow" else 300.0)
+def _query(sources: Sources, name: str, promql: str, now: datetime) -> Callable[[], pandas.DataFrame]:
+    if name in _ALL_THE_TIME:
+        return lambda: _history(sources, name, promql, now)
     return lambda: sources.prometheus.query(promql, now)
 
 
-def _queries(metrics: Metrics, namespace: str) -> dict[str, str]:
-    here = matcher("namespace", namespace) if namespace else ""
+def _history(sources: Sources, name: str, promql: str, now: datetime) -> pandas.DataFrame:
+    """What is so now, and since when: hours are asked of those series alone that are in the answer of the last minutes.
+
+    Over hours an aggregation of all pods' histograms costs Prometheus seconds, and most of the time there is nothing to ask for.
+    """
+    step = _ALL_THE_TIME[name]
+    recent = f"last_over_time(({promql})[{int(STILL * step)}s:{int(step)}s])"
+    found = sources.prometheus.query(recent, now)
+    if found.empty:
+        return found
+    metrics = sources.prometheus.settings
+    label = {"errors": metrics.service_label, "slow": metrics.service_label, "throttled": "pod", "volume": "persistentvolumeclaim"}.get(
+        name
+    )
+    if label is not None and label in found.columns and "namespace" in found.columns and len(found) <= MOST_SERIES:
+        only = ",".join(any_of(each, sorted(set(found[each]))) for each in ("namespace", label))
+        promql = _queries(metrics, only)[name]
+    return sources.prometheus.query_range(promql, now - SPAN, now, step)
+
+
+def _queries(metrics: Metrics, here: str) -> dict[str, str]:
+    """The questions by name, of what the label matchers `here` select."""
     service = f"namespace, {metrics.service_label}"
     failed = matcher(metrics.status_label, metrics.error_status, "=~")
 
@@ -211,7 +234,7 @@ def _ranged(frame: pandas.DataFrame | None, kind: str, queries: Mapping[str, str
 def _until_now(
     frame: pandas.DataFrame | None, names: tuple[str, ...], least: Mapping[Key, float] | None = None
 ) -> Iterator[tuple[tuple[str, ...], float, datetime | None]]:
-    """Labels, the newest value, and since when each series goes on without a break of more than three steps; None: all the time.
+    """Labels, the newest value, and since when each series goes on without a break; None: all the time.
 
     `least`: values below it, by the first two labels, count as a break.
     """
@@ -229,11 +252,11 @@ def _until_now(
             if value == value and (floor is None or value >= floor)
         ]
         points.sort()
-        if not points or end - points[-1][0] > 3 * step:
+        if not points or end - points[-1][0] > STILL * step:
             continue
         begin = points[-1][0]
         for time, _value in reversed(points):
-            if begin - time > 3 * step:
+            if begin - time > STILL * step:
                 break
             begin = time
         span = end - begin

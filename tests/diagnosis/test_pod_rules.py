@@ -611,6 +611,10 @@ def test_a_service_that_an_owner_explains_is_its_evidence() -> None:
 def test_a_service_whose_pods_are_not_ready_without_a_reason() -> None:
     assert only(diagnose(network(service()))).check == "service.pods_not_ready"
     assert diagnose(network(service(), endpoint_slices=(endpoints(True),))) == []
+    for minutes, told in ((5, True), (0, False)):
+        since = f"{{type: Available, status: 'False', lastTransitionTime: '{ago(minutes=minutes)}'}}"
+        moved = workload("Deployment", "web", f"status: {{conditions: [{since}]}}")
+        assert bool(diagnose(network(service(), workloads=(moved,)))) is told
 
 
 def test_where_endpoints_could_not_be_read_nothing_is_claimed() -> None:
@@ -665,11 +669,16 @@ def test_an_ingress(text: str, check: str) -> None:
     assert [item.check for item in found] == ([check] if check else [])
 
 
+NO_METRICS = "'unable to get metrics for resource cpu: no metrics returned from resource metrics API'"
+
+
 @pytest.mark.parametrize(
     ("condition", "check"),
     [
         ("{type: ScalingLimited, status: 'True', reason: TooManyReplicas}", "scaling.at_limit"),
         ("{type: ScalingActive, status: 'False', reason: FailedGetResourceMetric}", "scaling.no_metrics"),
+        (f"{{type: ScalingActive, status: 'False', message: {NO_METRICS}, lastTransitionTime: '{ago(minutes=4)}'}}", "scaling.no_metrics"),
+        (f"{{type: ScalingActive, status: 'False', message: {NO_METRICS}, lastTransitionTime: '{ago(minutes=1)}'}}", ""),
         ("{type: AbleToScale, status: 'False', reason: FailedGetScale}", "scaling.target_missing"),
         ("{type: ScalingActive, status: 'False', reason: ScalingDisabled}", ""),
         ("{type: ScalingLimited, status: 'True', reason: TooFewReplicas}", ""),

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+import json
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs
 
 import pandas
 
-from opslib.environments import Metrics
-from opslib.facts import Answer, measured
+from opslib.environments import Environment, Metrics
+from opslib.facts import Answer, Questions, measured
+from opslib.facts.sources import Sources
 from opslib.findings import Subject
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -94,3 +99,49 @@ def test_the_image_that_an_owner_has_now_is_its_rollout() -> None:
     seen = [("shop", "pay", "pay:2", NOW), ("shop", "pay", "pay:1", NOW - timedelta(hours=1)), ("shop", "other", "x", NOW)]
     (change,) = measured.rollouts(seen, {("shop", "pay"): (owner, {"pay": "pay:2"})})
     assert (change.time, change.subject, change.rollout) == (NOW, owner, True)
+
+
+def asked_with(*services: str) -> list[tuple[str, str]]:
+    """What Prometheus is asked ("now" or "range", and the query) where its answer to all is these services."""
+    asked: list[tuple[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path, _mark, form = self.path.partition("?")
+            self.answer(path, form)
+
+        def do_POST(self) -> None:
+            self.answer(self.path, self.rfile.read(int(self.headers["content-length"])).decode())
+
+        def answer(self, path: str, form: str) -> None:
+            over_time = path.endswith("query_range")
+            asked.append(("range" if over_time else "now", parse_qs(form)["query"][0]))
+            value = [NOW.timestamp(), "0.4"]
+            series = [{"metric": {"namespace": "shop", "service": name}, "value": value, "values": [value]} for name in services]
+            data = {"resultType": "matrix" if over_time else "vector", "result": series}
+            body = json.dumps({"status": "success", "data": data}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, ThreadPoolExecutor(12) as executor:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        metrics = Metrics(url=f"http://127.0.0.1:{server.server_address[1]}")
+        frames = measured.ask(Sources(Environment(name="test", prometheus=metrics)), Questions(executor), "", NOW).frames
+        assert all(answer.get() is not None for answer in (frames or {}).values())
+        server.shutdown()
+    return asked
+
+
+def test_hours_are_not_asked_for_where_nothing_is_wrong_now() -> None:
+    assert {kind for kind, _query in asked_with()} == {"now"}
+
+
+def test_hours_are_asked_of_the_services_alone_that_are_in_trouble_now() -> None:
+    ranges = [query for kind, query in asked_with("cart", "web") if kind == "range"]
+    errors = next(query for query in ranges if "histogram" not in query and METRICS.requests_metric in query)
+    assert errors.count('namespace=~"shop",service=~"cart|web"') == 3

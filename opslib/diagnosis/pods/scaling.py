@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from opslib.diagnosis.pods.cases import kubectl
 from opslib.diagnosis.pods.facts import Facts
@@ -12,6 +13,9 @@ from opslib.sources.objects import Autoscaler, Condition
 
 # in the controller's words that there are no metrics since no pod of the target is ready: the pods' own findings say why
 _UNREADY = "pods might be unready"
+# New pods have no metrics until they were asked for them twice (metrics-server, every 15 to 60 s): a rollout of all of them looks so.
+_NONE_YET = "no metrics returned"
+_FIRST_METRICS = timedelta(minutes=3)
 
 
 def autoscalers(facts: Facts) -> Iterator[Finding]:
@@ -32,7 +36,7 @@ def autoscalers(facts: Facts) -> Iterator[Finding]:
                 None,
                 (look, Step(_("Name the right target in scaleTargetRef"))),
             )
-        elif active and active.status == "False" and active.reason != "ScalingDisabled" and _UNREADY not in active.message:
+        elif active and active.status == "False" and active.reason != "ScalingDisabled" and not _passing(active, facts):
             yield _finding(
                 facts,
                 item,
@@ -81,6 +85,11 @@ def autoscalers(facts: Facts) -> Iterator[Finding]:
                     ),
                 ),
             )
+
+
+def _passing(active: Condition, facts: Facts) -> bool:
+    since = active.last_transition_time
+    return _UNREADY in active.message or (_NONE_YET in active.message and since is not None and facts.now - since < _FIRST_METRICS)
 
 
 def _condition(item: Autoscaler, type_: str) -> Condition | None:

@@ -244,8 +244,15 @@ def _without_endpoint(network: Network, service: Service, troubled: set[Subject]
         )
     if any(Subject(item.kind, item.metadata.name, namespace) in troubled for item in workloads) or unhealthy:
         return None
-    if any(_young(item.creation_timestamp, facts) for item in (service.metadata, *(workload.metadata for workload in workloads))):
-        return None  # its pods may just be starting
+    made = [item.creation_timestamp for item in (service.metadata, *(workload.metadata for workload in workloads))]
+    lost = [
+        condition.last_transition_time
+        for workload in workloads
+        for condition in workload.status.conditions
+        if condition.type == "Available" and condition.status == "False"
+    ]
+    if any(_young(time, facts) for time in (*made, *lost)):
+        return None  # its pods may just be starting, as when they are new or had to leave their node
     # Endpoints and workloads are read one after the other: where pods are ready, the endpoints may only have been a moment behind.
     serving = any(item.status.ready_replicas or item.status.number_ready for item in workloads)
     return _finding(
