@@ -409,6 +409,8 @@ def carried_out(command: str, cluster: RealLab, admin: Sources, sources: Sources
     finally:
         if command in ("uncordon", "drain"):
             cluster.api.patch(f"/api/v1/nodes/{name}", {"spec": {"unschedulable": False}})
+        if command == "scale":
+            cluster.api.patch(f"/apis/apps/v1/namespaces/{PLANNED}/deployments/web", {"spec": {"replicas": 1}})
     return " ".join(one for one in plan.cautions if "may not" in one)
 
 
