@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,19 +14,36 @@ from typing import Any
 
 from opslib.mining.masks import clean
 from opslib.mining.miner import Miner, Template
-from opslib.mining.traces import essence, fold
+from opslib.mining.traces import MOST_CHARACTERS, essence, fold
 
 BATCH = 5_000
 LATER = 300
 """Seconds that a line may be ahead of now; beyond, its clock is wrong."""
 
-_MESSAGE = ("message", "msg", "log", "@message", "event.original", "body", "text")
-_LEVEL = ("level", "log.level", "severity", "levelname", "lvl", "@level", "severityText")
-_TIME = ("@timestamp", "timestamp", "time", "ts", "@t")
+MOST_BYTES = 64_000
+"""Bytes of a line that are read."""
+
+# ECS, logback, zap, zerolog, pino, bunyan, structlog, serilog, Microsoft.Extensions.Logging, Docker, OpenTelemetry
+_MESSAGE = (
+    *("message", "msg", "log", "@message", "event.original", "body", "text", "event", "Message"),
+    *("@m", "RenderedMessage", "@mt", "MessageTemplate"),
+)
+_LEVEL = ("level", "log.level", "severity", "levelname", "lvl", "@level", "severityText", "@l", "Level", "LogLevel")
+_TIME = ("@timestamp", "timestamp", "time", "ts", "@t", "Timestamp", "asctime")
 _SERVICE = ("service.name", "service", "app", "kubernetes.labels.app", "kubernetes.labels.app_kubernetes_io/name", "logger")
 _VERSION = ("service.version", "version", "kubernetes.labels.version", "kubernetes.labels.app_kubernetes_io/version")
 _TYPE = ("error.type", "exception.type", "err.type", "exception_class")
-_TRACE = ("error.stack_trace", "exception.stacktrace", "stack_trace", "stack", "err.stack", "exc_info", "stacktrace")
+_ERROR = ("error", "err", "error.message", "err.message", "exception.message")
+_TRACE = (
+    *("error.stack_trace", "exception.stacktrace", "stack_trace", "stack", "err.stack", "exc_info", "stacktrace", "exception", "@x"),
+    "Exception",
+)
+_NUMBERED = {"10": "trace", "20": "debug", "30": "info", "40": "warn", "50": "error", "60": "fatal"}
+"""Levels of pino and bunyan (https://getpino.io/#/docs/api?id=loggerlevels-object)."""
+_ENCODINGS = ("euc_jp", "cp932")
+"""What Japanese text may be that is no UTF-8; Shift_JIS is hardly ever valid EUC-JP, which is therefore the first."""
+_JAPANESE = re.compile("[^\x00-\x7f]{2}")
+"""... of which one character hardly ever stands alone, as an accented letter of Latin-1 does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +105,28 @@ def parse(text: str) -> Event:
             fields = None
         if isinstance(fields, dict):
             return _of_fields(fields, text)
-    return Event(essence(text).text if "\n" in text else text)
+    return Event(essence(text).text if "\n" in text else text[:MOST_CHARACTERS])
 
 
 def _of_fields(fields: Mapping[str, Any], text: str) -> Event:
-    message, kind, trace = _first(fields, _MESSAGE), _first(fields, _TYPE), _first(fields, _TRACE)
+    message, kind, error, trace = (_first(fields, names) for names in (_MESSAGE, _TYPE, _ERROR, _TRACE))
     said = essence(message or text).text
+    if error and error not in said and error not in trace:
+        said = f"{said}: {essence(error).text}"
     if trace:
         about = essence(trace)
-        parts = (said, about.root or about.first, about.frame)
-        said = " | ".join(dict.fromkeys(part for part in parts if part))
+        first = "" if about.frame.startswith(about.first) else about.first  # Go's begins with a frame
+        said = " | ".join(dict.fromkeys(part for part in (said, about.root or first, about.frame) if part))
     elif kind and kind not in said:
         said = f"{kind}: {said}"
-    return Event(said, _first(fields, _LEVEL).lower(), _first(fields, _SERVICE), _first(fields, _VERSION), _moment(_first(fields, _TIME)))
+    return Event(said, _level(fields), _first(fields, _SERVICE), _first(fields, _VERSION), _moment(_first(fields, _TIME)))
+
+
+def _level(fields: Mapping[str, Any]) -> str:
+    level = _first(fields, _LEVEL).lower()
+    if not level and "@t" in fields:  # serilog leaves out this one: https://clef-json.org
+        return "information"
+    return _NUMBERED.get(level, level)
 
 
 def _first(fields: Mapping[str, Any], names: Iterable[str]) -> str:
@@ -113,13 +143,15 @@ def _first(fields: Mapping[str, Any], names: Iterable[str]) -> str:
 
 
 def _moment(text: str) -> datetime | None:
-    """A time in ISO 8601, or in seconds or milliseconds since 1970; None where it is neither."""
+    """A time in ISO 8601, or in seconds, milliseconds, micro- or nanoseconds since 1970; None where it is neither."""
     if not text:
         return None
     try:
         if text[:1].isdigit() and text.replace(".", "", 1).isdigit():
             number = float(text)
-            return datetime.fromtimestamp(number / 1000 if number > 1e11 else number, UTC)
+            while number > 1e11 and not math.isinf(number):
+                number /= 1000
+            return datetime.fromtimestamp(number, UTC)
         moment = datetime.fromisoformat(text)
     except (ValueError, OverflowError, OSError):
         return None
@@ -130,10 +162,22 @@ def _texts(lines: Iterable[str | bytes], counted: dict[str, int]) -> Iterator[st
     """Lines as text, those that are none counted and left out."""
     for line in lines:
         if isinstance(line, bytes):
-            line = line[:64_000].decode("utf-8", "replace")
+            line = _decoded(line[:MOST_BYTES])
         head = line[:400]
         strange = sum(1 for char in head if char == "\ufffd" or (char < " " and char not in "\t\r\n\x1b")) if not head.isprintable() else 0
         if strange > len(head) * 0.1:
             counted["binary"] += 1
             continue
         yield clean(line).rstrip("\n") if strange or "\x1b" in head else line
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return codecs.utf_8_decode(line, "strict", False)[0].removeprefix("\ufeff")  # a character that was cut off is left out
+    except UnicodeDecodeError:
+        pass
+    for encoding in _ENCODINGS:
+        with contextlib.suppress(UnicodeDecodeError):
+            if _JAPANESE.search(text := line.decode(encoding)):
+                return text
+    return line.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Stack traces of Java, Python, Go and Node: many lines become one event, and of an event only what it is about is shown."""
+"""Stack traces of Java, Python, Go, Node, .NET and Ruby: many lines become one event, and of an event only what it is about is shown."""
 
 from __future__ import annotations
 
@@ -10,28 +10,35 @@ MOST_LINES = 500
 """Lines of one event; what comes beyond is left out."""
 MOST_CHARACTERS = 4_000
 """Characters of a line; what comes beyond is left out."""
+MOST_OF_JSON = 64_000
+"""... of one that may be JSON, which holds a whole stack trace."""
 
 # Lines that go on with the event before them. Python ends a trace with a line of its own ("ValueError: ..."), which _ENDS tells.
 _GOES_ON = re.compile(
-    r"\s+\S|Caused by: |Suppressed: |\.\.\. \d+ (?:more|common)|goroutine \d+ |\[signal |created by |exit status \d"
-    r"|The above exception was |During handling of the above "
+    r"\s+\S|Caused by: |Wrapped by: |Suppressed: |\.\.\. \d+ (?:more|common)|goroutine \d+ |\[signal |created by |exit status \d"
+    r"|The above exception was |During handling of the above |\}$|\S{1,300}:\d+:in ['`][^'`]{1,200}'$"
 )
 _CHAINS = ("The above exception was ", "During handling of the above ")
 _STARTS = re.compile(r"Traceback \(most recent call last\)|panic: |fatal error: ")
 _GO_CALL = re.compile(r"[\w./*()\-]{1,200}\(.{0,200}\)$")
 _ENDS = re.compile(r"[A-Za-z_][\w.]{0,120}(?:: |$)")
 
+_CAUSE = re.compile(r"\s*(?:Caused by: |\[cause\]: |---> )(.+)")
 _JAVA_FRAME = re.compile(r"\s*at ([\w$.<>/@\-]{1,200})\(([^()]{0,120})\)")
-_NODE_FRAME = re.compile(r"\s*at (?:async )?(?:([^()\s]{1,200}(?: \[as \w+\])?) )?\(?((?:file://)?[^()\s]{1,300}:\d+:\d+)\)?$")
+_NODE_FRAME = re.compile(r"\s*at (?:async |new )*(?:([^()\s]{1,200}(?: \[as \w+\])?) )?\(?((?:file://)?[^()\s]{1,300}:\d+:\d+)\)?(?: \{)?$")
 _PYTHON_FRAME = re.compile(r'\s*File "([^"]{1,300})", line (\d+), in (\S{1,200})')
+_DOTNET_FRAME = re.compile(r"\s*at ([^()\s][^()]{0,300}(?<!\s))\([^()]{0,300}\)(?: in (.{1,300}):line (\d+))?$")
+_RUBY_FRAME = re.compile(r"\s*(?:from )?(\S{1,300}:\d+):in ['`]([^'`]{1,200})'")
 _GO_FILE = re.compile(r"\s+(\S{1,300}\.go:\d+)")
+_GO_FUNCTION = re.compile(r"([\w./*()\-]{1,200}?)(?:\([^()]{0,200}\))?$")
 
 # Frames of a language or of a framework say little: the application's own frame is what somebody can mend.
 _FOREIGN = re.compile(
     r"^(?:(?:java|javax|jdk|sun|com\.sun|jakarta|kotlin|kotlinx|scala|reactor|io\.netty|io\.grpc|com\.zaxxer|com\.fasterxml|com\.mysql"
     r"|com\.amazonaws|software\.amazon|org\.(?:springframework|apache|hibernate|eclipse|junit|jboss|postgresql|elasticsearch|opensearch))\."
-    r"|runtime[./]|net/http\.|database/sql\.)"
-    r"|[( /](?:node:|node_modules/|internal/)|site-packages/|dist-packages/|/lib/python\d|/usr/local/go/src/|/pkg/mod/"
+    r"|(?:System|Microsoft|Npgsql|Newtonsoft)\.|lambda_method\b|runtime[./]|net/http\.|database/sql\.)"
+    r"|(?:^|[( /])(?:node:|node_modules/|internal/)|site-packages/|dist-packages/|/lib/python\d|/usr/local/go/src/|/pkg/mod/"
+    r"|/lib/ruby/|/gems/|\(<internal:"
 )
 
 
@@ -65,7 +72,7 @@ def fold(lines: Iterable[str]) -> Iterator[str]:
     empty = 0  # lines, that belong to the event if more of it follows
     trace = go = False
     for line in lines:
-        line = line.rstrip("\r\n")[:MOST_CHARACTERS]
+        line = line[: MOST_OF_JSON if line[:1] == "{" else MOST_CHARACTERS].rstrip("\r\n")
         if not line.strip():
             empty += 1
             continue
@@ -95,8 +102,8 @@ def fold(lines: Iterable[str]) -> Iterator[str]:
 def essence(text: str) -> Essence:
     """What a stack trace is about; of a text that is none, its first line.
 
-    Java and Node put the innermost frame first, Python last; a cause of Java's ("Caused by") comes after what it caused, one of Python's
-    before.
+    Python puts the innermost frame last, the others first; its cause comes before what it caused, with the others after ("Caused by",
+    "[cause]", "--->").
     """
     lines = [line[:MOST_CHARACTERS] for line in text.split("\n", MOST_LINES)[:MOST_LINES] if line.strip()]
     if not lines:
@@ -105,16 +112,24 @@ def essence(text: str) -> Essence:
     frames: list[str] = []
     root = ""
     for number, line in enumerate(lines):
-        if line.lstrip().startswith("Caused by: ") and not python:
-            root, frames = line.strip().removeprefix("Caused by: "), []
+        if (found := _CAUSE.match(line)) and not python:
+            root, frames = found[1], []
+        elif line.startswith("   --- End of inner exception"):  # .NET: what follows are frames of what the cause caused
+            break
         elif found := _PYTHON_FRAME.match(line):
             frames.insert(0, f"{found[3]} ({found[1]}:{found[2]})")
         elif found := _NODE_FRAME.match(line):
             frames.append(f"{found[1]} ({found[2]})" if found[1] else found[2])
+        elif (found := _DOTNET_FRAME.match(line)) and found[2]:
+            frames.append(f"{found[1]} ({found[2]}:{found[3]})")
         elif found := _JAVA_FRAME.match(line):
             frames.append(f"{found[1]} ({found[2]})")
-        elif (found := _GO_FILE.match(line)) and number and _GO_CALL.match(lines[number - 1].strip()):
-            frames.append(f"{lines[number - 1].strip().partition('(')[0]} ({found[1]})")
+        elif found := _DOTNET_FRAME.match(line):
+            frames.append(found[1])
+        elif found := _RUBY_FRAME.match(line):
+            frames.append(f"{found[2]} ({found[1]})")
+        elif number and (found := _GO_FILE.match(line)) and (called := _GO_FUNCTION.match(lines[number - 1].strip())):
+            frames.append(f"{called[1]} ({found[1]})")
     if python:
         # With a chain of exceptions the first is the root, and the frames that count are those before it.
         exceptions = [(number, line) for number, line in enumerate(lines) if number and lines[number - 1][:1] == " " and _ENDS.match(line)]
