@@ -32,7 +32,7 @@ MAPPING = {
         }
     },
 }
-OLD, NEW, UNSURE = "connection to ledger reset after <*> ms", "discount code <*> is not known", "cache miss for cart <*>"
+OLD, NEW, UNSURE = "connection <*> to the ledger was reset", "discount code <*> is not known", "cache miss for cart <*>"
 
 
 def documents(with_version: bool) -> Iterator[dict[str, Any]]:
@@ -86,6 +86,7 @@ def read(node: Node, index: str, images: logs.Images = lambda pods: {}) -> LogFa
 
 def check(found: LogFacts) -> None:
     kinds = {template.text: template for template in found.templates or ()}
+    assert kinds.keys() == {OLD, NEW, UNSURE}
     assert kinds[OLD].versions["cart"].keys() == {"1.0", "1.1"}
     assert kinds[OLD].versions_before["cart"].keys() == {"1.0"}
     assert kinds[NEW].versions == {"cart": {"1.1": 25}}
