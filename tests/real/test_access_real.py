@@ -450,7 +450,7 @@ def test_the_role_of_a_plan_is_enough(
     ("command", "right"),
     [
         pytest.param(name, one, id=f"{name} {one}")
-        for name in ("scale", "expand-volume", "delete-files", "debug", "backup-delete", "restore-rehearsal")
+        for name in ("scale", "drain", "expand-volume", "delete-files", "debug", "backup-delete", "restore-rehearsal")
         for one in PLANS[name]
     ],
 )
