@@ -27,10 +27,10 @@ class Terminal:
         )  # fmt: skip
         os.close(slave)
 
-    def wait_for(self, text: str, *, seconds: float = 120) -> None:
-        """Until it shows a text, or fail."""
+    def wait_for(self, text: str, *, times: int = 1, seconds: float = 120) -> None:
+        """Until it has shown a text so many times, or fail."""
         deadline = time.monotonic() + seconds
-        while text not in self.screen:
+        while self.screen.count(text) < times:
             assert self._read() and time.monotonic() < deadline, self.screen
 
     def interrupt(self) -> None:

@@ -324,10 +324,12 @@ def _refusal(code: int, body: bytes, where: tuple[str, str, str]) -> SourceError
         return Unauthenticated(SYSTEM, _("The cluster does not accept the credentials: {message}", message=one_line(message or "401")))
     if code == 403:
         refused = re.search(r'cannot (\w+) resource "pods/exec"', message)
-        if refused:
+        # that `create` is missing besides `get`, the server (1.35 and later) says without a word
+        verb = refused[1] if refused else "create" if message.rstrip().endswith("is forbidden:") else ""
+        if verb:
             from opslib.sources.kubernetes import forbidden
 
-            return forbidden(refused[1], "pods/exec", namespace, what, message)
+            return forbidden(verb, "pods/exec", namespace, what, message)
         rule = json.dumps({"apiGroups": [""], "resources": ["pods/exec"], "verbs": ["create", "get"]})
         return Forbidden(
             SYSTEM,

@@ -142,6 +142,26 @@ def test_what_was_not_run_says_why(message: str, kind: type[SourceError]) -> Non
 
 
 @pytest.mark.parametrize(
+    ("message", "verb"),
+    [
+        ('pods "web-1" is forbidden: User "eve" cannot get resource "pods/exec" in API group ""', "get"),
+        ('pods "web-1" is forbidden: ', "create"),
+    ],
+)
+def test_a_right_that_is_missing_is_named(message: str, verb: str) -> None:
+    with server(says(end=SUCCESS), refuse=(403, message)) as (execution, _asked):
+        with pytest.raises(Forbidden, match=f"may not {verb} pods/exec in shop") as caught:
+            execution.run("shop", "web-1", "web", ["true"])
+        assert f"--verb={verb} --resource=pods/exec" in caught.value.command
+
+
+def test_what_a_policy_forbids_is_said_in_its_words() -> None:
+    words = 'pods "web-1" is forbidden: admission webhook "policy.example.com" denied the request: no shells here'
+    with server(says(end=SUCCESS), refuse=(403, words)) as (execution, _asked), pytest.raises(Forbidden, match="no shells here"):
+        execution.run("shop", "web-1", "web", ["true"])
+
+
+@pytest.mark.parametrize(
     ("status", "kind"), [(401, Unauthenticated), (403, Forbidden), (404, NotFound), (503, Unreachable), (500, SourceError)]
 )
 def test_a_refused_connection_is_the_error_that_it_stands_for(status: int, kind: type[SourceError]) -> None:
