@@ -299,9 +299,11 @@ def _tell_where_it_stands(one: Broken) -> None:
     from opslib.lab.world import scenarios
 
     timeline = scenarios.load(one.name).timeline
-    far = _("{passed} of its own time, {speed} times as fast as the clock", passed=_long(one.passed(time.time())), speed=f"{one.speed:g}")
-    steps = _("{done} of {total} steps", done=len(timeline) - len(one.due), total=len(timeline))
-    click.echo(f"  {far}; {steps}")
+    said = [_("{passed} of its own time", passed=_long(one.passed(time.time())))]
+    if one.speed != 1:
+        said.append(_("{speed} times as fast as the clock", speed=f"{one.speed:g}"))
+    said.append(_("{done} of {total} steps", done=len(timeline) - len(one.due), total=len(timeline)))
+    click.echo("  " + "; ".join(map(str, said)))
     moment = min((one.at(timeline[number].after) for number in one.due), default=0.0)
     if moment > time.time():
         click.echo(f"  {_('The next step is due at {time}', time=_hour(moment))}")
