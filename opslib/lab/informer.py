@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
 import threading
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from opslib.lab.api import Api, ApiError, Object
 
 _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.05, 1.0  # short at first: at the start of a lab its server is a moment away
+
+
+def shared(new: Any, known: Any) -> Any:
+    """What came from a server, with everything that is in `known` at the same place too in the place of its own copy of it.
+
+    Pods of one workload are the same but for a few lines, and a change leaves most of an object as it was.
+    """
+    if new == known:
+        return known
+    if isinstance(new, dict) and isinstance(known, dict):
+        return {sys.intern(name): shared(value, known[name]) if name in known else value for name, value in new.items()}
+    if isinstance(new, list) and isinstance(known, list):
+        rest = itertools.chain(known, itertools.repeat(None))
+        return [shared(value, other) for value, other in zip(new, rest, strict=False)]
+    return new
 
 
 class Informer:
@@ -19,6 +38,8 @@ class Informer:
         The collection: ``/api/v1/pods``.
     on_change
         Called from the informer's thread with "ADDED", "MODIFIED" or "DELETED" and the object (its managedFields left out).
+
+    Objects share what is the same in them (see `shared`), so they are not to be changed.
     """
 
     def __init__(
@@ -29,6 +50,7 @@ class Informer:
         self._listeners = [on_change]
         self._fields = fields
         self._objects: dict[str, Object] = {}
+        self._like: dict[str, Object] = {}  # by an owner's uid: the object that came last
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self.synced = threading.Event()
@@ -62,14 +84,15 @@ class Informer:
         pause = _FIRST_PAUSE_SECONDS
         while not self._stop.is_set():
             try:
-                listed, version = self._api.list_with_version(self._path, fields=self._fields)
-                fresh = {obj["metadata"]["uid"]: obj for obj in listed}
+                objects, version = self._api.list_with_version(self._path, fields=self._fields)
+                listed, fresh = deque(objects), {obj["metadata"]["uid"] for obj in objects}
+                del objects
                 with self._lock:
                     gone = [obj for uid, obj in self._objects.items() if uid not in fresh]
                 for obj in gone:
                     self._note("DELETED", obj)
-                for obj in listed:
-                    self._note("ADDED", obj)
+                while listed:  # one after the other: what they share is given back at once
+                    self._note("ADDED", listed.popleft())
                 self.synced.set()
                 pause = _FIRST_PAUSE_SECONDS
                 while not self._stop.is_set():
@@ -85,10 +108,17 @@ class Informer:
             return
         obj["metadata"].pop("managedFields", None)
         uid = obj["metadata"]["uid"]
+        owner = next((one["uid"] for one in obj["metadata"].get("ownerReferences") or ()), "")
         with self._lock:
+            like = self._like.get(owner)
+            known = self._objects.get(uid, like)
+            if known is not None:
+                obj = shared(obj, known)
             if event == "DELETED":
                 self._objects.pop(uid, None)
+                if like is not None and like["metadata"]["uid"] == uid:
+                    del self._like[owner]
             else:
-                self._objects[uid] = obj
+                self._objects[uid] = self._like[owner] = obj
         for listener in self._listeners:
             listener(event, obj)

@@ -119,11 +119,14 @@ class Cache:
                 self._take_out(before)
                 after = None
             else:
-                if uid in self._gone or (before is not None and _version(before) >= _version(obj)):
+                if uid in self._gone or (before is not None and _version(before) > _version(obj)):
                     return
+                known = before is not None and _version(before) == _version(obj)  # the informer's takes its place, which is kept anyway
                 if before is not None:
                     self._take_out(before)
                 self._put_in(obj)
+                if known:
+                    return
                 after = obj
         for handler in self._handlers:
             handler(before, after)

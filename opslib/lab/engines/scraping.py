@@ -9,17 +9,20 @@ import re
 import threading
 import time
 import zlib
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
+import numpy as np
 import urllib3
 
 from opslib.lab.prometheus import Store, labels_of
 from opslib.lab.prometheus.api import Target
 from opslib.lab.prometheus.labels import Labels
 from opslib.lab.prometheus.parse import duration
+from opslib.lab.prometheus.store import Floats, Integers
 
 _ACCEPT = {"Accept": "text/plain;version=0.0.4", "Accept-Encoding": "gzip"}
 _PARAMETER = "__param_"
@@ -56,35 +59,35 @@ class Scraper:
         # a connection at a time is enough, and targets keep their places within the interval so that they do not all come at once
         pool = urllib3.PoolManager(num_pools=1, maxsize=1, retries=False, timeout=timeout)
         scrape = self.store.scrape()
-        known: dict[str, Labels] = {}
+        known = _Known(np.zeros(0, np.int64), np.zeros(0, np.int64))
         wait = zlib.crc32(target.url.encode()) % 1000 / 1000 * min(seconds, 1.0)
         while not stop.wait(wait):
             began, clock = time.time(), time.perf_counter()
-            error, values, lines = "", {}, 0
+            error, rows, values = "", known.rows[:0], np.zeros(0)
             try:
                 answer = pool.request("GET", target.url, headers=_ACCEPT)
                 if answer.status != 200:
                     error = f"server returned HTTP status {answer.status} {answer.reason}"
                 else:
-                    values = self._read(answer.data.decode(), target, honor, known)
-                    lines = len(values)
+                    known, rows, values = self._read(answer.data.decode(), known, lambda text: scrape.row(_labels(text, target, honor)))
             except urllib3.exceptions.HTTPError as problem:
                 error = f'Get "{target.url}": {_reason(problem)}'
             except ValueError as problem:
-                error, values = str(problem), {}
+                error = str(problem)
             took = time.perf_counter() - clock
-            for name, value in (("up", float(not error)), ("scrape_duration_seconds", took), ("scrape_samples_scraped", float(lines))):
-                values[labels_of({"__name__": name, **target.labels})] = value
+            own = {"up": float(not error), "scrape_duration_seconds": took, "scrape_samples_scraped": float(len(rows))}
+            own_rows = [scrape.row(labels_of({"__name__": name, **target.labels})) for name in own]
             if not stop.is_set():
-                scrape.append(int(began * 1000), values)
+                scrape.append_rows(int(began * 1000), np.append(rows, own_rows), np.append(values, list(own.values())))
             health = "down" if error else "up"
             self._targets[target.url] = replace(target, health=health, error=error, last_scrape=began, duration_seconds=took)
             wait = max(0.05, began + seconds - time.time())
 
-    def _read(self, text: str, target: Target, honor: bool, known: dict[str, Labels]) -> dict[Labels, float]:
-        """The samples of a page. How a series is written seldom changes, so each is taken apart once."""
-        values: dict[Labels, float] = {}
-        seen: set[str] = set()
+    def _read(self, text: str, known: _Known, row_of: Callable[[str], int]) -> tuple[_Known, Integers, Floats]:
+        """The rows and values of a page, and what is known for the next one. How a series is written seldom changes: each is read once."""
+        hashes, values = array("q"), array("d")
+        unknown: dict[int, int] = {}
+        there = set(known.hashes.tolist())
         for found in _LINE.finditer(text):  # one at a time: all lines of a big page at once take twice its memory
             line = found[0]
             if line.startswith("# TYPE "):
@@ -93,14 +96,30 @@ class Scraper:
             if line.startswith("#"):
                 continue
             series, _space, value = line.rpartition(" ")
-            labels = known.get(series)
-            if labels is None:
-                labels = known[series] = self.store.shared(_labels(series, target, honor))
-            seen.add(series)
-            values[labels] = float(value)
-        for series in known.keys() - seen:
-            del known[series]
-        return values
+            values.append(float(value))
+            hashes.append(hash(series))
+            if hashes[-1] not in there and hashes[-1] not in unknown:
+                unknown[hashes[-1]] = row_of(series)
+        added = np.fromiter(unknown, np.int64, len(unknown)), np.fromiter(unknown.values(), np.int64, len(unknown))
+        known = known.merged(*added)
+        asked = np.array(hashes, np.int64)
+        places = np.searchsorted(known.hashes, asked)
+        kept = np.unique(places)
+        return _Known(known.hashes[kept], known.rows[kept]), known.rows[places], np.array(values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The rows of series by the hash of how they are written, ascending: the texts would take more memory than their samples."""
+
+    hashes: Integers
+    rows: Integers
+
+    def merged(self, hashes: Integers, rows: Integers) -> _Known:
+        """With others too."""
+        every = np.concatenate([self.hashes, hashes])
+        order = np.argsort(every)
+        return _Known(every[order], np.concatenate([self.rows, rows])[order])
 
 
 def _labels(series: str, target: Target, honor: bool) -> Labels:

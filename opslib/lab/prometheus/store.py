@@ -11,6 +11,7 @@ that has ended (model/value in its source).
 from __future__ import annotations
 
 import threading
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from opslib.lab.prometheus.index import Index, Places
 from opslib.lab.prometheus.labels import Labels, Matcher, labels_of
 
 Floats = npt.NDArray[np.float64]
@@ -26,6 +28,7 @@ Booleans = npt.NDArray[np.bool_]
 
 STALE_BITS = np.uint64(0x7FF0000000000002)
 ABSENT_BITS = np.uint64(0x7FF0000000000004)
+_NEVER = (np.iinfo(np.int64).max, np.iinfo(np.int64).min)  # first and last time of what has no samples
 _CHUNK = 24  # a piece that is not full takes eight bytes a sample, and most series never change
 
 
@@ -64,9 +67,9 @@ class Samples:
 
 
 class Group(Protocol):
-    """Series that share a time axis."""
+    """Series that share a time axis. `series` has the store's number of each row."""
 
-    labels: list[Labels]
+    series: array[int]
 
     def read(self, rows: Integers, start: int, end: int) -> tuple[Integers, Floats]:
         """Times from `start` to `end`, both included, in milliseconds, and the values of `rows` then."""
@@ -102,7 +105,8 @@ class Computed:
         end: Callable[[], int],
         lifetimes: Integers | None = None,
     ) -> None:
-        self.labels = [labels_of(item) for item in labels]
+        self.given = labels  # until a store has them
+        self.series = array("i")
         self._function = function
         self._start, self._step, self._end = start, step, end
         self._lifetimes = lifetimes
@@ -168,10 +172,10 @@ class Recorded:
     """Series that are appended to, a column a time."""
 
     def __init__(self) -> None:
-        self.labels: list[Labels] = []
+        self.series = array("i")
         self._chunks: list[_Chunk] = []
         self._times = np.zeros(_CHUNK, np.int64)
-        self._values = absent((0, _CHUNK))
+        self._values = absent((0, _CHUNK))  # of a group that was loaded whole there is no more than the chunks
         self._length = 0
         self._spans = np.zeros((0, 2), np.int64)
 
@@ -196,10 +200,13 @@ class Recorded:
         if self._length == 0 or self._times[self._length - 1] != time:
             if self._length == _CHUNK:
                 self._chunks.append(_Chunk.pack(self._times, self._values))
-                self._values = absent((len(self.labels), _CHUNK))
+                self._values = absent((len(self.series), _CHUNK))
                 self._length = 0
             self._times[self._length] = time
             self._length += 1
+        if len(self._values) < len(self.series):
+            room = max(len(self.series), len(self._values) * 5 // 4) - len(self._values)
+            self._values = np.vstack([self._values, absent((room, _CHUNK))])
         self._values[rows, self._length - 1] = values
         self._note(rows, values[:, None], np.array([time]))
 
@@ -212,13 +219,9 @@ class Recorded:
         self._spans[rows, 1] = np.maximum(self._spans[rows, 1], last)
 
     def _grow(self) -> None:
-        missing = len(self.labels) - len(self._spans)
+        missing = len(self.series) - len(self._spans)
         if missing > 0:
-            limits = np.iinfo(np.int64)
-            self._spans = np.vstack([self._spans, np.tile(np.array([limits.max, limits.min]), (missing, 1))])
-        if len(self._values) < len(self.labels):
-            room = max(len(self.labels), len(self._values) * 5 // 4) - len(self._values)
-            self._values = np.vstack([self._values, absent((room, _CHUNK))])
+            self._spans = np.vstack([self._spans, np.tile(np.array(_NEVER), (missing, 1))])
 
     def read(self, rows: Integers, start: int, end: int) -> tuple[Integers, Floats]:
         """See `Group.read`."""
@@ -232,12 +235,16 @@ class Recorded:
         head = self._times[: self._length]
         columns = _columns(head, start, end)
         times.append(head[columns].copy())
-        values.append(self._values[rows, columns])
+        newest = absent((len(rows), len(times[-1])))
+        known = rows < len(self._values)  # others have had no sample yet, or were loaded whole
+        newest[known] = self._values[rows[known], columns]
+        values.append(newest)
         return np.concatenate(times), np.concatenate(values, axis=1)
 
     def span(self, row: int) -> tuple[int, int]:
         """See `Group.span`."""
-        return int(self._spans[row, 0]), int(self._spans[row, 1])
+        first, last = self._spans[row] if row < len(self._spans) else _NEVER
+        return int(first), int(last)
 
     def erase(self, start: int, end: int) -> None:
         """Drop the samples from `start` to `end`, both included."""
@@ -284,11 +291,8 @@ class Store:
         self.retention_seconds = retention_seconds
         self.lock = threading.RLock()
         self._groups: list[Group] = []
-        self._labels: list[Labels] = []
-        self._places: list[list[tuple[int, int]]] = []  # of a series: the groups that have it, and its row there
-        self._known: dict[Labels, int] = {}
-        self._pairs: dict[tuple[str, str], tuple[str, str]] = {}
-        self._postings: dict[str, dict[str, list[int]]] = {}
+        self._index = Index()
+        self._places = Places()
         self._pruned = 0
 
     # --- writing ---
@@ -298,36 +302,35 @@ class Store:
         with self.lock:
             for group in groups:
                 self._groups.append(group)
-                for row, labels in enumerate(group.labels):
-                    group.labels[row] = self._place(labels, len(self._groups) - 1, row)
+                for row, labels in enumerate(group.given):
+                    self._place(labels_of(labels), group, len(self._groups) - 1, row)
+                group.given = ()
 
     def remove(self, groups: Sequence[Computed]) -> None:
         """Take series that are computed away again."""
         with self.lock:
             gone = {number for number, group in enumerate(self._groups) if any(group is one for one in groups)}
             for number in gone:
+                self._places.remove(self._groups[number].series, gone)
                 self._groups[number] = _NOTHING
-            if gone:
-                for places in self._places:
-                    places[:] = [place for place in places if place[0] not in gone]
 
     def erase(self, start: int, end: int, keep: Callable[[Labels], bool] = lambda labels: False) -> None:
         """Forget what was recorded from `start` to `end`, both included, in milliseconds; not of targets with a series to `keep`."""
         with self.lock:
             for group in self._groups:
-                if isinstance(group, Recorded) and not any(keep(labels) for labels in group.labels):
+                if isinstance(group, Recorded) and not any(keep(self._index[series]) for series in group.series):
                     group.erase(start, end)
 
     def load(self, labels: Sequence[Mapping[str, str]], times: Iterable[int], values: npt.ArrayLike) -> None:
         """Add whole histories: times in milliseconds, values of shape (series, times), of which NaN is a value like another."""
         group = Recorded()
         columns = np.fromiter(times, np.int64)
-        array = np.asarray(values, np.float64).reshape(len(labels), len(columns))
+        shaped = np.asarray(values, np.float64).reshape(len(labels), len(columns))
         with self.lock:
             self._groups.append(group)
-            for item in labels:
-                self._row(group, len(self._groups) - 1, labels_of(item))
-            group.load(columns, array)
+            for row, item in enumerate(labels):
+                self._place(labels_of(item), group, len(self._groups) - 1, row)
+            group.load(columns, shaped)
 
     def scrape(self) -> Scrape:
         """A target's series, to append to."""
@@ -336,26 +339,10 @@ class Store:
             self._groups.append(group)
             return Scrape(self, group, len(self._groups) - 1)
 
-    def _row(self, group: Recorded, number: int, labels: Labels) -> int:
-        group.labels.append(self._place(labels, number, len(group.labels)))
-        return len(group.labels) - 1
-
-    def shared(self, labels: Labels) -> Labels:
-        """The same labels in as little memory as can be: pairs that other series have too are theirs."""
-        series = self._known.get(labels)
-        return tuple(self._pairs.setdefault(pair, pair) for pair in labels) if series is None else self._labels[series]
-
-    def _place(self, labels: Labels, group: int, row: int) -> Labels:
-        labels = self.shared(labels)
-        series = self._known.get(labels)
-        if series is None:
-            series = self._known[labels] = len(self._labels)
-            self._labels.append(labels)
-            self._places.append([])
-            for name, value in labels:
-                self._postings.setdefault(name, {}).setdefault(value, []).append(series)
-        self._places[series].append((group, row))
-        return labels
+    def _place(self, labels: Labels, group: Group, number: int, row: int) -> None:
+        series = self._index.number(labels)
+        self._places.add(series, number, row)
+        group.series.append(series)
 
     def prune(self, now: int) -> None:
         """Forget what is too old; cheap to call often."""
@@ -373,27 +360,13 @@ class Store:
     def find(self, matchers: Sequence[Matcher], start: int | None = None, end: int | None = None) -> list[int]:
         """Series that fulfil every matcher, and have samples between the times, ordered by labels."""
         with self.lock:
-            found: set[int] | None = None
-            for matcher in sorted(matchers, key=lambda item: item.sign != "="):
-                values = self._postings.get(matcher.name, {})
-                if matcher(""):  # series without the label match too
-                    excluded = {series for value, listed in values.items() if not matcher(value) for series in listed}
-                    found = (found if found is not None else set(range(len(self._labels)))) - excluded
-                elif matcher.sign == "=":
-                    listed = set(values.get(matcher.value, ()))
-                    found = listed if found is None else found & listed
-                else:
-                    listed = {series for value, those in values.items() if matcher(value) for series in those}
-                    found = listed if found is None else found & listed
-                if not found:
-                    return []
-            chosen = sorted(range(len(self._labels)) if found is None else found, key=self._labels.__getitem__)
-            if start is None or end is None:
-                return chosen
-            return [series for series in chosen if self._overlaps(series, start, end)]
+            found: list[int] = self._index.find(matchers).tolist()
+            if start is not None and end is not None:
+                found = [series for series in found if self._overlaps(series, start, end)]
+            return sorted(found, key=self._index.__getitem__)
 
     def _overlaps(self, series: int, start: int, end: int) -> bool:
-        for group, row in self._places[series]:
+        for group, row in self._places.of(series):
             first, last = self._groups[group].span(row)
             if first <= end and last >= start:
                 return True
@@ -401,46 +374,47 @@ class Store:
 
     def labels(self, series: Iterable[int]) -> list[Labels]:
         """The labels of series that `find` found."""
-        return [self._labels[number] for number in series]
+        return [self._index[number] for number in series]
 
     def label_names(self, series: Iterable[int] | None = None) -> list[str]:
         """Label names, of all series or of some."""
         with self.lock:
             if series is None:
-                return sorted(self._postings)
-            return sorted({name for number in series for name, _value in self._labels[number]})
+                return self._index.names()
+            return sorted({name for number in series for name, _value in self._index[number]})
 
     def label_values(self, name: str, series: Iterable[int] | None = None) -> list[str]:
         """Values of a label, of all series or of some."""
         with self.lock:
             if series is None:
-                return sorted(self._postings.get(name, ()))
-            return sorted({value for number in series for key, value in self._labels[number] if key == name})
+                return sorted(self._index.values(name))
+            return sorted({value for number in series for key, value in self._index[number] if key == name})
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How many series each value of each label has."""
         with self.lock:
-            return {name: {value: len(listed) for value, listed in values.items()} for name, values in self._postings.items()}
+            return {name: self._index.values(name) for name in self._index.names()}
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._index)
 
     # --- reading ---
 
     def read(self, series: Sequence[int], start: int, end: int) -> list[Samples]:
         """Samples of series from `start` to `end`, both included, in milliseconds, those with a common time axis together."""
         with self.lock:
-            together: dict[tuple[int, ...], list[int]] = {}
+            together: dict[tuple[int, ...], tuple[list[int], list[list[int]]]] = {}
             for number in series:
-                together.setdefault(tuple(group for group, _row in self._places[number]), []).append(number)
-            return [self._samples(groups, numbers, start, end) for groups, numbers in together.items()]
+                places = self._places.of(number)
+                numbers, rows = together.setdefault(tuple([group for group, _row in places]), ([], []))
+                numbers.append(number)
+                rows.append([row for _group, row in places])
+            return [self._samples(groups, *found, start, end) for groups, found in together.items()]
 
-    def _samples(self, groups: tuple[int, ...], numbers: list[int], start: int, end: int) -> Samples:
-        parts = []
-        for position, group in enumerate(groups):
-            rows = np.array([self._places[number][position][1] for number in numbers], np.int64)
-            parts.append(self._groups[group].read(rows, start, end))
-        labels = [self._labels[number] for number in numbers]
+    def _samples(self, groups: tuple[int, ...], numbers: list[int], rows: list[list[int]], start: int, end: int) -> Samples:
+        each = np.array(rows, np.int64).reshape(len(numbers), len(groups)).T
+        parts = [self._groups[group].read(own, start, end) for group, own in zip(groups, each, strict=True)]
+        labels = self.labels(numbers)
         parts = [part for part in parts if len(part[0])] or parts[:1]
         if len(parts) == 1:
             return Samples(labels, *parts[0])
@@ -460,8 +434,17 @@ class Scrape:
 
     def __init__(self, store: Store, group: Recorded, number: int) -> None:
         self._store, self._group, self._number = store, group, number
-        self._rows: dict[Labels, int] = {}
-        self._before: set[int] = set()
+        self._before = np.zeros(0, np.int64)
+
+    def row(self, labels: Labels) -> int:
+        """The row of a series, for `append_rows`."""
+        store = self._store
+        with store.lock:
+            row = store._places.row(store._index.number(labels), self._number)
+            if row is None:
+                row = len(self._group.series)
+                store._place(labels, self._group, self._number, row)
+            return row
 
     def append(self, time: int, values: Mapping[Labels, float]) -> None:
         """Append what was given at a time in milliseconds.
@@ -471,18 +454,16 @@ class Scrape:
         ValueError
             The time is not after the last one.
         """
+        rows = np.array([self.row(labels) for labels in values], np.int64)
+        self.append_rows(time, rows, np.fromiter(values.values(), np.float64, len(rows)))
+
+    def append_rows(self, time: int, rows: Integers, values: Floats) -> None:
+        """The same, by rows."""
         with self._store.lock:
             if self._group.last is not None and time <= self._group.last:
                 raise ValueError(f"out of order: {time} after {self._group.last}")
-            rows = []
-            for labels in values:
-                row = self._rows.get(labels)
-                if row is None:
-                    row = self._rows[labels] = self._store._row(self._group, self._number, labels)
-                rows.append(row)
-            ended = self._before.difference(rows)
-            column = np.fromiter(values.values(), np.float64, len(rows))
+            ended = np.setdiff1d(self._before, rows)
             marks = np.full(len(ended), STALE_BITS, np.uint64).view(np.float64)
-            self._group.append(time, np.array([*rows, *ended], np.int64), np.concatenate([column, marks]))
-            self._before = set(rows)
+            self._group.append(time, np.concatenate([rows, ended]), np.concatenate([values, marks]))
+            self._before = np.unique(rows)
         self._store.prune(time)

@@ -54,15 +54,16 @@ def load(store: Store, world: World, *, start: float, end: Callable[[], float], 
     groups = []
     step = int(step_seconds * 1000)
     first = -(-int(start * 1000) // step) * step
-    for family in families(world, since=start, until=end()):
-        lives = None
-        if family.lives is not None:
-            bounded = np.nan_to_num(family.lives * 1000, posinf=float(_FOR_EVER), neginf=0.0)
-            lives = np.ceil(bounded).astype(np.int64)
-        labels = [{"__name__": family.name, **labels} for labels in family.labels]
-        values = functools.partial(_at, family.values)  # not the family, whose labels take more memory than all else
-        groups.append(Computed(labels, values, start=first, step=step, end=lambda: math.ceil(end() * 1000) - 1, lifetimes=lives))
-    store.add(*groups)
+    with store.lock:
+        for family in families(world, since=start, until=end()):
+            lives = None
+            if family.lives is not None:
+                bounded = np.nan_to_num(family.lives * 1000, posinf=float(_FOR_EVER), neginf=0.0)
+                lives = np.ceil(bounded).astype(np.int64)
+            labels = [{"__name__": family.name, **labels} for labels in family.labels]
+            values = functools.partial(_at, family.values)  # not the family, whose labels take more memory than all else
+            groups.append(Computed(labels, values, start=first, step=step, end=lambda: math.ceil(end() * 1000) - 1, lifetimes=lives))
+            store.add(groups[-1])
     return groups
 
 
