@@ -176,7 +176,15 @@ class Api:
     def list_with_version(self, path: str, *, labels: str = "", fields: str = "") -> tuple[Objects, str]:
         """The same with the collection's resourceVersion, from which `watch` goes on."""
         objects: Objects = []
-        query: dict[str, object] = {"limit": 1000}
+        version = ""
+        for page, at in self.pages(path, labels=labels, fields=fields):
+            objects += page
+            version = at
+        return objects, version
+
+    def pages(self, path: str, *, labels: str = "", fields: str = "", limit: int = 1000) -> Iterator[tuple[Objects, str]]:
+        """The same, `limit` objects at a time; the version is that of the whole."""
+        query: dict[str, object] = {"limit": limit}
         if labels:
             query["labelSelector"] = labels
         if fields:
@@ -184,10 +192,10 @@ class Api:
         while True:
             page = self.request("GET", path, query=query)
             kind = {"apiVersion": page["apiVersion"], "kind": page["kind"].removesuffix("List")}
-            objects += [kind | item for item in page["items"]]
+            yield [kind | item for item in page["items"]], page["metadata"].get("resourceVersion", "")  # a metrics server has none
             token = page["metadata"].get("continue")
             if not token:
-                return objects, page["metadata"].get("resourceVersion", "")  # a metrics server has none
+                return
             query["continue"] = token
 
     def watch(self, path: str, version: str, *, labels: str = "", fields: str = "", seconds: int = 300) -> Iterator[tuple[str, Object]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from opslib.lab.api import Api, ApiError, Object
 
+_PAGE = 250  # what is read at a time, before what it shares with others is given back
 _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.05, 1.0  # short at first: at the start of a lab its server is a moment away
 
 
@@ -27,6 +27,15 @@ def shared(new: Any, known: Any) -> Any:
         rest = itertools.chain(known, itertools.repeat(None))
         return [shared(value, other) for value, other in zip(new, rest, strict=False)]
     return new
+
+
+def lean(obj: Object, like: dict[str, Object], before: Object | None = None) -> Object:
+    """An object without its managedFields, that shares what it can with the one `before`, or the last one of its owner in `like`."""
+    obj["metadata"].pop("managedFields", None)
+    owner = _owner(obj)
+    known = like.get(owner) if before is None else before
+    like[owner] = obj = obj if known is None else shared(obj, known)
+    return obj
 
 
 class Informer:
@@ -84,41 +93,44 @@ class Informer:
         pause = _FIRST_PAUSE_SECONDS
         while not self._stop.is_set():
             try:
-                objects, version = self._api.list_with_version(self._path, fields=self._fields)
-                listed, fresh = deque(objects), {obj["metadata"]["uid"] for obj in objects}
-                del objects
+                listed: list[Object] = []
+                version = ""
+                for page, at in self._api.pages(self._path, fields=self._fields, limit=_PAGE):
+                    listed += [self._lean(obj) for obj in page]
+                    version = at
+                fresh = {obj["metadata"]["uid"] for obj in listed}
                 with self._lock:
                     gone = [obj for uid, obj in self._objects.items() if uid not in fresh]
                 for obj in gone:
                     self._note("DELETED", obj)
-                while listed:  # one after the other: what they share is given back at once
-                    self._note("ADDED", listed.popleft())
+                for obj in listed:
+                    self._note("ADDED", obj)
                 self.synced.set()
                 pause = _FIRST_PAUSE_SECONDS
                 while not self._stop.is_set():
                     for event, obj in self._api.watch(self._path, version, fields=self._fields):
                         version = obj["metadata"]["resourceVersion"]
-                        self._note(event, obj)
+                        self._note(event, self._lean(obj))
             except ApiError:  # the version is too old, or the server is away: list again
                 self._stop.wait(pause)
                 pause = min(2 * pause, _LAST_PAUSE_SECONDS)
 
+    def _lean(self, obj: Object) -> Object:
+        return lean(obj, self._like, self._objects.get(obj["metadata"]["uid"]))
+
     def _note(self, event: str, obj: Object) -> None:
         if self._stop.is_set():
             return
-        obj["metadata"].pop("managedFields", None)
         uid = obj["metadata"]["uid"]
-        owner = next((one["uid"] for one in obj["metadata"].get("ownerReferences") or ()), "")
         with self._lock:
-            like = self._like.get(owner)
-            known = self._objects.get(uid, like)
-            if known is not None:
-                obj = shared(obj, known)
             if event == "DELETED":
                 self._objects.pop(uid, None)
-                if like is not None and like["metadata"]["uid"] == uid:
-                    del self._like[owner]
+                self._like.pop(_owner(obj), None)  # it may have been the last one of that owner
             else:
-                self._objects[uid] = self._like[owner] = obj
+                self._objects[uid] = obj
         for listener in self._listeners:
             listener(event, obj)
+
+
+def _owner(obj: Object) -> str:
+    return next((str(one["uid"]) for one in obj["metadata"].get("ownerReferences") or ()), "")

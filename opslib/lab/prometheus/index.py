@@ -62,9 +62,9 @@ class Index:
                 excluded = self._with(pair for value, pair in values.items() if not matcher(value))
                 found = np.setdiff1d(self._all() if found is None else found, excluded, assume_unique=True)
             else:
-                pairs = (values[matcher.value],) if matcher.sign == "=" and matcher.value in values else ()
+                pairs = [values[matcher.value]] if matcher.sign == "=" and matcher.value in values else []
                 if matcher.sign != "=":
-                    pairs = tuple(pair for value, pair in values.items() if matcher(value))
+                    pairs = [pair for value, pair in values.items() if matcher(value)]
                 having = self._with(pairs)
                 found = having if found is None else np.intersect1d(found, having, assume_unique=True)
             if not len(found):

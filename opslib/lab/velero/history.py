@@ -27,7 +27,7 @@ def write(api: Api, storage: Storage, schedules: list[Object], now: datetime) ->
     there = set(storage.names())
     for schedule in schedules:
         template = dict(schedule["spec"].get("template") or {})
-        source = ""
+        source, count = "", 0
         for due in _due(str(schedule["spec"]["schedule"]), now):
             name = f"{schedule['metadata']['name']}-{due:%Y%m%d%H%M%S}"
             last[schedule["metadata"]["name"]] = times.stamp(due)
@@ -37,8 +37,8 @@ def write(api: Api, storage: Storage, schedules: list[Object], now: datetime) ->
                 _copy(storage, source, name)
             else:
                 source = name
-                _fill(api, storage, name, template)
-            storage.finish(_backup(schedule, name, template, due, _count(storage, name)))
+                count = _fill(api, storage, name, template)
+            storage.finish(_backup(schedule, name, template, due, count))
     return last
 
 
@@ -76,7 +76,8 @@ def _backup(schedule: Object, name: str, spec: dict[str, Any], start: datetime, 
     return backup_of(schedule["metadata"]["name"], name, spec, schedule["metadata"].get("labels") or {}, status)
 
 
-def _fill(api: Api, storage: Storage, name: str, spec: dict[str, Any]) -> None:
+def _fill(api: Api, storage: Storage, name: str, spec: dict[str, Any]) -> int:
+    """Write a backup of what there is now; how many objects that is."""
     items, outcome = backups.collect(api, spec)
     done = backups.follow(items, lambda done, total: None, lambda: False, outcome)
     storage.write_contents(name, done)
@@ -84,6 +85,7 @@ def _fill(api: Api, storage: Storage, name: str, spec: dict[str, Any]) -> None:
     storage.write_gzip("BackupResults", name, {})
     storage.write_gzip("BackupResourceList", name, backups.resource_list(done))
     storage.write_gzip("BackupVolumeSnapshots", name, [])
+    return len(done)
 
 
 def _copy(storage: Storage, source: str, name: str) -> None:
@@ -92,7 +94,3 @@ def _copy(storage: Storage, source: str, name: str) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for file in folder.glob(f"{source}*"):
         shutil.copyfile(file, target / file.name.replace(source, name, 1))
-
-
-def _count(storage: Storage, name: str) -> int:
-    return len(storage.read_contents(name))

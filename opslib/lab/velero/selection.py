@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from opslib.lab.api import Api, ApiError, Object
+from opslib.lab.informer import lean
 
 EXCLUDE_LABEL = "velero.io/exclude-from-backup"
 
@@ -122,19 +123,19 @@ def listed(
         if not resource.namespaced and not (everywhere if cluster is None else cluster):
             continue
         paths = [resource.path(name) for name in taken] if resource.namespaced and not everywhere else [resource.path()]
+        like: dict[str, Object] = {}
         try:
-            objects = [obj for path in paths for obj in api.list(path)]
-        except ApiError as error:
-            yield resource, f"error listing {resource.name}: {error.server_message}"
-            continue
-        yield (
-            resource,
-            [
-                obj
-                for obj in objects
+            objects = [
+                lean(obj, like)
+                for path in paths
+                for page, _version in api.pages(path, limit=250)
+                for obj in page
                 if (not resource.namespaced or obj["metadata"]["namespace"] in wanted_namespaces)
                 and labels_wanted(spec, obj)
                 and (obj["metadata"].get("labels") or {}).get(EXCLUDE_LABEL) != "true"
                 and "deletionTimestamp" not in obj["metadata"]
-            ],
-        )
+            ]
+        except ApiError as error:
+            yield resource, f"error listing {resource.name}: {error.server_message}"
+            continue
+        yield resource, objects
