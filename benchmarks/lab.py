@@ -126,31 +126,39 @@ def lists(count: int, rounds: int, state: Path | None) -> None:
 
 def _compare(servers: tuple[Server, Server], count: int, rounds: int, label: str, node: str) -> None:
     seconds: dict[str, dict[str, list[float]]] = {name: {server.name: [] for server in servers} for name in (*LISTS, "watch")}
+    spent_cpu: dict[str, dict[str, list[float]]] = {name: {server.name: [] for server in servers} for name in (*LISTS, "watch")}
     for number in range(rounds + 1):
         for name, (path, accept, packed) in LISTS.items():
             wanted = path.replace("app%3D{app}", label).replace("{node}", node)
             sizes = set()
             for server in servers if number % 2 else servers[::-1]:
-                begun = time.perf_counter()
+                begun, busy = time.perf_counter(), _cpu_seconds(server.process)
                 items = _read(server, wanted, accept, packed)
                 if number:  # the first round warms
                     seconds[name][server.name].append(time.perf_counter() - begun)
+                    spent_cpu[name][server.name].append(_cpu_seconds(server.process) - busy)
                 sizes.add(items)
             if len(sizes) != 1:
                 raise SystemExit(f"the answers differ: {name}: {sizes}")
         for server in servers if number % 2 else servers[::-1]:
+            busy = _cpu_seconds(server.process)
             spent = _fan_out(server)
             if number:
                 seconds["watch"][server.name].append(spent)
+                spent_cpu["watch"][server.name].append(_cpu_seconds(server.process) - busy)
         print(f"  round {number} of {rounds}", file=sys.stderr)
     print(f"{count} pods; {rounds} rounds, alternating; milliseconds: median (smallest - largest)")
-    print(f"{'':44}{'embedded':>26}{'real':>26}{'real/embedded':>15}")
-    ratios = {}
+    print("CPU: what the servers' own processes used, medians; without etcd, which the real one asks besides")
+    print(f"{'':44}{'embedded':>26}{'real':>26}{'real/embedded':>15}{'CPU':>16}")
+    ratios, cpu_ratios = {}, {}
     for name, values in seconds.items():
         shown = f"100 changes seen by {WATCHERS} watchers" if name == "watch" else name
         ratios[name] = statistics.median(values["real"]) / statistics.median(values["embedded"])
         cells = [other.spread([one * 1000 for one in values[server.name]], 0) for server in servers]
-        print(f"{shown:44}{cells[0]:>26}{cells[1]:>26}{ratios[name]:>15.2f}")
+        busy = {server.name: statistics.median(spent_cpu[name][server.name]) for server in servers}
+        cpu_ratios[name] = busy["real"] / busy["embedded"]
+        cpu = f"{busy['embedded'] * 1000:.0f}/{busy['real'] * 1000:.0f} {cpu_ratios[name]:.2f}"
+        print(f"{shown:44}{cells[0]:>26}{cells[1]:>26}{ratios[name]:>15.2f}{cpu:>16}")
     memory = {server.name: _megabytes(server.process) for server in servers}
     print(f"{'memory of the process, MB':44}{memory['embedded']:>26.0f}{memory['real']:>26.0f}")
     print(
@@ -159,6 +167,7 @@ def _compare(servers: tuple[Server, Server], count: int, rounds: int, label: str
                 "benchmark": "lab lists",
                 "pods": count,
                 "real_to_embedded": {name: round(ratio, 2) for name, ratio in ratios.items()},
+                "real_to_embedded_cpu": {name: round(ratio, 2) for name, ratio in cpu_ratios.items()},
                 "embedded_megabytes": round(memory["embedded"]),
                 "real_megabytes": round(memory["real"]),
             }
@@ -291,6 +300,11 @@ def _listener(kubeconfig: Path) -> int:
             if f"--cert-dir={kubeconfig.parent}".encode() in words:
                 return int(entry.name)
     raise SystemExit("the real API server is not found")
+
+
+def _cpu_seconds(process: int) -> float:
+    """What a process has used of the processors since its start (the clock of clock_getcpuclockid(3))."""
+    return time.clock_gettime(~process << 3 | 2)
 
 
 def _megabytes(process: int) -> float:

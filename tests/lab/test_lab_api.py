@@ -7,13 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from opslib.errors import InputError
 from opslib.lab.api import Api, ApiError
-from opslib.lab.informer import Informer
+from opslib.lab.informer import Informer, shared
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.conftest import RealLab
+
+
+texts = st.text("ab", max_size=2)
+contents = st.recursive(texts | st.none(), lambda inside: st.lists(inside, max_size=3) | st.dictionaries(texts, inside, max_size=3))
 
 
 def config(name: str, space: str = "default", **data: str) -> dict[str, Any]:
@@ -77,6 +84,33 @@ def test_a_long_list_comes_whole(any_cluster: RealLab) -> None:
     names = {one["metadata"]["name"] for one in api.list("/api/v1/namespaces/many/configmaps")}
     assert names >= {f"c{number}" for number in range(1005)}
     api.delete("/api/v1/namespaces/many")
+
+
+@given(contents, contents)
+def test_what_shares_with_another_is_the_same_as_before(new: Any, known: Any) -> None:
+    assert shared(new, known) == new
+
+
+def test_what_two_objects_have_in_common_is_there_once() -> None:
+    first, second = ({"metadata": {"name": name}, "spec": {"containers": [{"image": "shop:1"}], "nodeName": name}} for name in "ab")
+    lean = shared(second, first)
+    assert lean == second
+    assert lean["spec"]["containers"] is first["spec"]["containers"]
+
+
+def test_an_informer_follows_many(any_cluster: RealLab) -> None:
+    api, path = any_cluster.api, "/api/v1/namespaces/many/configmaps"
+    api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "many"}})
+    names = {f"many-{number}" for number in range(300)}  # more than it reads at a time
+    for name in names:
+        api.create(config(name, "many", name=name))
+    informer = Informer(api, path)
+    informer.start()
+    assert informer.synced.wait(10)
+    assert {one["metadata"]["name"] for one in informer.objects()} >= names
+    api.delete("/api/v1/namespaces/many")
+    until(lambda: not informer.objects(), "all are gone with their namespace")
+    informer.close()
 
 
 def test_an_informer_follows(any_cluster: RealLab) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opslib.lab.prometheus import Computed, Engine, Store, labels_of
+from opslib.lab.prometheus.index import Index, Places
 from opslib.lab.prometheus.labels import Matcher
 from opslib.lab.prometheus.parse import QueryError
 from opslib.lab.prometheus.store import is_absent, is_stale
@@ -122,3 +123,43 @@ def test_what_is_not_there_is_refused_not_guessed() -> None:
     for query in ("foo @ -5", "mad_over_time(a[5m])", "info(a)", 'a{x="1" or y="2"}', "a + fill(0) b"):
         with pytest.raises(QueryError):
             engine.query(query, BASE)
+
+
+names = st.sampled_from(["__name__", "a", "b", "le"])
+sets = st.lists(st.dictionaries(names, st.sampled_from(["", "x", "y", "xy", "0.5"]), min_size=1), min_size=1, max_size=40)
+conditions = st.lists(
+    st.tuples(names, st.sampled_from(["=", "!=", "=~", "!~"]), st.sampled_from(["", "x", "x|y", "x.*", ".+", ".*", "absent"])), max_size=3
+)
+
+
+@given(sets, conditions)
+def test_an_index_finds_what_looking_at_every_set_finds(given_sets: list[dict[str, str]], asked: list[tuple[str, str, str]]) -> None:
+    index = Index()
+    numbers = [index.number(labels_of(one)) for one in given_sets]
+    assert [dict(index[number]) for number in numbers] == [{name: value for name, value in one.items() if value} for one in given_sets]
+    assert len(index) == len({labels_of(one) for one in given_sets})
+    matchers = [Matcher(*one) for one in asked]
+    expected = {number for number in numbers if all(one(dict(index[number]).get(one.name, "")) for one in matchers)}
+    assert index.find(matchers).tolist() == sorted(expected)
+
+
+def test_an_index_of_many_sets_knows_each_again() -> None:
+    index = Index()
+    sets = [labels(pod=f"p{number}", le=str(number % 11)) for number in range(5000)]
+    assert [index.number(one) for one in sets] == list(range(5000))  # its table has been widened meanwhile
+    assert [index.number(one) for one in sets] == list(range(5000))
+    assert index.values("le")["0"] == 455
+
+
+def test_a_group_that_is_taken_away_leaves_the_others_and_its_room() -> None:
+    places = Places()
+    for group in range(4):
+        for series in range(3):
+            places.add(series, group, series)
+    places.remove([0, 1, 2], {0, 2})
+    assert places.of(1) == [(1, 1), (3, 1)]
+    places.add(1, 9, 7)
+    assert places.of(1) == [(1, 1), (3, 1), (9, 7)]
+    assert places.row(1, 9) == 7
+    assert places.row(1, 2) is None
+    assert places.row(99, 1) is None
