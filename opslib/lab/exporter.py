@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 _HOLD = "lab.opslib/hold"
 _PATIENCE_SECONDS = 60.0
+_SCRAPE_SECONDS = 10.0  # nobody waits longer for a page
 _PODS, _NODES = "/api/v1/pods", "/api/v1/nodes"
 
 
@@ -340,11 +341,15 @@ class Exporter:
 
         node = request.query_params.get("node", "")
         self._counted.wait(_PATIENCE_SECONDS)
-        with self._lock:
+        if not self._lock.acquire(timeout=_SCRAPE_SECONDS):
+            return PlainTextResponse("others are asked first\n", 503)
+        try:
             now = self._look()
             if node not in now.nodes or self._lost(node):
                 return PlainTextResponse("the node does not answer\n", 503)
             return _answer(text(node, now))
+        finally:
+            self._lock.release()
 
     def _lost(self, name: str) -> bool:
         """Whether a node is held, or not there: it answers nothing."""

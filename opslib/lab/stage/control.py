@@ -25,7 +25,7 @@ SECONDS = 150
 
 def routes(stage: Stage) -> list[BaseRoute]:
     """What the supervisor serves below ``/lab/``: what is broken, breaking, resetting. Writes the token."""
-    from starlette.concurrency import run_in_threadpool
+    from anyio import CapacityLimiter, to_thread
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
@@ -33,6 +33,7 @@ def routes(stage: Stage) -> list[BaseRoute]:
 
     token = secrets.token_urlsafe(24)
     write_private(stage.folder / TOKEN, token)
+    own = CapacityLimiter(4)  # threads of its own: scrapes may have all the others, for as long as they wait
 
     def guarded(work: Callable[[dict[str, Any]], Any]) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
@@ -40,7 +41,7 @@ def routes(stage: Stage) -> list[BaseRoute]:
                 return JSONResponse({"what": "no or another token"}, 401)
             try:
                 asked = json.loads(await request.body() or b"{}")
-                return JSONResponse(await run_in_threadpool(work, asked))
+                return JSONResponse(await to_thread.run_sync(work, asked, limiter=own))
             except InputError as error:
                 return JSONResponse(_said(error), 400)
             except OpsError as error:
