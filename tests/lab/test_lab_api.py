@@ -103,7 +103,7 @@ def test_an_informer_follows_many(any_cluster: RealLab) -> None:
     api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "many"}})
     names = {f"many-{number}" for number in range(300)}  # more than it reads at a time
     for name in names:
-        api.create(config(name, "many", name=name))
+        api.create(config(name, "many"))
     informer = Informer(api, path)
     informer.start()
     assert informer.synced.wait(10)
