@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import sys
 import threading
 from collections.abc import Callable
@@ -19,14 +20,13 @@ def shared(new: Any, known: Any) -> Any:
 
     Pods of one workload are the same but for a few lines, and a change leaves most of an object as it was.
     """
-    if new == known:
-        return known
     if isinstance(new, dict) and isinstance(known, dict):
-        return {sys.intern(name): shared(value, known[name]) if name in known else value for name, value in new.items()}
+        fields = {sys.intern(name): shared(value, known.get(name)) for name, value in new.items()}
+        return known if len(fields) == len(known) and all(name in known and fields[name] is known[name] for name in fields) else fields
     if isinstance(new, list) and isinstance(known, list):
-        rest = itertools.chain(known, itertools.repeat(None))
-        return [shared(value, other) for value, other in zip(new, rest, strict=False)]
-    return new
+        items = [shared(value, other) for value, other in zip(new, itertools.chain(known, itertools.repeat(None)), strict=False)]
+        return known if len(items) == len(known) and all(map(operator.is_, items, known)) else items
+    return known if type(new) is type(known) and new == known else new  # 1 is not True here
 
 
 def lean(obj: Object, like: dict[str, Object], before: Object | None = None) -> Object:
