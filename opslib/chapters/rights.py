@@ -197,12 +197,18 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
 _TARGET = Right("get", "namespaces", _("to be sure that it is the plan's cluster, and that the namespace exists"), everywhere=True)
 _REACHED = Right("list", "services", _("the Services that the plan reaches"))
 _LOCATIONS = Right("list", "backupstoragelocations.velero.io", _("whether the backups' storage can be used"))
-_CHANGED = (
-    _TARGET,
-    _REACHED,
-    Right("get", "deployments.apps", _("what is changed, and whether it works afterwards")),
-    Right("patch", "deployments.apps", _("the change")),
-)
+
+
+def _changed(*kinds: str) -> tuple[Right, ...]:
+    """What a plan for a workload of one of these kinds needs."""
+    rights = [_TARGET, _REACHED]
+    for kind in kinds:
+        rights.append(Right("get", f"{kind}.apps", _("what is changed, and whether it works afterwards")))
+        rights.append(Right("patch", f"{kind}.apps", _("the change")))
+    return tuple(rights)
+
+
+_WORKLOAD = _changed("deployments", "statefulsets", "daemonsets")
 
 _WELL = Right("list", "pods", _("whether its pods stay well afterwards"))
 
@@ -223,12 +229,13 @@ _IN_CONTAINER = (
 )
 
 PLANS: Mapping[str, tuple[Right, ...]] = {
-    "restart": (*_CHANGED, _WELL),
-    "image": (*_CHANGED, _WELL),
+    "restart": (*_WORKLOAD, _WELL),
+    "image": (*_WORKLOAD, _WELL),
     "rollback": (
-        *_CHANGED,
+        *_WORKLOAD,
         _WELL,
         Right("list", "replicasets.apps", _("the revisions to go back to")),
+        Right("list", "controllerrevisions.apps", _("the revisions to go back to")),
     ),
     "cordon": _ON_NODE,
     "uncordon": _ON_NODE,
@@ -247,7 +254,7 @@ PLANS: Mapping[str, tuple[Right, ...]] = {
         Right("get", "daemonsets.apps", _("pods whose DaemonSet is gone")),
     ),
     "scale": (
-        *_CHANGED,
+        *_changed("deployments", "statefulsets"),
         Right("list", "horizontalpodautoscalers.autoscaling", _("an autoscaler that would overrule it")),
         Right("list", "pods", _("where new pods would fit, and whether all stay well afterwards"), everywhere=True),
         Right("list", "nodes", _("where new pods would fit"), everywhere=True),
