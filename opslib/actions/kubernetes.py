@@ -251,7 +251,7 @@ class KubernetesSystem:
             if pod.metadata.deletion_timestamp is not None or not selects(selector, pod.metadata.labels):
                 continue
             for one in (*pod.status.init_container_statuses, *pod.status.container_statuses):
-                last, now = one.last_state.terminated, self.cluster.clock or datetime.now(UTC)
+                last, now = one.last_state.terminated, datetime.now(UTC) + self.cluster.ahead
                 if last is None or last.finished_at is None or (now - last.finished_at).total_seconds() > seconds:
                     continue
                 return _(

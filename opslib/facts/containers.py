@@ -211,7 +211,7 @@ def read(
     measure
         Asks Prometheus; the fields that come of it, "changes" among them.
     """
-    environment, now = sources.environment, datetime.now(UTC)
+    environment, now = sources.environment, sources.now()
     kinds = ask_kinds(sources, questions, parameters.namespace)
     rollouts = ask_rollouts(sources, questions, parameters.namespace, now - timedelta(hours=2 * parameters.hours))
     measured: Mapping[str, Any] = {}

@@ -36,7 +36,7 @@ class NodeMetrics(Base):
 
 def read(sources: Sources, parameters: Parameters, questions: Questions) -> Facts:
     """The facts of chapter 4.2, from the cluster and Prometheus; use from metrics-server where Prometheus has none."""
-    environment, now = sources.environment, datetime.now(UTC)
+    environment, now = sources.environment, sources.now()
     version = questions.ask(_("the API server's version"), lambda: sources.kubernetes.version())  # noqa: PLW0108 - connecting may fail, too
     nodes = questions.ask(_("nodes"), lambda: sources.kubernetes.list(ImagedNode, "nodes"))
     leases = questions.ask(_("the nodes' heartbeats"), lambda: sources.kubernetes.list(Lease, "leases.coordination.k8s.io", _LEASES))

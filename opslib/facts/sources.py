@@ -7,7 +7,7 @@ import difflib
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opslib.environments import Environment
@@ -104,7 +104,7 @@ class Sources:
     def now(self) -> datetime:
         """The time by the cluster's clock, with which times in its objects are compared; by ours until it has said its own."""
         cluster = self._connected.get("kubernetes")
-        return (cluster.clock if cluster is not None else None) or datetime.now(UTC)
+        return datetime.now(UTC) + (cluster.ahead if cluster is not None else timedelta())
 
     def anew(self) -> Sources:
         """The same environment's systems, connected anew; who watches these watches those too."""

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -164,8 +164,8 @@ class Kubernetes:
         self.context = context
         self.address = address
         self.credentials = credentials
-        self.clock: datetime | None = None
-        """The API server's time as it last answered, to compare with the times in objects; None where it does not say."""
+        self.ahead = timedelta()
+        """How far the API server's clock is ahead of ours, as it last answered; nothing where both may well show the same."""
         self._versions = dict(VERSIONS)
 
     @classmethod
@@ -477,9 +477,11 @@ class Kubernetes:
         return version
 
     def _send(self, request: Request, verb: str, resource: str, namespace: str, *, changes: bool = False) -> Response:
+        sent = datetime.now(UTC)
         response = self._transport.send(request)
-        if "date" in response.headers:
-            self.clock = parsed_date(response.headers["date"])
+        date = parsed_date(response.headers.get("date", ""))
+        if date is not None:  # in whole seconds, and some servers write one twice
+            self.ahead = timedelta() if sent - timedelta(seconds=2) <= date <= datetime.now(UTC) else date - sent
         if response.status < 400:
             return response
         status = _as_far_as_understood(response, Status)

@@ -6,7 +6,7 @@ First the state of all file systems; then, of those that are full or fill, the h
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from opslib.diagnosis.disk.facts import Facts, FileSystem, LogVolume, NodeDisk, Parameters, Place
@@ -29,7 +29,7 @@ _MOST_NAMESPACES = 20  # whose pods are listed to find who has a volume
 
 def read(sources: Sources, parameters: Parameters, questions: Questions) -> Facts:
     """The facts of chapter 4.3 (disk), from Prometheus, the cluster, its kubelets and containers, and Elasticsearch."""
-    environment, now, namespace = sources.environment, datetime.now(UTC), parameters.namespace
+    environment, now, namespace = sources.environment, sources.now(), parameters.namespace
     ask_list = _lists(sources, questions)
     claims = ask_list(Claim, "persistentvolumeclaims", namespace, "")
     classes = ask_list(StorageClass, "storageclasses.storage.k8s.io", "", "")
