@@ -234,7 +234,7 @@ class Aws:
             what = next(iter(where.values()), name)
             found = [(kind, what, one, one["createdAt"]) for one in known if one["createdAt"] >= since]
             if modified and known and not found:
-                found.append((kind, what, known[0], modified))
+                found.append((kind, what, known[0], max(modified, known[0]["createdAt"])))
             return found
 
         with ThreadPoolExecutor(len(places), thread_name_prefix="eks") as executor:

@@ -29,6 +29,7 @@ from opslib.messages import text_of
 from opslib.sources import terraform
 from opslib.sources.objects import Autoscaler, convert
 from tests.diagnosis.pod_facts import NOW, ago, event, facts, workload
+from tests.waiting import until
 
 REGION = "ap-northeast-1"
 WEB = Subject("Deployment", "web", "shop")
@@ -182,7 +183,9 @@ def test_updates_of_add_ons_and_node_groups_that_began_in_the_window(
     assert wanted in text_of(addon.text, "en")
     assert (addon.kind, addon.source, addon.everywhere, group.everywhere) == (EKS, "aws", True, False)
     assert addon.bears_on(Subject("Deployment", "coredns", "kube-system"))
-    assert reader._updates(sources, datetime.now(UTC) + timedelta(minutes=1)) == []
+    ahead = datetime.now(UTC) + timedelta(minutes=10)
+    assert all(change.time >= began for change in reader._updates(sources, ahead)), "those that are still under way, if any"
+    until(lambda: reader._updates(sources, ahead) == [], "both have ended")
 
 
 def test_what_terraform_did_in_the_account_is_one_apply_by_whom(

@@ -311,7 +311,7 @@ end = {end}
 begin = time.perf_counter()
 world, store = World(7, end - 7 * 86400, end), Store()
 groups = load(store, world, start=world.start, step_seconds=30, end=lambda: end)
-series = sum(len(group.labels) for group in groups)
+series = sum(len(group.series) for group in groups)
 handed = time.perf_counter() - begin
 begin = time.perf_counter()
 span = int(world.start * 1000), int(end * 1000)
