@@ -60,7 +60,9 @@ def _uv_installs() -> bool:
     if not _locked_uv():
         return False
     environment = {**os.environ, **_pip_settings()}
-    return _runs([str(UV), "pip", "sync", "--python", str(PYTHON), "--require-hashes", str(LOCK)], environment) and _runs(
+    # compiled now: some machines never write bytecode by themselves, and every process would compile it all again
+    sync = [str(UV), "pip", "sync", "--compile-bytecode", "--python", str(PYTHON), "--require-hashes", str(LOCK)]
+    return _runs(sync, environment) and _runs(
         [str(UV), "pip", "install", "--python", str(PYTHON), "--no-deps", "--no-build-isolation", "--editable", str(PROJECT)], environment
     )
 
