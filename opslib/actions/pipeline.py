@@ -354,7 +354,12 @@ def _is_done(desk: Desk, step: Step, number: int, records: list[Record]) -> bool
 
 def _is_settled(desk: Desk, step: Step, number: int, records: list[Record]) -> bool:
     """Whether nothing is to be done for a step any more: it has been done, or came about by itself where that is as good."""
-    return _is_done(desk, step, number, records) or (step.may_be_gone and _is_reached(desk, step))
+    return number in _steps(records, "step.done") or (_counts(step, number, records) and _is_reached(desk, step))
+
+
+def _counts(step: Step, number: int, records: list[Record]) -> bool:
+    """Whether a step counts as done where its object is as it is to be then."""
+    return step.may_be_gone or number in _steps(records, "step.begins")
 
 
 def _is_reached(desk: Desk, step: Step) -> bool:
@@ -365,9 +370,12 @@ def _is_reached(desk: Desk, step: Step) -> bool:
 def _check_drift(desk: Desk, plan: Plan, records: list[Record]) -> None:
     """Refuse, before anything is done, where an object of a step that is still to do is not as it was."""
     for number, step in enumerate(plan.steps):
-        if _is_settled(desk, step, number, records):
+        if number in _steps(records, "step.done"):
             continue
-        now = desk.systems[step.system].observe(step.request)
+        system = desk.systems[step.system]
+        now = system.observe(step.request)
+        if _counts(step, number, records) and system.reached(step.request, step.after, now):
+            continue
         if now != step.before:
             desk.log.append("refused", plan.id, desk.who, reason="drift", step=number, now=now)
             raise SourceError(
