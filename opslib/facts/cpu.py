@@ -239,12 +239,7 @@ def _nodes(frames: Frames) -> tuple[Node, ...] | None:
         return None
     more = ("steal", "waiting", "load", "pods")
     base = nodes.nodes({"info": None, **{name: frame for name, frame in frames.items() if name not in more}})
-
-    def named(name: str) -> dict[str, float | None]:
-        # read as the use of CPU is, so that a node has one name whatever labels a metric has
-        return {one.name: one.cpu_used for one in nodes.nodes({"info": frames.get("info"), "cpu_used": frames[name]}) or ()}
-
-    steal, waiting, load, pods = (named(name) for name in more)
+    steal, waiting, load, pods = (nodes.by_node(frames.get("info"), frames[name]) for name in more)
     return tuple(
         Node(
             name=one.name, cores=one.cpu_allocatable, used=one.cpu_used, requested=one.cpu_requested, memory_requested=one.memory_requested,

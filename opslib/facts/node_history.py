@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
 
 from opslib.diagnosis.nodes.facts import Parameters, Past, Spell
+from opslib.diagnosis.usage import moment
 from opslib.facts import Questions
 from opslib.facts.monitoring import nodes as metrics
 from opslib.facts.sources import Sources
 from opslib.messages import _
 from opslib.sources.prometheus import any_of, matcher, selector
-
-if TYPE_CHECKING:
-    import pandas
 
 STEP = 60.0
 MOST = 50  # nodes whose spells are read
@@ -75,11 +72,11 @@ def read(sources: Sources, questions: Questions, parameters: Parameters, now: da
         return None
     info = frames.pop("info")
     evictions = frames.pop("evictions")
-    values = {name: by_node(info, frame) for name, frame in frames.items()}
+    values = {name: metrics.by_node(info, frame) for name, frame in frames.items()}
     by_signal: dict[str, dict[str, float]] = {}
     if evictions is not None and not evictions.empty:
         for signal, rows in evictions.groupby("eviction_signal"):
-            for node, value in by_node(info, rows).items():
+            for node, value in metrics.by_node(info, rows).items():
                 by_signal.setdefault(node, {})[str(signal)] = value
     names = {node for of in values.values() for node in of} | by_signal.keys() | (found or {}).keys()
     return {
@@ -94,12 +91,6 @@ def read(sources: Sources, questions: Questions, parameters: Parameters, now: da
         )
         for node in sorted(names)
     }
-
-
-def by_node(info: pandas.DataFrame | None, frame: pandas.DataFrame | None) -> dict[str, float]:
-    """Values by the node's name, whatever labels the metric has: read as the use of CPU is."""
-    found = metrics.nodes({"info": info, "cpu_used": frame}) or ()
-    return {one.name: one.cpu_used for one in found if one.cpu_used is not None}
 
 
 def spells_of(sources: Sources, hours: float, now: datetime) -> dict[str, list[Spell]]:
@@ -128,15 +119,11 @@ def _spells(condition: str, values: Mapping[float, float], step: float, now: dat
     begin = last = 0.0
     for time, value in sorted(values.items()):
         if begin and (value < 0.5 or time - last > GAP * step):
-            found.append(Spell(condition, _moment(begin), _moment(min(time, last + step))))
+            found.append(Spell(condition, moment(begin), moment(min(time, last + step))))
             begin = 0.0
         if value >= 0.5:
             begin, last = begin or time, time
     if begin:
         over = now.timestamp() - last > GAP * step
-        found.append(Spell(condition, _moment(begin), _moment(last + step) if over else None))
+        found.append(Spell(condition, moment(begin), moment(last + step) if over else None))
     return found
-
-
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

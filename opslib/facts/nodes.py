@@ -93,7 +93,7 @@ def _measured(sources: Sources, questions: Questions, now: datetime) -> dict[str
     frames = {name: answer.get() for name, answer in asked.items()}
     if all(frame is None for frame in frames.values()):
         return None
-    values = {name: node_history.by_node(frames["info"], frame) for name, frame in frames.items() if name != "info"}
+    values = {name: metrics.by_node(frames["info"], frame) for name, frame in frames.items() if name != "info"}
     return {
         node: Use(
             cpu=values["cpu"].get(node),

@@ -77,3 +77,9 @@ def nodes(frames: Mapping[str, pandas.DataFrame | None]) -> list[NodeUse] | None
         )
         for node, values in sorted(found.items())
     ]
+
+
+def by_node(info: pandas.DataFrame | None, frame: pandas.DataFrame | None) -> dict[str, float]:
+    """Values by the node's name, whatever labels the metric has: read as the use of CPU is."""
+    found = nodes({"info": info, "cpu_used": frame}) or ()
+    return {one.name: one.cpu_used for one in found if one.cpu_used is not None}
