@@ -214,10 +214,9 @@ class KubernetesSystem:
 
         here = self.cluster.whole_list("pods", labels=selector, fields=f"spec.nodeName={node}")
         leaving = [pod for pod in here if pod["metadata"]["uid"] in planned]
-        going = ("deletionTimestamp" in pod["metadata"] or pod["metadata"]["uid"] in planned for pod in here)
-        come = [pod for pod, goes in zip(here, going, strict=True) if not goes and not is_left(pod)]
         if leaving:
             return False, _("still there: {names}", names=_names(leaving))
+        come = [pod for pod in here if "deletionTimestamp" not in pod["metadata"] and not is_left(pod)]
         if come:
             return None, _("pods have come to it since the plan was made: {names}", names=_names(come))
         return True, _("nothing is left")

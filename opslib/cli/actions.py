@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -423,8 +424,6 @@ def _dumps() -> list[click.Command]:
 
 def _arrived(written: int, expected: int | None) -> None:
     """How far a file is that comes from a container, on one line of a terminal."""
-    import sys
-
     if sys.stderr.isatty():
         share = f" ({min(100, round(100 * written / expected))} %)" if expected else ""
         click.echo(f"\r\x1b[K{written / 2**20:.1f} MiB{share}", nl=False, err=True)
@@ -790,8 +789,6 @@ def _said(text: Text) -> None:
 
 
 def _say(text: Text) -> None:
-    import sys
-
     _clear()
     sys.stdout.flush()
     click.echo(text_of(text))
@@ -799,8 +796,6 @@ def _say(text: Text) -> None:
 
 def _advanced(done: int, under_way: int, total: int) -> None:
     """How far an execution is, on one line of a terminal, until something else is said."""
-    import sys
-
     if sys.stderr.isatty() and total > 1:
         _clear()
         click.echo(str(_("{done} of {total} steps are done, {under_way} are under way", done=done, total=total, under_way=under_way)),
@@ -810,7 +805,5 @@ def _advanced(done: int, under_way: int, total: int) -> None:
 
 
 def _clear() -> None:
-    import sys
-
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", nl=False, err=True)

@@ -406,8 +406,9 @@ def _states(sources: Sources, since: datetime) -> list[Change]:
 
 def outputs(environment_file: Path | None) -> Path:
     """Where opslib keeps what it did: $OPSLIB_OUTPUTS, else outputs here, else outputs of the project that the environment's file is in."""
-    here = Path(os.environ.get("OPSLIB_OUTPUTS") or "outputs")
-    if here.exists() or environment_file is None or os.environ.get("OPSLIB_OUTPUTS"):
+    given = os.environ.get("OPSLIB_OUTPUTS")
+    here = Path(given or "outputs")
+    if given or here.exists() or environment_file is None:
         return here
     return environment_file.resolve().parent.parent / "outputs"
 

@@ -57,7 +57,7 @@ class LogSearches:
 
     def counts(self) -> dict[str, Any]:
         """Errors by service, in the window and in the same window of earlier days; only those windows are read."""
-        slices = {"day0": self._same_window(0), **self.days()}
+        slices = self._windows()
         return {
             "size": 0,
             "track_total_hits": False,
@@ -74,14 +74,17 @@ class LogSearches:
         """Lines of any level by service and version in the same windows, and when the first of each came; None without a field for it."""
         if not self._versions:
             return None
-        slices = {"day0": self._same_window(0), **self.days()}
         first = {"aggs": {"first": {"min": {"field": self.settings.time_field}}}}
         return {
             "size": 0,
             "track_total_hits": False,
-            "query": {"bool": {"filter": [*self._where, {"terms": {self.settings.service_field: list(services)}}, _any(slices)]}},
+            "query": {"bool": {"filter": [*self._where, {"terms": {self.settings.service_field: list(services)}}, _any(self._windows())]}},
             "aggs": {"services": self._services() | {"aggs": {"versions": self._versions["versions"] | first}}},
         }
+
+    def _windows(self) -> dict[str, Any]:
+        """The window, and the same one of earlier days."""
+        return {"day0": self._same_window(0), **self.days()}
 
     def _services(self, size: int = MOST_LOG_SERVICES) -> dict[str, Any]:
         return {"terms": {"field": self.settings.service_field, "size": size, "missing": "-"}}
