@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import starmap
+from itertools import chain, starmap
 from operator import itemgetter
 
 from opslib.mining.masks import LONGEST, PLACE, clean, may_vary, places, together
@@ -85,7 +85,7 @@ class Miner:
         self._numbers_of: list[int] = []
         self._shapes: dict[str, Shape] = {}
         self._by_number: dict[int, Shape] = {}
-        self._words = _Words(_EMPTY)
+        self._words = dict(_EMPTY)
         self._next = 0
 
     def add(self, lines: Sequence[str], labels: Sequence[str] | None = None) -> list[int]:
@@ -118,8 +118,12 @@ class Miner:
         """The numbers of the lines' shapes."""
         keys = list(map(self._keys.__getitem__, _keys(lines)))
         if new := range(len(self._numbers_of), len(self._keys)):
-            line_of = dict(zip(keys, lines, strict=True))
-            self._numbers_of += self._learn([line_of[key] for key in new])
+            # Keys are numbered as they come, so each new one is first seen behind the one before.
+            at, first = 0, []
+            for key in new:
+                at = keys.index(key, at)
+                first.append(lines[at])
+            self._numbers_of += self._learn(first)
         return map(self._numbers_of.__getitem__, keys)
 
     def _learn(self, lines: Sequence[str]) -> Iterator[int]:
@@ -130,8 +134,10 @@ class Miner:
             block = clean(block)
         # For words with a digit it does not matter which, and so fewer different ones are left.
         block = block.encode("utf-8", "replace").translate(_TO_ZERO).decode()
+        of_lines = [line.split()[:MOST_WORDS] for line in block.split("\n")]
+        self._mask(set(chain.from_iterable(of_lines)).difference(self._words))
         word = self._words.__getitem__
-        masked = [" ".join(map(word, line.split()[:MOST_WORDS])) for line in block.split("\n")]
+        masked = [" ".join(map(word, words)) for words in of_lines]
         examples = dict(zip(masked, lines, strict=True))
         numbers = {}
         for (text, example), whole in zip(examples.items(), together("\n".join(examples)).split("\n"), strict=True):
@@ -141,8 +147,15 @@ class Miner:
                 self._next += 1
             numbers[text] = shape.number
         if len(self._words) > 4 * self._most:
-            self._words = _Words(_EMPTY)
+            self._words = dict(_EMPTY)
         return map(numbers.__getitem__, masked)
+
+    def _mask(self, words: Iterable[str]) -> None:
+        """Learn words as they are once masked, all in one pass: a mask never reaches over a space."""
+        new = dict.fromkeys(words)
+        varying = list(filter(may_vary, new))
+        self._words.update(zip(new, new))
+        self._words.update(zip(varying, places("\n".join(varying)).split("\n")))
 
     def _forget(self) -> None:
         self._keys.clear()
@@ -166,14 +179,6 @@ class Miner:
         self._forget()
         self._shapes = {shape.text: shape for shape in kept}
         self._by_number = {shape.number: shape for shape in kept}
-
-
-class _Words(dict[str, str]):
-    """Words as they are once masked, each of them masked once."""
-
-    def __missing__(self, word: str) -> str:
-        masked = self[word] = places(word) if may_vary(word) else word
-        return masked
 
 
 def _keys(lines: Sequence[str]) -> list[bytes]:
