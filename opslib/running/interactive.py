@@ -17,7 +17,7 @@ def copy(plan: Plan, outputs: Path) -> Path:
     plan
         What `opslib.running.runs.prepare` gave.
     """
-    import papermill
+    from opslib.running.engine import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     folder = outputs / plan.environment.name / "notebooks"

@@ -171,9 +171,7 @@ def execute(plan: Plan, outputs: Path, *, with_html: bool = True, progress: Prog
 
 
 def _execute(plan: Plan, outputs: Path, folder: Path, progress: Progress) -> tuple[str, html.Failure | None]:
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-
+    from opslib.running.engine import NAME, papermill
     from opslib.running.kernels import kernel_manager
 
     # papermill logs each cell; its warnings are for people who write notebooks.
@@ -201,13 +199,14 @@ def _execute(plan: Plan, outputs: Path, folder: Path, progress: Progress) -> tup
             papermill.execute_notebook(
                 prepared,
                 unfinished,
+                engine_name=NAME,
                 progress_bar=False,
                 kernel_manager_class=kernel_manager(variables, Path(sockets)),
                 on_cell_start=cell_starts,
                 shutdown_kernel="immediate",
                 **kernel,
             )
-    except PapermillExecutionError as error:
+    except papermill.PapermillExecutionError as error:
         return "failed", html.Failure(
             _cell_failed(error.cell_index, total, html.heading_of(prepared, error.cell_index), error.ename, error.evalue),
             "" if _is_ours(error.ename) else "\n".join(error.traceback),

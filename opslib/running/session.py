@@ -191,11 +191,13 @@ class Session:
 
     def _read(self) -> Any:
         reader = importlib.import_module(f"opslib.facts.{self.chapter.slug}")
-        executor = ThreadPoolExecutor(WORKERS + 1, thread_name_prefix="facts")
+        executor = ThreadPoolExecutor(WORKERS + 2, thread_name_prefix="facts")
         questions = WatchedQuestions(executor)
         progress = _Progress(self.language)
         give_up = time.monotonic() + DEADLINE_SECONDS
         reading = executor.submit(reader.read, self.sources, self.parameters, questions)
+        # Plots need it next, and it takes a second that would be waited for anyway.
+        executor.submit(importlib.import_module, "matplotlib.figure")
         try:
             while not wait([reading], timeout=0.5).done:
                 progress.show(questions)

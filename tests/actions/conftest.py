@@ -86,6 +86,10 @@ def place(any_cluster: RealLab, tmp_path: Path) -> Iterator[Place]:
     api.create({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}})
     found.until(lambda: found.deployment().get("status", {}).get("availableReplicas") == 2, "web runs")
     yield found
+    # A namespace is let be for five seconds before what is in it goes; tests about nodes wait for the pods of those before.
+    for kind in ("deployments", "replicasets", "statefulsets", "daemonsets"):
+        api.delete(f"/apis/apps/v1/namespaces/{found.namespace}/{kind}")
+    api.delete(f"/api/v1/namespaces/{found.namespace}/pods")
     with contextlib.suppress(ApiError):
         api.delete(f"/api/v1/namespaces/{found.namespace}")
 

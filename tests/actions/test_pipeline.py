@@ -22,7 +22,7 @@ RULES = {"approval": {"required_for": ["scale", "delete"], "approvers": ["naoki"
 
 
 def scaled(place: Place, desk: Desk, replicas: int = 4) -> Plan:
-    plan = workloads.scale(place.system(desk), desk.environment, desk.who, "deployment/web", place.namespace, replicas)
+    plan = workloads.scale(place.system(desk), desk.environment, desk.who, "deployment/web", place.namespace, replicas, steady_seconds=1)
     pipeline.file_plan(desk, plan)
     return plan
 
