@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from datetime import tzinfo
-from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
 from opslib.findings import Finding, Link, Table, worst
 from opslib.messages import Message, text_of, to_json
-from opslib.reporting import data, render
+from opslib.reporting import data, page, render
 from opslib.reporting.data import Header
 from opslib.reporting.format import value_text
 
@@ -72,13 +71,13 @@ def links_bundle(links: Sequence[Link], language: str) -> Bundle:
 
 
 def style() -> str:
-    """The style element that the fragments need in JupyterLab."""
-    return f"<style>{css()}</style>"
+    """The style element that the fragments need in JupyterLab: every rule is below the class `opslib`, so that nothing else changes there."""
+    return f"<style>{page.own('fragments.css')}</style>"
 
 
-def css() -> str:
-    """The fragments' style: every rule is below the class `opslib`, so that nothing else in JupyterLab changes."""
-    return files("opslib.reporting").joinpath("fragments.css").read_text(encoding="utf-8")
+def script(language: str) -> str:
+    """The script element with which tables sort and export there, and commands are copied: those that stand, and those that come."""
+    return f"<script{page.script_words(language)} data-watch>{page.own('fragments.js')}</script>"
 
 
 def _sendable(content: Bundle) -> Bundle:

@@ -68,13 +68,12 @@ def _attribute(_tag: str, name: str, value: str) -> str | None:
 
 def page(template: str, title: str, language: str, content: Mapping[str, Any], footer: Message) -> str:
     """The page that `template` makes of `content`; every value in it that is not Markup is escaped."""
-    style = _own("fragments.css") + _own("report.css")
-    script = _own("report.js")
+    style = own("fragments.css") + own("report.css")
+    script = own("fragments.js") + own("report.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    words = {"csv": _("Save as CSV"), "copy": _("Copy"), "copied": _("Copied")}
     return (
         _templates()
         .get_template(template)
@@ -85,14 +84,23 @@ def page(template: str, title: str, language: str, content: Mapping[str, Any], f
             policy=policy,
             style=Markup(style),  # noqa: S704 - our own file
             script=Markup(script),  # noqa: S704 - our own file
-            words={name: text.text(language) for name, text in words.items()},
+            words=script_words(language),
             footer=footer.text(language),
         )
     )
 
 
+def script_words(language: str) -> Markup:
+    """The attributes of the script element: what `fragments.js` says."""
+    words = {"lang": language} | {
+        name: text.text(language) for name, text in {"csv": _("Save as CSV"), "copy": _("Copy"), "copied": _("Copied")}.items()
+    }
+    return Markup("").join(Markup(' data-{}="{}"').format(name, word) for name, word in words.items())
+
+
 @functools.cache
-def _own(name: str) -> str:
+def own(name: str) -> str:
+    """One of our own files: styles, scripts, templates."""
     return files("opslib.reporting").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -105,5 +113,5 @@ def _templates() -> jinja2.Environment:
     import jinja2
 
     return jinja2.Environment(
-        loader=jinja2.FunctionLoader(_own), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(own), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

@@ -223,9 +223,18 @@ class Session:
 
         if _in_kernel():
             if not self._shown_style:
-                bundle = {**bundle, "text/html": display.style() + bundle["text/html"]} if "text/html" in bundle else bundle
+                if "text/html" in bundle:
+                    bundle = {**bundle, "text/html": self._dress() + bundle["text/html"]}
                 self._shown_style = True
             publish_display_data(dict(bundle))  # type: ignore[no-untyped-call]
+
+    def _dress(self) -> str:
+        """What everything that is shown needs once. JupyterLab asks its reader before it runs a script that another run left: there is none
+        in what runs headless.
+        """
+        from opslib.reporting import display
+
+        return display.style() + ("" if os.environ.get(HEADLESS) else display.script(self.language))
 
 
 class WatchedQuestions(Questions):
