@@ -56,7 +56,7 @@ test: check ## Check and test everything that needs no real servers; labs are em
 
 test-real: $(STAMP) ## Test on the real servers; builds them first where they are missing
 	$(BIN)/opslib lab build
-	OPSLIB_REQUIRE_REAL=1 $(BIN)/pytest -m real $(PYTEST_ARGS)
+	OPSLIB_REQUIRE_REAL=1 $(BIN)/pytest -m real -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 test-compare: $(STAMP) ## Hold the lab's controllers against the real ones, on a real API server too: ten minutes
 	$(BIN)/opslib lab build

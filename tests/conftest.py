@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,12 +128,13 @@ def start_lab(engine: str, folder: Path, *, parts: tuple[str, ...], platform: bo
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With xdist's ``--dist loadgroup`` all tests on real servers go to one process; those on an embedded lab go to one process a file.
+    """With xdist's ``--dist loadgroup`` the tests of a file that are on one engine go to one process: they share its lab.
+
     What differs on the embedded engine has to fail there: a difference that is gone is taken off the list.
     """
     for item in items:
         if item.get_closest_marker("real"):
-            item.add_marker(pytest.mark.xdist_group("real"))
+            item.add_marker(pytest.mark.xdist_group(f"real {item.path.name}"))
             continue
         names = getattr(item, "fixturenames", ())
         if any(name.startswith(("embedded_", "any_")) for name in names):
@@ -140,3 +142,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         known = item.get_closest_marker("differs")
         if known is not None and "engine" in names:
             item.add_marker(pytest.mark.xfail(reason=known.args[0], strict=True))
+
+
+def pytest_runtest_setup() -> None:
+    """What has not begun by $OPSLIB_TESTS_UNTIL (seconds since 1970) is skipped, and counted so: CI has a limit of its own."""
+    if time.time() > float(os.environ.get("OPSLIB_TESTS_UNTIL", "inf")):
+        pytest.skip("no time left: $OPSLIB_TESTS_UNTIL is over")

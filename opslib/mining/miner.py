@@ -152,10 +152,10 @@ class Miner:
 
     def _mask(self, words: Iterable[str]) -> None:
         """Learn words as they are once masked, all in one pass: a mask never reaches over a space."""
-        new = dict.fromkeys(words)
-        varying = list(filter(may_vary, new))
-        self._words.update(zip(new, new))
-        self._words.update(zip(varying, places("\n".join(varying)).split("\n")))
+        new = list(words)
+        self._words.update(zip(new, new, strict=True))
+        if varying := list(filter(may_vary, new)):
+            self._words.update(zip(varying, places("\n".join(varying)).split("\n"), strict=True))
 
     def _forget(self) -> None:
         self._keys.clear()

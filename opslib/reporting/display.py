@@ -71,7 +71,7 @@ def links_bundle(links: Sequence[Link], language: str) -> Bundle:
 
 
 def style() -> str:
-    """The style element that the fragments need in JupyterLab: every rule is below the class `opslib`, so that nothing else changes there."""
+    """The style element that the fragments need in JupyterLab: every rule is below the class `opslib`, nothing else changes there."""
     return f"<style>{page.own('fragments.css')}</style>"
 
 

@@ -25,7 +25,7 @@ def _without(module: str) -> Iterator[None]:
         del sys.modules[module]
 
 
-# jsonschema builds a grammar of IRIs as it is imported, where it can, which takes it longer than all the rest of papermill: notebooks have none.
+# jsonschema builds a grammar of IRIs as it is imported, where it can, for longer than all the rest of papermill takes: notebooks have none.
 with _without("rfc3987_syntax"):
     import papermill
     from papermill.engines import NBClientEngine, papermill_engines

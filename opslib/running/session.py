@@ -219,8 +219,6 @@ class Session:
     def _publish(self, bundle: Mapping[str, Any]) -> None:
         from IPython.display import publish_display_data
 
-        from opslib.reporting import display
-
         if _in_kernel():
             if not self._shown_style:
                 if "text/html" in bundle:

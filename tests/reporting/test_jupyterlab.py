@@ -28,7 +28,7 @@ ops.show(Table(name="pods/all", title="Pods", columns=columns, rows=rows))""",
 
 
 @pytest.fixture
-def jupyterlab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def jupyterlab(tmp_path: Path) -> Iterator[str]:
     """The address of a JupyterLab on a folder with a notebook of `CELLS`; the environment `lab` is one where nothing answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -41,12 +41,13 @@ def jupyterlab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS]  # type: ignore[no-untyped-call]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), work / "tables.ipynb")  # type: ignore[no-untyped-call]
-    homes = {name: str(tmp_path / name.lower()) for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")}
+    folders = {name: str(tmp_path / name.lower()) for name in ("HOME", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")}
+    folders |= {"OPSLIB_LAB": str(nothing), "OPSLIB_PARAMETERS": str(PROJECT / "parameters")}
     with (tmp_path / "jupyter.log").open("wb") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0",
              "--IdentityProvider.token=", f"--ServerApp.root_dir={work}", "--LabApp.news_url="],
-            env={**os.environ, **homes, "OPSLIB_LAB": str(nothing), "OPSLIB_PARAMETERS": str(PROJECT / "parameters")}, stdout=log, stderr=log,
+            env={**os.environ, **folders}, stdout=log, stderr=log,
         )  # fmt: skip
         try:
             address = f"http://127.0.0.1:{port}"
