@@ -15,7 +15,7 @@ from opslib.diagnosis.nodes import diagnose
 from opslib.diagnosis.nodes.capacity import fitting
 from opslib.diagnosis.nodes.facts import Facts, Parameters, condition, owner_of, silence
 from opslib.diagnosis.nodes.health import explained, is_bad
-from opslib.diagnosis.nodes.history import threshold
+from opslib.diagnosis.nodes.history import stalls, threshold
 from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity
 from opslib.messages import Text, _
 from opslib.sources.fitting import requests_of, zone_of
@@ -91,7 +91,7 @@ def history_table(facts: Facts, parameters: Parameters) -> Table:
             spells = Counter(spell.condition for spell in past.spells)
             limit = threshold(facts, name, "memory.available", past.memory_total)
             disk = threshold(facts, name, "nodefs.available", 1.0)
-            bad = bool(past.spells or past.evictions) or any(share >= parameters.stalled_warning for share in past.stalled.values())
+            bad = bool(past.spells or past.evictions) or any(stalls(kind, share, parameters) for kind, share in past.stalled.items())
             rows.append(
                 (
                     Severity.WARNING if bad else Severity.OK,

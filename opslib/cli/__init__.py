@@ -15,7 +15,7 @@ import opslib
 from opslib.errors import InputError, OpsError
 from opslib.messages import LANGUAGES, LOCALES, Message, _, _n, current_language, one_line, printable, use_language
 
-MODULES = ("run", "doctor", "actions", "backup", "environment", "lab")
+MODULES = ("run", "doctor", "logs", "actions", "backup", "environment", "lab")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -96,12 +96,16 @@ def evicted(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
         )
 
 
+def stalls(kind: str, share: float, parameters: Parameters) -> bool:
+    """Whether such a share of the time is trouble: some work waits for CPU on every busy node, which is none before it is nearly always."""
+    return share >= (max(0.8, parameters.stalled_warning) if kind == "cpu" else parameters.stalled_warning)
+
+
 def stalled(facts: Facts, parameters: Parameters) -> Iterator[Finding]:
     """Nodes on which work stood still for want of memory or disks, or waited for CPU."""
     for name, past in sorted((facts.past or {}).items()):
         for kind, share in sorted(past.stalled.items()):
-            # some work waits for CPU on every busy node; only where nearly all of the time is it trouble
-            if share < (max(0.8, parameters.stalled_warning) if kind == "cpu" else parameters.stalled_warning):
+            if not stalls(kind, share, parameters):
                 continue
             yield Finding(
                 check=f"node.stalled_{kind}",
