@@ -31,7 +31,7 @@ with _without("rfc3987_syntax"):
     from papermill.engines import NBClientEngine, papermill_engines
 
 
-class Engine(NBClientEngine):
+class Engine(NBClientEngine):  # type: ignore[misc]
     """Saves when a cell begins or ends, if the last time is `SAVE_SECONDS` ago; papermill itself saves at the end, whatever it is."""
 
     @classmethod
