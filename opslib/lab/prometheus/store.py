@@ -91,6 +91,8 @@ class Computed:
         First time and distance of samples in milliseconds.
     end
         Gives the time of now: later samples do not exist yet.
+    gaps
+        Gives from when to when there are no samples, both included.
     lifetimes
         First and last time of each series, of shape (series, 2); without it they live from `start` on and for ever.
     """
@@ -103,12 +105,13 @@ class Computed:
         start: int,
         step: int,
         end: Callable[[], int],
+        gaps: Callable[[], Sequence[tuple[int, int]]] = tuple,
         lifetimes: Integers | None = None,
     ) -> None:
         self.given = labels  # until a store has them
         self.series = array("i")
         self._function = function
-        self._start, self._step, self._end = start, step, end
+        self._start, self._step, self._end, self._gaps = start, step, end, gaps
         self._lifetimes = lifetimes
 
     def read(self, rows: Integers, start: int, end: int) -> tuple[Integers, Floats]:
@@ -116,6 +119,8 @@ class Computed:
         first = max(0, -(-(start - self._start) // self._step))
         last = (min(end, self._end()) - self._start) // self._step
         times = self._start + self._step * np.arange(first, last + 1, dtype=np.int64)
+        for begin, until in self._gaps():
+            times = times[(times < begin) | (times > until)]
         if not len(times):
             return times, absent((len(rows), 0))
         values = np.array(self._function(rows, times), np.float64, copy=True)
@@ -291,6 +296,7 @@ class Store:
         self.retention_seconds = retention_seconds
         self.lock = threading.RLock()
         self._groups: list[Group] = []
+        self._free: list[int] = []  # places of groups that were taken away
         self._index = Index()
         self._places = Places()
         self._pruned = 0
@@ -301,9 +307,14 @@ class Store:
         """Add series that are computed."""
         with self.lock:
             for group in groups:
-                self._groups.append(group)
+                if self._free:
+                    number = self._free.pop()
+                    self._groups[number] = group
+                else:
+                    number = len(self._groups)
+                    self._groups.append(group)
                 for row, labels in enumerate(group.given):
-                    self._place(labels_of(labels), group, len(self._groups) - 1, row)
+                    self._place(labels_of(labels), group, number, row)
                 group.given = ()
 
     def remove(self, groups: Sequence[Computed]) -> None:
@@ -313,6 +324,7 @@ class Store:
             for number in gone:
                 self._places.remove(self._groups[number].series, gone)
                 self._groups[number] = _NOTHING
+                self._free.append(number)
 
     def erase(self, start: int, end: int, keep: Callable[[Labels], bool] = lambda labels: False) -> None:
         """Forget what was recorded from `start` to `end`, both included, in milliseconds; not of targets with a series to `keep`."""

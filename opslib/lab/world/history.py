@@ -39,6 +39,8 @@ MEAN = np.pi / SPREAD / np.sin(np.pi / SPREAD)
 
 NOT_FOUND = 0.014
 _DAYS_KEPT = 9
+MOST_BYTES = 128 * 2**20
+"""So much of the sums is kept at most; a week of everything is twice as much, and seldom asked for."""
 
 
 def shape(times: Floats) -> Floats:
@@ -101,6 +103,11 @@ class History:
     def gone(self) -> npt.NDArray[np.bool_]:
         """Services that no pod serves, of shape (services, 1)."""
         return np.asarray(self.serving == 0)
+
+    @property
+    def summed_bytes(self) -> int:
+        """What the sums that are kept take."""
+        return sum(sums.nbytes for sums in self._sums.values())
 
     def resume(self, other: History, since: float) -> None:
         """Take over what the history of another world has computed of the days before `since`, up to which the two are the same."""
@@ -212,7 +219,7 @@ class History:
             sums *= SLOT
             sums += before[day][:, None]
             self._sums[name, day] = sums
-            if len(self._sums) > _DAYS_KEPT * 12:
+            while self.summed_bytes > MOST_BYTES:
                 self._sums.popitem(last=False)
             return sums
 

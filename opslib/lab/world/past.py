@@ -1,8 +1,9 @@
 """The past that a lab shows: its worlds, one after another, up to the handover.
 
 A `Layer` is a world from one time to another. The last generation of its pods carries the names that the cluster's pods have, so that what
-was and what is are the same series. When something breaks "a while ago", the layers are cut there and a new one is laid on top. The
-supervisor writes them to ``<folder>/data/past.json``, which the embedded Prometheus reads.
+was and what is are the same series. When something breaks "a while ago", the layers are cut there and a new one is laid on top; when a
+reset brings back the world below, the two become one, so that a past has no more layers than things are broken. The supervisor writes them
+to ``<folder>/data/past.json``, which the embedded Prometheus reads.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -95,27 +97,41 @@ def adopt(world: World, pods: Sequence[Seen], at: float) -> Adopted:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A world from one time to another, in Unix seconds, the second not included."""
+    """A world from one time to another, in Unix seconds, the second not included. In its gaps the lab was observed."""
 
     world: Adopted
     start: float
     end: float
+    gaps: tuple[tuple[float, float], ...] = ()
 
     def document(self) -> dict[str, Any]:
         """It as JSON can hold it."""
-        pods = [one.document() for one in self.world.adopted]
-        return {"world": self.world.document(), "pods": pods, "at": self.world.at, "start": self.start, "end": self.end}
+        pods, gaps = [one.document() for one in self.world.adopted], [list(gap) for gap in self.gaps]
+        return {"world": self.world.document(), "pods": pods, "at": self.world.at, "start": self.start, "end": self.end, "gaps": gaps}
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Layer:
         """A layer of a document that `document` made."""
         pods = [Seen.of(one) for one in document["pods"]]
-        return cls(adopt(World.of(document["world"]), pods, document["at"]), document["start"], document["end"])
+        gaps = tuple((start, end) for start, end in document["gaps"])
+        return cls(adopt(World.of(document["world"]), pods, document["at"]), document["start"], document["end"], gaps)
+
+    def until(self, time: float) -> Layer:
+        """It, cut at a time after its start."""
+        if self.end <= time:
+            return self
+        kept = [(start, end) for start, end in self.gaps if start < time]
+        if kept and kept[-1][1] >= time:  # what is there ends where the gap begins
+            time = kept.pop()[0]
+        return replace(self, end=time, gaps=tuple(kept))
 
 
 def lay(layers: Sequence[Layer], world: Adopted, start: float, end: float) -> tuple[Layer, ...]:
-    """The layers with a new one on top: they end where it begins."""
-    below = [replace(layer, end=min(layer.end, start)) for layer in layers if layer.start < start]
+    """The layers with a new one on top: they end where it begins. One of the same world but for names goes on instead."""
+    below = [layer.until(start) for layer in layers if layer.start < start]
+    if below and below[-1].world.document() == world.document():
+        same = below.pop()
+        return (*below, Layer(world, same.start, end, (*same.gaps, (same.end, start)) if same.end < start else same.gaps))
     return (*below, Layer(world, start, end))
 
 
@@ -158,18 +174,11 @@ class Shown:
 
     def show(self, layers: Sequence[Mapping[str, Any]]) -> float:
         """Make the store's past these layers (documents); the time from which on something is different, infinite where nothing is."""
-        known, changed = [one.document for one in self._layers], list(layers)
+        known, changed = [one.document for one in self._layers], [dict(layer) for layer in layers]
         same = 0
-        while same < min(len(known), len(changed)) and known[same] == changed[same]:
+        while same < min(len(known), len(changed)) and _named(known[same]) == _named(changed[same]):
+            self._layers[same].document = changed[same]  # it may end elsewhere now
             same += 1
-        if same == len(known) == len(changed):
-            return math.inf
-        since: float = math.inf
-        if same < len(known) and same < len(changed) and {**known[same], "end": 0} == {**changed[same], "end": 0}:  # it ends elsewhere now
-            since = min(known[same]["end"], changed[same]["end"])
-            self._layers[same].document = dict(changed[same])
-            same += 1
-        since = min([since, *(document["start"] for document in [*changed[same:], *known[same:]])])
         before = self._layers[-1].world if self._layers else None
         for one in self._layers[same:]:
             self._store.remove(one.groups)
@@ -177,11 +186,12 @@ class Shown:
         for document in changed[same:]:
             layer = Layer.of(document)
             if before is not None:
-                layer.world.history.resume(before.history, min(since, differs_since(before, layer.world)))
-            loaded = _Loaded(dict(document), layer.world)
-            loaded.groups = load(self._store, layer.world, start=layer.start, end=functools.partial(_end, loaded))
+                layer.world.history.resume(before.history, differs_since(before, layer.world))
+            loaded = _Loaded(document, layer.world)
+            end, gaps = functools.partial(_end, loaded), functools.partial(_gaps, loaded)
+            loaded.groups = load(self._store, layer.world, start=layer.start, end=end, gaps=gaps)
             self._layers.append(loaded)
-        return since
+        return min((_parting(one, other) for one, other in zip_longest(known, changed)), default=math.inf)
 
 
 @dataclass(slots=True)
@@ -193,3 +203,21 @@ class _Loaded:
 
 def _end(loaded: _Loaded) -> float:
     return float(loaded.document["end"])
+
+
+def _gaps(loaded: _Loaded) -> Sequence[Sequence[float]]:
+    gaps: Sequence[Sequence[float]] = loaded.document["gaps"]
+    return gaps
+
+
+def _named(layer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A layer's document without its times."""
+    return {**layer, "end": None, "gaps": None}
+
+
+def _parting(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> float:
+    """From when on two layers (documents), of which one may not be there, are different but for names."""
+    if one is None or other is None or one["world"] != other["world"]:
+        return float(min(layer["start"] for layer in (one, other) if layer is not None))
+    edges = [[layer["start"], *(edge for gap in layer["gaps"] for edge in gap), layer["end"]] for layer in (one, other)]
+    return min((min(pair) for pair in zip_longest(*edges, fillvalue=math.inf) if pair[0] != pair[1]), default=math.inf)

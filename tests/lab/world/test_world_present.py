@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import yaml
 
 from opslib.lab import installation, remote_read, state_metrics
 from opslib.lab.prometheus import Engine, Rules, Store
+from opslib.lab.prometheus.labels import Matcher
 from opslib.lab.world import World, pages, past
 from opslib.lab.world.changes import stamp
 from opslib.lab.world.faults import BadDeploy, MemoryLeak
-from opslib.lab.world.history import History
+from opslib.lab.world.history import BOUNDS, MOST_BYTES, History
 from opslib.lab.world.metrics import applications, containers, families, load, machines, objects
 from opslib.lab.world.platform import MEBI
 from opslib.lab.world.present import Observed, Seen, amount, observe, on_node, seen
@@ -231,6 +233,44 @@ def test_a_past_is_laid_anew_from_where_something_broke_and_taken_back() -> None
     assert counted == []
     assert shown.show(layers((WORLD, WORLD.start, END), (broken, since, END + 60), (WORLD, since, END + 120))) == since
     assert share(END - 60) < 0.01 and share(END + 100) < 0.01
+
+
+def test_a_past_in_which_much_was_broken_and_taken_back_is_as_small_as_a_new_one() -> None:
+    store, mine = Store(), seen(WORLD, pods())[0]
+    shown, series = past.Shown(store), [Matcher("__name__", "=", "node_load1")]
+    found = past.lay((), past.adopt(WORLD, mine, END), WORLD.start, END)
+    shown.show([layer.document() for layer in found])
+    for number in range(10):  # each later than the one before, so that none covers another
+        since, now = END + 1200 * number + 300, END + 1200 * number + 600
+        broken = WORLD.breaks(BadDeploy(service="checkout", release=f"9.9.{number}"), since)
+        renamed = [replace(one, name=f"{one.name}{number}") for one in mine]
+        for world, end, starts in ((broken, now, [WORLD.start, since]), (WORLD, now + 60, [WORLD.start])):
+            found = past.lay(found, past.adopt(world, renamed, end), since, end)
+            assert [layer.start for layer in found] == starts
+            assert shown.show([layer.document() for layer in found]) == since
+    assert past.Layer.of(found[0].document()).document() == found[0].document()
+    start, until = int((END - 60) * 1000), int((END + 1800) * 1000)
+    (samples,) = store.read(store.find(series, start, until), start, until)
+    times = (samples.times / 1000 - END).tolist()  # in between, what was scraped is there alone
+    assert times == [time for time in range(-50, 1801, 15) if time < 0 or 300 <= time < 660 or time >= 1500]
+    names = {dict(labels)["pod"] for labels in store.labels(store.find([Matcher("__name__", "=", "kube_pod_info")], 0, int(END * 1000)))}
+    assert {one.name for one in renamed} <= names and not {one.name for one in mine} & names
+
+
+def test_a_layer_is_cut_inside_a_gap_where_that_begins() -> None:
+    layer = past.Layer(past.adopt(WORLD, (), END), 0.0, 90.0, ((10.0, 20.0), (50.0, 60.0)))
+    assert (layer.until(100.0).end, layer.until(70.0).gaps) == (90.0, layer.gaps)
+    for time in (55.0, 60.0):
+        assert (layer.until(time).end, layer.until(time).gaps) == (50.0, ((10.0, 20.0),))
+    assert (layer.until(30.0).end, layer.until(30.0).gaps) == (30.0, ((10.0, 20.0),))
+
+
+def test_what_a_history_keeps_of_its_sums_has_a_bound() -> None:
+    history, times = History(WORLD), np.arange(WORLD.start, END, 3600.0)
+    rows = np.arange(len(history.edges) * len(BOUNDS))
+    for name, count in (("edge_buckets", len(rows)), ("buckets", len(WORLD.services) * len(BOUNDS))):
+        history.total(name, rows[:count], times)
+    assert MOST_BYTES / 2 < history.summed_bytes <= MOST_BYTES
 
 
 def test_a_history_that_resumes_another_is_the_same_as_one_that_does_not() -> None:

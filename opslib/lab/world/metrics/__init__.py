@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +34,15 @@ def families(world: World, since: float = -math.inf, until: float = math.inf) ->
     yield from machines.platform(world)
 
 
-def load(store: Store, world: World, *, start: float, end: Callable[[], float], step_seconds: float = 15.0) -> list[Computed]:
+def load(
+    store: Store,
+    world: World,
+    *,
+    start: float,
+    end: Callable[[], float],
+    gaps: Callable[[], Sequence[Sequence[float]]] = tuple,
+    step_seconds: float = 15.0,
+) -> list[Computed]:
     """Hand a world's metrics to a store.
 
     Parameters
@@ -43,6 +51,8 @@ def load(store: Store, world: World, *, start: float, end: Callable[[], float], 
         The first sample's time, in Unix seconds.
     end
         Gives the time at which there are no samples any more.
+    gaps
+        Gives from when to when in between there are none.
     step_seconds
         How far apart samples are; they are at multiples of it.
 
@@ -54,6 +64,13 @@ def load(store: Store, world: World, *, start: float, end: Callable[[], float], 
     groups = []
     step = int(step_seconds * 1000)
     first = -(-int(start * 1000) // step) * step
+
+    def last() -> int:
+        return math.ceil(end() * 1000) - 1
+
+    def between() -> list[tuple[int, int]]:
+        return [(math.ceil(begin * 1000), math.ceil(until * 1000) - 1) for begin, until in gaps()]
+
     with store.lock:
         for family in families(world, since=start, until=end()):
             lives = None
@@ -62,7 +79,7 @@ def load(store: Store, world: World, *, start: float, end: Callable[[], float], 
                 lives = np.ceil(bounded).astype(np.int64)
             labels = [{"__name__": family.name, **labels} for labels in family.labels]
             values = functools.partial(_at, family.values)  # not the family, whose labels take more memory than all else
-            groups.append(Computed(labels, values, start=first, step=step, end=lambda: math.ceil(end() * 1000) - 1, lifetimes=lives))
+            groups.append(Computed(labels, values, start=first, step=step, end=last, gaps=between, lifetimes=lives))
             store.add(groups[-1])
     return groups
 
