@@ -69,11 +69,11 @@ class Usage:
 
     # --- answers ---
 
-    async def _serve_pods(self, request: Request) -> Response:
+    def _serve_pods(self, request: Request) -> Response:
         namespace, name = request.path_params.get("namespace", ""), request.path_params.get("name", "")
         return _answer(request, "PodMetrics", list(self._pod_metrics(namespace, name)), f"{namespace}/{name}" if name else "")
 
-    async def _serve_nodes(self, request: Request) -> Response:
+    def _serve_nodes(self, request: Request) -> Response:
         name = request.path_params.get("name", "")
         return _answer(request, "NodeMetrics", list(self._node_metrics(name)), name)
 
@@ -91,8 +91,8 @@ class Usage:
         measured, world, now = self._all_pods(), self._world(), time.time()
         pods = self._pods.objects()
         answers = {node["metadata"]["name"] for node in self._nodes.objects() if _is_ready(node)}
-        for gone in self._told.keys() - {_key(pod) for pod in pods}:
-            del self._told[gone]
+        for gone in set(self._told) - {_key(pod) for pod in pods}:
+            self._told.pop(gone, None)
         for pod in pods:
             metadata = pod["metadata"]
             if (namespace and metadata["namespace"] != namespace) or (name and metadata["name"] != name):

@@ -12,7 +12,7 @@ import random
 import re
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode
 
@@ -628,6 +628,7 @@ class Api:
             raise errors.no_such_resource()
         if name in ("exec", "attach", "portforward"):
             if verb in ("get", "create"):
+                self._check_starting(user, self._attributes(request.scope))
                 pod = self._objects.record(resource, target.namespace, target.name).object()
                 node = (pod.get("spec") or {}).get("nodeName", "")
                 if node:
@@ -754,6 +755,12 @@ class Api:
 
     # --- commands ---
 
+    def _check_starting(self, user: User, asked: Attributes) -> None:
+        """A GET that starts something needs the right to create as well; which one is missing is not said (authorize.go in pod/rest)."""
+        allowed, reason = self._authorizer.allowed(user, replace(asked, verb="create"))
+        if not allowed:
+            raise errors.forbidden(asked.group, asked.resource, asked.name, reason)
+
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
         try:
@@ -772,8 +779,9 @@ class Api:
         if placed is None or placed[3] != "pods" or placed[5] not in ("exec", "attach"):
             raise errors.no_such_resource()
         group, version, namespace, plural, name, subresource = placed
-        for verb in ("get", "create"):  # a GET that starts something needs the right to create as well
-            self._authorizer.check(user, Attributes(verb, group, version, plural, subresource, namespace, name))
+        asked_for = Attributes("get", group, version, plural, subresource, namespace, name)
+        self._authorizer.check(user, asked_for)
+        self._check_starting(user, asked_for)
         pod = self._objects.record(self._known("pods"), namespace, name).object()
         query_text = scope["query_string"].decode("ascii")
         query = parse_qs(query_text)

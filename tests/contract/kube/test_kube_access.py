@@ -100,6 +100,29 @@ def test_roles(cluster: Cluster, namespace: str, agrees: Agrees) -> None:
     agrees("access/roles", results)
 
 
+def test_what_starts_a_command_needs_the_right_to_create(cluster: Cluster, namespace: str, agrees: Agrees) -> None:
+    """With a GET too, whose refusal names no verb."""
+    for name, verbs in (("getter", ["get"]), ("creator", ["create"]), ("both", ["get", "create"])):
+        rules = [{"apiGroups": [""], "resources": ["pods/exec"], "verbs": verbs}]
+        assert cluster.request("POST", f"{RBAC}/namespaces/{namespace}/roles", {"metadata": {"name": name}, "rules": rules}).status == 201
+        binding = {
+            "metadata": {"name": name},
+            "roleRef": {"kind": "Role", "name": name, "apiGroup": "rbac.authorization.k8s.io"},
+            "subjects": [{"kind": "User", "name": name, "apiGroup": "rbac.authorization.k8s.io"}],
+        }
+        assert cluster.request("POST", f"{RBAC}/namespaces/{namespace}/rolebindings", binding).status == 201
+    path = f"/api/v1/namespaces/{namespace}/pods/p/exec?command=ls&stdout=true"
+    deadline = 50
+    while cluster.request("GET", path, headers={"Impersonate-User": "both"}).status == 403 and deadline:
+        deadline -= 1  # the real server sees its own roles a moment later
+    results = []
+    for name in ("nobody", "getter", "creator", "both"):
+        for method in ("GET", "POST"):
+            answer = cluster.request(method, path, headers={"Impersonate-User": name})
+            results.append([name, method, answer.status, normal(answer.json)])
+    agrees("access/commands", results)
+
+
 def test_identities(cluster: Cluster, namespace: str, agrees: Agrees) -> None:
     review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
     path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
