@@ -7,6 +7,7 @@ comes from the objects in the API alone.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import socket
@@ -113,6 +114,7 @@ class Exporter:
         self._said: dict[str, tuple[str, str]] = {}  # by an object's uid: its version, and what kube-state-metrics says of it
         self._heads: dict[str, None] = dict.fromkeys(state_metrics.GAUGES)
         self._lock = threading.RLock()
+        self._turn = asyncio.Semaphore()
         self._taking, self._counted = threading.Lock(), threading.Event()
         self._stale = threading.Event()
         self._traffic: list[History] = []
@@ -302,15 +304,15 @@ class Exporter:
             known = self._pages[kind, node] = (world, page)
         return known[1].text(time.time())
 
-    def _services(self, request: Request) -> Response:
+    async def _services(self, request: Request) -> Response:
         def text(node: str, now: _Now) -> str:
             world = now.nodes[node]
             each = np.arange(len(world.pods))
             return self._page("services", node, world, lambda before: pages.Page(applications.families(world, each), before=before))
 
-        return self._of_node(request, text)
+        return await self._of_node(request, text)
 
-    def _cadvisor(self, request: Request) -> Response:
+    async def _cadvisor(self, request: Request) -> Response:
         def text(node: str, now: _Now) -> str:
             world = now.nodes[node]
 
@@ -325,31 +327,41 @@ class Exporter:
             lines = [f"{pages.written(name, labels)} {value!r}\n" for name, labels, value in strangers.samples(others, node, time.time())]
             return page + "".join(lines)
 
-        return self._of_node(request, text)
+        return await self._of_node(request, text)
 
-    def _node(self, request: Request) -> Response:
+    async def _node(self, request: Request) -> Response:
         def text(node: str, now: _Now) -> str:
             def made(before: Mapping[str, tuple[float, float]]) -> pages.Page:
                 return pages.Page(now.machines, lambda family: now.rows_of(family, node), before=before)
 
             return self._page("machines", node, now.world, made)
 
-        return self._of_node(request, text)
+        return await self._of_node(request, text)
 
-    def _of_node(self, request: Request, text: Callable[[str, _Now], str]) -> Response:
+    async def _of_node(self, request: Request, text: Callable[[str, _Now], str]) -> Response:
+        """One after another. Who waits takes no thread, and gives up when Prometheus does: what is late does not pile up."""
+        from starlette.concurrency import run_in_threadpool
         from starlette.responses import PlainTextResponse
 
-        node = request.query_params.get("node", "")
-        self._counted.wait(_PATIENCE_SECONDS)
-        if not self._lock.acquire(timeout=_SCRAPE_SECONDS):
+        try:
+            async with asyncio.timeout(_SCRAPE_SECONDS):
+                await self._turn.acquire()
+        except TimeoutError:
             return PlainTextResponse("others are asked first\n", 503)
         try:
+            return await run_in_threadpool(self._told, request.query_params.get("node", ""), text)
+        finally:
+            self._turn.release()
+
+    def _told(self, node: str, text: Callable[[str, _Now], str]) -> Response:
+        from starlette.responses import PlainTextResponse
+
+        self._counted.wait(_PATIENCE_SECONDS)
+        with self._lock:
             now = self._look()
             if node not in now.nodes or self._lost(node):
                 return PlainTextResponse("the node does not answer\n", 503)
             return _answer(text(node, now))
-        finally:
-            self._lock.release()
 
     def _lost(self, name: str) -> bool:
         """Whether a node is held, or not there: it answers nothing."""

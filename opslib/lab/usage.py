@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from opslib.lab.api import Api, Object
     from opslib.lab.informer import Informer
+    from opslib.lab.kube.selectors import Match
     from opslib.lab.world import World
 
 GROUP, VERSION = "metrics.k8s.io", "v1beta1"
@@ -71,11 +72,12 @@ class Usage:
 
     def _serve_pods(self, request: Request) -> Response:
         namespace, name = request.path_params.get("namespace", ""), request.path_params.get("name", "")
-        return _answer(request, "PodMetrics", list(self._pod_metrics(namespace, name)), f"{namespace}/{name}" if name else "")
+        found = list(self._pod_metrics(namespace, name, _selector(request)))
+        return _answer(request, "PodMetrics", found, f"{namespace}/{name}" if name else "")
 
     def _serve_nodes(self, request: Request) -> Response:
         name = request.path_params.get("name", "")
-        return _answer(request, "NodeMetrics", list(self._node_metrics(name)), name)
+        return _answer(request, "NodeMetrics", list(self._node_metrics(name, _selector(request))), name)
 
     async def _tell(self, request: Request) -> Response:
         from starlette.responses import JSONResponse
@@ -87,7 +89,7 @@ class Usage:
         self._told[key] = await request.json()
         return JSONResponse({"kind": "PodMetrics", "apiVersion": f"{GROUP}/{VERSION}", **self._told[key]})
 
-    def _pod_metrics(self, namespace: str, name: str) -> Iterator[Object]:
+    def _pod_metrics(self, namespace: str, name: str, selects: Match) -> Iterator[Object]:
         measured, world, now = self._all_pods(), self._world(), time.time()
         pods = self._pods.objects()
         answers = {node["metadata"]["name"] for node in self._nodes.objects() if _is_ready(node)}
@@ -97,6 +99,8 @@ class Usage:
             metadata = pod["metadata"]
             if (namespace and metadata["namespace"] != namespace) or (name and metadata["name"] != name):
                 continue
+            if not selects(metadata.get("labels", {})):
+                continue
             told = self._told.get(_key(pod))
             if told is not None:
                 yield _measured(metadata, now, {"containers": told.get("containers", [])})
@@ -105,12 +109,12 @@ class Usage:
             if pod.get("status", {}).get("phase") == "Running" and found and pod["spec"].get("nodeName") in answers:
                 yield _measured(metadata, now, {"containers": [{"name": one, "usage": _quantities(use)} for one, use in found.items()]})
 
-    def _node_metrics(self, name: str) -> Iterator[Object]:
+    def _node_metrics(self, name: str, selects: Match) -> Iterator[Object]:
         measured, world, now = self.of_nodes() if self.of_nodes is not None else {}, self._world(), time.time()
         for node in self._nodes.objects():
             metadata = node["metadata"]
-            if not _is_ready(node) or (name and metadata["name"] != name):  # what does not answer is not measured
-                continue
+            if not _is_ready(node) or (name and metadata["name"] != name) or not selects(metadata.get("labels", {})):
+                continue  # what does not answer is not measured
             use = measured.get(metadata["name"])
             if use is None:
                 on_it = [pod for pod in self._pods.objects() if pod["spec"].get("nodeName") == metadata["name"]]
@@ -167,6 +171,12 @@ def _measured(metadata: Object, now: float, content: Object) -> Object:
     return {"metadata": {**kept, "creationTimestamp": stamp(now)}, "timestamp": stamp(now - now % 15), "window": _WINDOW, **content}
 
 
+def _selector(request: Request) -> Match:
+    from opslib.lab.kube import selectors
+
+    return selectors.parse_labels(request.query_params.get("labelSelector", ""))
+
+
 # --- forms ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -174,11 +184,7 @@ def _answer(request: Request, kind: str, found: list[Object], name: str) -> Resp
     """One (where it is named), a list, or a table, as the client asks."""
     from starlette.responses import JSONResponse
 
-    from opslib.lab.kube import selectors
-
     about = {"apiVersion": f"{GROUP}/{VERSION}"}
-    selects = selectors.parse_labels(request.query_params.get("labelSelector", ""))
-    found = [one for one in found if selects(one["metadata"].get("labels", {}))]
     if name and not found:
         plural = "pods" if kind == "PodMetrics" else "nodes"
         details = {"name": name, "group": GROUP, "kind": plural}

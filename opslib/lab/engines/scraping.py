@@ -70,6 +70,7 @@ class Scraper:
                     error = f"server returned HTTP status {answer.status} {answer.reason}"
                 else:
                     known, rows, values = self._read(answer.data.decode(), known, lambda text: scrape.row(_labels(text, target, honor)))
+                del answer  # which has the page, until the next one
             except urllib3.exceptions.HTTPError as problem:
                 error = f'Get "{target.url}": {_reason(problem)}'
             except ValueError as problem:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # two that empty a namespace would disturb each other: the slower one may meet the next namespace of the same name
 _LOOK_SECONDS = 0.2
 _COMING_UP_SECONDS = 300.0
+_MOST_BYTES = 384 * 2**20  # of samples: half a day of 5,000 pods
 _REMEMBERED_SECONDS, _REMEMBERED_STEP = 3 * 3600.0, 30.0  # so far back it is computed what rules would have given
 
 _DONE_BY_THE_API_SERVER = frozenset({"namespace", "serviceaccount"})
@@ -92,7 +93,7 @@ def prometheus(port: int, config: Path) -> None:
 
     content = yaml.safe_load(config.read_text("utf-8"))
     interval = duration(content["global"]["evaluation_interval"])
-    store = Store(retention_seconds=8 * 86400)
+    store = Store(retention_seconds=8 * 86400, retention_bytes=_MOST_BYTES)
     engine = Engine(store, default_step=interval)
     address = f"http://127.0.0.1:{port}"
     rules = Rules(engine, default_interval=interval / 1000, external_url=address)

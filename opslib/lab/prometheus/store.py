@@ -10,11 +10,12 @@ that has ended (model/value in its source).
 
 from __future__ import annotations
 
+import math
 import threading
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -140,7 +141,10 @@ class Computed:
 
 @dataclass(slots=True)
 class _Chunk:
-    """A full piece of a group. Rows that never change are one number, those that fit are halves; nothing is rounded."""
+    """A full piece of a group. Rows that never change are one number, those that fit are halves; nothing is rounded.
+
+    Where samples are missing, or say that a series has ended, is the same for many rows (a scrape that failed): that is kept apart.
+    """
 
     times: Integers
     kind: npt.NDArray[np.int8]
@@ -148,19 +152,33 @@ class _Chunk:
     constant: Floats
     single: npt.NDArray[np.float32]
     double: Floats
+    holes: npt.NDArray[np.uint64]  # as bits, those of samples 0; each pattern once
+    pattern: npt.NDArray[Any]  # by row
 
     @classmethod
     def pack(cls, times: Integers, values: Floats) -> _Chunk:
         bits = values.view(np.uint64)
-        constant = (bits == bits[:, :1]).all(axis=1)
+        marked = (bits == ABSENT_BITS) | (bits == STALE_BITS)
+        first = bits[np.arange(len(bits)), marked.argmin(axis=1)]
+        holes, pattern = np.unique(np.where(marked, bits, 0), axis=0, return_inverse=True)
+        filled = np.where(marked, first[:, None], bits)
+        constant = (filled == first[:, None]).all(axis=1)
+        whole = filled.view(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            single = values.astype(np.float32)
-        fits = (single.astype(np.float64) == values).all(axis=1) & ~constant
+            single = whole.astype(np.float32)
+        fits = (single.astype(np.float64) == whole).all(axis=1) & ~constant
         kind = np.where(constant, 0, np.where(fits, 1, 2)).astype(np.int8)
         place = np.zeros(len(kind), np.int32)
         for number in range(3):
             place[kind == number] = np.arange(np.count_nonzero(kind == number))
-        return cls(times.copy(), kind, place, values[kind == 0, 0], single[kind == 1], values[kind == 2])
+        columns = whole[kind == 0, 0], single[kind == 1], whole[kind == 2]
+        return cls(times.copy(), kind, place, *columns, holes, pattern.reshape(-1).astype(np.min_scalar_type(len(holes))))
+
+    @property
+    def bytes(self) -> int:
+        """What it takes."""
+        columns = (self.times, self.kind, self.place, self.constant, self.single, self.double, self.holes, self.pattern)
+        return sum(column.nbytes for column in columns)
 
     def values(self, rows: Integers, columns: slice) -> Floats:
         times = self.times[columns]
@@ -170,6 +188,10 @@ class _Chunk:
         result[known[kinds == 0]] = self.constant[places[kinds == 0], None]
         result[known[kinds == 1]] = self.single[places[kinds == 1], columns]
         result[known[kinds == 2]] = self.double[places[kinds == 2], columns]
+        if self.holes.any():
+            holes = self.holes[self.pattern[rows[known]], columns]
+            bits = result.view(np.uint64)
+            bits[known] = np.where(holes, holes, bits[known])
         return result
 
 
@@ -270,6 +292,10 @@ class Recorded:
         self._values[:, : len(left)] = values
         self._length = len(left)
 
+    def pieces(self) -> list[tuple[int, int]]:
+        """The last time of each chunk, and what it takes in bytes."""
+        return [(int(chunk.times[-1]), chunk.bytes) for chunk in self._chunks]
+
     def forget(self, before: int) -> None:
         """Drop chunks that ended before a time."""
         self._chunks = [chunk for chunk in self._chunks if chunk.times[-1] >= before]
@@ -290,10 +316,12 @@ class Store:
     ----------
     retention_seconds
         Samples older than this, against the newest, are forgotten.
+    retention_bytes
+        Where those that were recorded take more, the oldest are forgotten.
     """
 
-    def __init__(self, retention_seconds: float = 15 * 86400) -> None:
-        self.retention_seconds = retention_seconds
+    def __init__(self, retention_seconds: float = 15 * 86400, retention_bytes: float = math.inf) -> None:
+        self.retention_seconds, self.retention_bytes = retention_seconds, retention_bytes
         self.lock = threading.RLock()
         self._groups: list[Group] = []
         self._free: list[int] = []  # places of groups that were taken away
@@ -363,9 +391,15 @@ class Store:
             if before - self._pruned < 60_000:
                 return
             self._pruned = before
-            for group in self._groups:
-                if isinstance(group, Recorded):
-                    group.forget(before)
+            recorded = [group for group in self._groups if isinstance(group, Recorded)]
+            used = 0
+            for last, size in sorted((piece for group in recorded for piece in group.pieces()), reverse=True):
+                used += size
+                if used > self.retention_bytes:
+                    before = max(before, last + 1)
+                    break
+            for group in recorded:
+                group.forget(before)
 
     # --- finding ---
 

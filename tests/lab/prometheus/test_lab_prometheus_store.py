@@ -163,3 +163,29 @@ def test_a_group_that_is_taken_away_leaves_the_others_and_its_room() -> None:
     assert places.row(1, 9) == 7
     assert places.row(1, 2) is None
     assert places.row(99, 1) is None
+
+
+def test_a_scrape_that_fails_costs_next_to_nothing() -> None:
+    """Series that have ended and begin again in a piece, and never change, are kept as small as those that are always there."""
+    sizes = []
+    for failed in ((), (5, 6)):
+        store, many = Store(), {labels(__name__="up_to", number=str(number)): number / 3 for number in range(500)}
+        scrape = store.scrape()
+        for number in range(49):
+            scrape.append(BASE + number * 15_000, {} if number in failed else many)
+        sizes.append(sum(size for _last, size in store._groups[0].pieces()))  # type: ignore[attr-defined]
+    assert sizes[1] < 1.1 * sizes[0]
+    (samples,) = store.read(store.find([Matcher("__name__", "=", "up_to")]), BASE, BASE + 10**6)
+    expected = np.repeat([[many[one]] for one in samples.labels], 49, axis=1)
+    assert is_stale(samples.values[:, 5]).all() and is_absent(samples.values[:, 6]).all()
+    assert np.array_equal(np.delete(samples.values, (5, 6), axis=1), expected[:, :47])
+
+
+def test_the_oldest_are_forgotten_where_all_take_too_much() -> None:
+    store = Store(retention_bytes=50_000)
+    first, second = store.scrape(), store.scrape()
+    for number in range(2000):
+        first.append(BASE + number * 15_000, {labels(a="b", c=str(one)): number * one / 7 for one in range(5)})
+        second.append(BASE + number * 15_000, {labels(a="b", d="e"): number / 7})
+    for one in store.read(store.find([Matcher("a", "=", "b")]), 0, BASE * 2):
+        assert 20_000 / 48 < len(one.times) < 50_000 / 48 + 300 and one.times[-1] == BASE + 1999 * 15_000
