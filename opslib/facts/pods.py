@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from opslib.chapters.pods import Facts, Log, Parameters
@@ -109,7 +109,7 @@ class _Reader:
 
     def read(self) -> Facts:
         settings = self.sources.environment
-        now = datetime.now(UTC)
+        now = self.sources.now()  # metrics are stamped by clocks of the cluster rather than by ours
         # Metrics have no labels of pods: of a part of the pods alone they cannot tell.
         asked = measured.ask(self.sources, self.questions, self.namespace, now) if not self.parameters.labels else None
         records = changes.ask(self.sources, self.questions, self.namespace, now)
