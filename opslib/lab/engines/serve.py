@@ -153,6 +153,7 @@ def _follow_past(file: Path, store: Store, rules: Rules, begun: threading.Event,
 
     `begun` is set when it has said something, if only that there is none.
     """
+    from opslib.lab import processes
     from opslib.lab.world import past
 
     shown, seen = past.Shown(store), 0
@@ -172,6 +173,7 @@ def _follow_past(file: Path, store: Store, rules: Rules, begun: threading.Event,
                 store.erase(int(since * 1000), int(handover * 1000), keep=_is_own)
             begun.set()
             rules.remember(max(since, handover - _REMEMBERED_SECONDS), handover, _REMEMBERED_STEP)
+            processes.give_back()
         begun.set()
 
 

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -45,28 +45,32 @@ class Age:
     pattern: str = "{}"
     until: str = ""
 
-    def show(self, now: datetime) -> str:
-        """The text at `now`."""
+    def show(self, now: float) -> str:
+        """The text at `now`, in Unix seconds."""
         if not self.since:
             return self.missing
         end = _moment(self.until) if self.until else now
-        text = duration((end - _moment(self.since)).total_seconds())
+        text = _shortened(int(end - _moment(self.since)))
         return text if self.pattern == "{}" else self.pattern.format(text)
 
 
-def show(cells: Cells, now: datetime) -> list[Any]:
-    """Cells with their ages at `now`."""
+def show(cells: Cells, now: float) -> list[Any]:
+    """Cells with their ages at `now`, in Unix seconds."""
     return [cell.show(now) if type(cell) is Age else cell for cell in cells]
 
 
 @lru_cache(32_768)
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
+def _moment(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 def duration(value: float) -> str:
     """Seconds as kubectl shortens them (``HumanDuration`` of k8s.io/apimachinery)."""
-    seconds = int(value)
+    return _shortened(int(value))
+
+
+@lru_cache(4096)
+def _shortened(seconds: int) -> str:
     if seconds < -1:
         return "<invalid>"
     if seconds < 0:

@@ -6,9 +6,9 @@ import asyncio
 import base64
 import binascii
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -116,8 +116,8 @@ class Tables:
         content["columnDefinitions"] = [column.as_object() for column in self._columns] if headers else []
         return _encode(content)[:-1] + b',"rows":['
 
-    def row(self, record: Record, now: datetime) -> bytes:
-        """One row."""
+    def row(self, record: Record, now: float) -> bytes:
+        """One row, with ages at `now` in Unix seconds."""
         cells = _encode(printers.show(record.cells(self._printer), now))
         include = self._form.include
         if include == "None":
@@ -131,13 +131,13 @@ class Tables:
 
     def whole(self, record: Record, *, headers: bool = True) -> bytes:
         """A table of one object."""
-        return self.head({"resourceVersion": str(record.version)}, headers=headers) + self.row(record, datetime.now(UTC)) + b"]}"
+        return self.head({"resourceVersion": str(record.version)}, headers=headers) + self.row(record, time.time()) + b"]}"
 
 
 def table_of(kind: str, form: Form, objects: Iterable[Object]) -> bytes:
     """A table of objects that are not kept, as `printers` has them under `kind`."""
     columns, printer = printers.printer_of(kind)
-    now = datetime.now(UTC)
+    now = time.time()
     rows = []
     for obj in objects:
         about: Object | None = {"kind": "PartialObjectMetadata", "apiVersion": form.meta_version, "metadata": obj["metadata"]}
@@ -249,7 +249,7 @@ class Lists:
         if form.kind == "table":
             tables = Tables(resource, form)
             yield tables.head(metadata)
-            now = datetime.now(UTC)
+            now = time.time()
             yield from _joined(tables.row(record, now) for record in records)
         elif form.kind == "metadata":
             head = {"kind": "PartialObjectMetadataList", "apiVersion": form.meta_version, "metadata": metadata}
