@@ -23,7 +23,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from opslib.lab import processes, state_metrics, strangers
+from opslib.lab import state_metrics, strangers
 from opslib.lab.api import Api, Object
 from opslib.lab.engines.servers import LOOPBACK
 from opslib.lab.holds import Holds
@@ -202,7 +202,6 @@ class Exporter:
             adopted.history.resume(world.history, at)
             self._before = pages.counters(families(adopted, at, at), at)
             adopted.history.forget()
-            processes.give_back()
             self._counted.set()
 
         threading.Thread(target=count, name="counters", daemon=True).start()
@@ -227,7 +226,6 @@ class Exporter:
                 self._pages.clear()
                 self._stale.set()
             adopted.history.forget()
-            processes.give_back()
 
     def _found(self, world: World) -> list[Seen]:
         return seen(world, self._informers[_PODS].objects())[0]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -25,13 +25,21 @@ def thrifty() -> dict[str, str]:
     return {**_THRIFTY, **os.environ}
 
 
-def give_back() -> None:
-    """Give the system back what this process has freed (malloc_trim(3), of glibc; elsewhere nothing).
+def give_back(seconds: float = 20.0) -> None:
+    """Give the system back what this process has freed, from now on and now and then (malloc_trim(3), of glibc; elsewhere nothing).
 
     Work with big arrays leaves hundreds of megabytes of it, between pieces that are in use.
     """
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is None:
+        return
+
+    def work() -> None:
+        while True:
+            time.sleep(seconds)
+            trim(0)
+
+    threading.Thread(target=work, name="memory", daemon=True).start()
 
 
 def die_with_parent(nice: int = 0) -> Callable[[], None]:

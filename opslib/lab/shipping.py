@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import urllib3
 
 from opslib.errors import OpsError
-from opslib.lab import processes
 from opslib.lab.container_logs import pods_of
 from opslib.messages import _
 
@@ -114,7 +113,6 @@ class Writer:
                     since = min(timed.start for timed in added)
                     self._bulk(logs.bulk(world, since, min(self._begun, until)))
                     self._bulk(logs.bulk(world, max(since, self._begun), until, pods=pods))
-                    processes.give_back()
                 self._bulk(logs.bulk(world, until, now, pods=pods))
             except OpsError:
                 continue  # it is away, perhaps on purpose; the next round tries again
@@ -136,7 +134,6 @@ class Writer:
 
         # a copy: what it keeps of those days goes with it
         self._bulk(logs.bulk(replace(world), begin, end))
-        processes.give_back()
 
     def _bulk(self, pairs: Iterable[str]) -> None:
         for batch in _batches(pairs):

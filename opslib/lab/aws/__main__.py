@@ -34,10 +34,10 @@ def main() -> None:
     from opslib.lab import processes, stage
     from opslib.lab.aws import Account, seed, serve
 
+    processes.give_back()
     found = stage.read(chosen.folder) if chosen.folder else None
     server = serve(Account(region=chosen.region), chosen.port)
     seed(server, found[0] if found else None, cluster_version=chosen.cluster_version)
-    processes.give_back()
     if chosen.folder:
         _follow(server, chosen.folder, stop)
     stop.wait()
@@ -46,7 +46,7 @@ def main() -> None:
 
 def _follow(server: Server, folder: Path, stop: threading.Event) -> None:
     """Until told to stop: look what has become of the lab's world, and bring the account's logs up to date."""
-    from opslib.lab import processes, stage
+    from opslib.lab import stage
     from opslib.lab.aws import follow, past
 
     file = folder / "data" / "world.json"
@@ -61,7 +61,6 @@ def _follow(server: Server, folder: Path, stop: threading.Event) -> None:
             found = stage.read(folder)
             if found is not None:
                 follow(server, found[0])
-                processes.give_back()
         now = time.time()
         if now - logged > 60 and server.account.world is not None:
             past.log(server.account, server.account.world, logged, now)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from opslib.lab import processes
 from opslib.lab.engines.servers import LOOPBACK, SELF_SCRAPED, SERVICE_RANGE
 
 if TYPE_CHECKING:
@@ -153,7 +154,6 @@ def _follow_past(file: Path, store: Store, rules: Rules, begun: threading.Event,
 
     `begun` is set when it has said something, if only that there is none.
     """
-    from opslib.lab import processes
     from opslib.lab.world import past
 
     shown, seen = past.Shown(store), 0
@@ -173,7 +173,6 @@ def _follow_past(file: Path, store: Store, rules: Rules, begun: threading.Event,
                 store.erase(int(since * 1000), int(handover * 1000), keep=_is_own)
             begun.set()
             rules.remember(max(since, handover - _REMEMBERED_SECONDS), handover, _REMEMBERED_STEP)
-            processes.give_back()
         begun.set()
 
 
@@ -255,6 +254,7 @@ SERVERS: Mapping[str, Callable[[int, Path], None]] = {
 def main() -> None:
     """Serve what the command line names."""
     name, port, path = sys.argv[1:]
+    processes.give_back()
     SERVERS[name](int(port), Path(path))
 
 

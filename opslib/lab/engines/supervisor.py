@@ -517,6 +517,7 @@ def main() -> int:
         if not _locked(lock):
             return 75
         supervisor = Supervisor(folder, options)
+        processes.give_back()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_arguments: supervisor.stop.set())
         return supervisor.run()
