@@ -30,6 +30,7 @@ Booleans = npt.NDArray[np.bool_]
 STALE_BITS = np.uint64(0x7FF0000000000002)
 ABSENT_BITS = np.uint64(0x7FF0000000000004)
 _NEVER = (np.iinfo(np.int64).max, np.iinfo(np.int64).min)  # first and last time of what has no samples
+_ORDERS_KEPT = 256
 _CHUNK = 24  # a piece that is not full takes eight bytes a sample, and most series never change
 
 
@@ -328,6 +329,8 @@ class Store:
         self._index = Index()
         self._places = Places()
         self._pruned = 0
+        self._known: dict[tuple[Matcher, ...], array[int]] = {}
+        self._known_of = 0  # so many series
 
     # --- writing ---
 
@@ -406,10 +409,20 @@ class Store:
     def find(self, matchers: Sequence[Matcher], start: int | None = None, end: int | None = None) -> list[int]:
         """Series that fulfil every matcher, and have samples between the times, ordered by labels."""
         with self.lock:
-            found: list[int] = self._index.find(matchers).tolist()
-            if start is not None and end is not None:
-                found = [series for series in found if self._overlaps(series, start, end)]
-            return sorted(found, key=self._index.__getitem__)
+            found = self._ordered(tuple(matchers))
+            return [series for series in found if start is None or end is None or self._overlaps(series, start, end)]
+
+    def _ordered(self, matchers: tuple[Matcher, ...]) -> array[int]:
+        """Series that fulfil every matcher, ordered by labels: kept until a series comes, as rules always ask for the same."""
+        if self._known_of != len(self._index):
+            self._known_of, self._known = len(self._index), {}
+        found = self._known.get(matchers)
+        if found is None:
+            if len(self._known) == _ORDERS_KEPT:
+                self._known.clear()
+            found = array("i", sorted(self._index.find(matchers).tolist(), key=self._index.__getitem__))
+            self._known[matchers] = found
+        return found
 
     def _overlaps(self, series: int, start: int, end: int) -> bool:
         for group, row in self._places.of(series):

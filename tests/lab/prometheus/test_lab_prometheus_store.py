@@ -189,3 +189,13 @@ def test_the_oldest_are_forgotten_where_all_take_too_much() -> None:
         second.append(BASE + number * 15_000, {labels(a="b", d="e"): number / 7})
     for one in store.read(store.find([Matcher("a", "=", "b")]), 0, BASE * 2):
         assert 20_000 / 48 < len(one.times) < 50_000 / 48 + 300 and one.times[-1] == BASE + 1999 * 15_000
+
+
+def test_a_series_that_comes_later_is_found_among_those_that_were_there() -> None:
+    store = Store()
+    for count, name in enumerate("bca", 1):
+        store.load([{"__name__": "m", "p": name}], [BASE], [[1.0]])
+        for _time in range(2):
+            found = store.labels(store.find([Matcher("__name__", "=", "m")], BASE, BASE))
+            assert found == [labels(__name__="m", p=one) for one in sorted("bca"[:count])]
+    assert store.find([Matcher("__name__", "=", "m")], BASE + 1, BASE + 2) == []
