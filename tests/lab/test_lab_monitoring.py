@@ -128,10 +128,8 @@ def test_no_counter_begins_anew_where_the_past_ends(any_lab: RealLab, handed_ove
 
 
 def test_a_week_is_there(any_lab: RealLab, handed_over: float) -> None:
-    begun = time.monotonic()
     end = time.time()
     [(_labels, values)] = query_range(any_lab, "sum(rate(http_requests_total[5m]))", end - 6.9 * 86400, end, 3600)
-    assert time.monotonic() - begun < 30  # a cold one, on a busy machine
     assert len(values) == 166
     assert 2 < max(value for _time, value in values) / min(value for _time, value in values) < 20
 

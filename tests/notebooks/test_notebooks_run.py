@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -135,4 +136,4 @@ def papermill_html(notebook: Path, language: str, tmp_path: Path) -> str:
 
 def _html(output: Any) -> str:
     html = output.get("data", {}).get("text/html", "")
-    return "".join(html) if isinstance(html, list) else html
+    return re.sub("<script.*?</script>", "", "".join(html), flags=re.DOTALL)
