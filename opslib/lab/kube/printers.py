@@ -14,6 +14,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+import msgspec
+
 from opslib.lab.kube import selectors
 from opslib.lab.kube.errors import Object
 
@@ -57,6 +59,25 @@ class Age:
 def show(cells: Cells, now: float) -> list[Any]:
     """Cells with their ages at `now`, in Unix seconds."""
     return [cell.show(now) if type(cell) is Age else cell for cell in cells]
+
+
+def written(cells: Cells) -> tuple[bytes | Age, ...]:
+    """Cells as JSON, in pieces around the ages, which alone are different the next time."""
+    pieces: list[bytes | Age] = []
+    text = b"["
+    for number, cell in enumerate(cells):
+        text += b"," if number else b""
+        if type(cell) is Age:
+            pieces += [text + b'"', cell]
+            text = b'"'
+        else:
+            text += msgspec.json.encode(cell)
+    return (*pieces, text + b"]")
+
+
+def at(pieces: tuple[bytes | Age, ...], now: float) -> bytes:
+    """What `written` gave, with the ages at `now`, in Unix seconds."""
+    return b"".join([piece if type(piece) is bytes else piece.show(now).encode() for piece in pieces])  # type: ignore[union-attr]
 
 
 @lru_cache(32_768)

@@ -110,6 +110,9 @@ class Tables:
         self._columns, self._printer = printers.printer_of(resource.storage, resource.custom)
         self._headers = headers
 
+    def _written(self, obj: Object) -> tuple[Any, ...]:
+        return printers.written(self._printer(obj))
+
     def head(self, metadata: Object, *, headers: bool = True) -> bytes:
         """The start of a table, up to its rows."""
         content: Object = {"kind": "Table", "apiVersion": self._form.meta_version, "metadata": metadata}
@@ -118,7 +121,7 @@ class Tables:
 
     def row(self, record: Record, now: float) -> bytes:
         """One row, with ages at `now` in Unix seconds."""
-        cells = _encode(printers.show(record.cells(self._printer), now))
+        cells = printers.at(record.cells(self._written), now)
         include = self._form.include
         if include == "None":
             obj = b"null"
