@@ -53,9 +53,6 @@ def fail_backups(
         if phase == "PartiallyFailed":
             changed: dict[str, Any] = {"phase": phase, "errors": 1}
         else:
-            # nothing of it is in the store: else Velero would take it over from there
-            if (store / name).is_dir() and not (aside / name).exists():
-                shutil.move(store / name, aside / name)
             gone = {"expiration": None, "progress": None, "completionTimestamp": None}
             if phase == "FailedValidation":
                 changed = {"phase": phase, "validationErrors": [message], "startTimestamp": None, **gone}
@@ -64,6 +61,10 @@ def fail_backups(
         api.patch(f"{_BASE}/backups/{name}", {"status": changed})
         if phase == "PartiallyFailed":
             _results(store / name, {"errors": {"namespaces": {"data": [message]}}})
+        elif (store / name).is_dir() and not (aside / name).exists():
+            # Nothing of it is in the store, from where Velero would take it over; and not before it has failed: Velero deletes a
+            # completed one that is not there.
+            shutil.move(store / name, aside / name)
     return count
 
 
