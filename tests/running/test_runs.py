@@ -211,8 +211,10 @@ def test_a_killed_run_is_seen_as_one_that_did_not_finish(tmp_path: Path) -> None
     assert record.state == "unfinished"
     assert "did not finish" in index.build(tmp_path / "outputs", "en").read_text()
     _eventually(process.kernel_is_gone)
-    # The notebook as far as it came is whole.
-    assert nbformat.read(process.run / "running.ipynb", as_version=4).cells
+    # The notebook as far as it came is whole, with all that had been shown before.
+    cells = nbformat.read(process.run / "running.ipynb", as_version=4).cells
+    assert [cell.metadata.papermill.status for cell in cells[-2:]] == ["running", "pending"]
+    assert [bool(cell.outputs) for cell in cells if cell.cell_type == "code"].count(True) >= 2
 
 
 def test_outputs_that_are_a_file_are_named(tmp_path: Path) -> None:
