@@ -113,7 +113,7 @@ class Layer:
     def of(cls, document: Mapping[str, Any]) -> Layer:
         """A layer of a document that `document` made."""
         pods = [Seen.of(one) for one in document["pods"]]
-        gaps = tuple((start, end) for start, end in document["gaps"])
+        gaps = tuple((start, end) for start, end in document.get("gaps", ()))  # a past of an earlier version has none
         return cls(adopt(World.of(document["world"]), pods, document["at"]), document["start"], document["end"], gaps)
 
     def until(self, time: float) -> Layer:
@@ -174,7 +174,7 @@ class Shown:
 
     def show(self, layers: Sequence[Mapping[str, Any]]) -> float:
         """Make the store's past these layers (documents); the time from which on something is different, infinite where nothing is."""
-        known, changed = [one.document for one in self._layers], [dict(layer) for layer in layers]
+        known, changed = [one.document for one in self._layers], [{"gaps": [], **layer} for layer in layers]
         same = 0
         while same < min(len(known), len(changed)) and _named(known[same]) == _named(changed[same]):
             self._layers[same].document = changed[same]  # it may end elsewhere now
