@@ -11,7 +11,7 @@ import yaml
 from pod_facts import NOW, ago, container, crashed, event, facts, only, pod, waiting, words, workload
 
 from opslib.diagnosis.pods import diagnose
-from opslib.diagnosis.pods.facts import Facts, Log
+from opslib.diagnosis.pods.facts import Facts, Log, Measured
 from opslib.diagnosis.pods.words import last_words
 from opslib.findings import Severity, Subject
 from opslib.sources import objects
@@ -595,6 +595,21 @@ def test_a_selector_that_matches_nothing_and_what_it_means() -> None:
     assert (found.check, found.severity, found.subject) == ("service.no_pods", Severity.CRITICAL, Subject("Service", "web", "shop"))
     assert "Deployment web nearly matches, but differs in tier=front (its pods have no such label)" in words(found)
     assert only(diagnose(network(service("{who: knows}"), workloads=(workload("Deployment", "x"),)))).severity is Severity.WARNING
+
+
+def test_no_store_is_suspected_where_the_service_in_front_selects_no_pods() -> None:
+    web = workload("Deployment", "web", "spec: {template: {metadata: {labels: {app: web}}}}")
+    failing = Measured(kind="errors", namespace="shop", name="web", value=0.9, since=NOW - timedelta(minutes=20))
+    known = {
+        "workloads": (web, workload("StatefulSet", "db")),
+        "calls": ((Subject("Deployment", "web", "shop"), ("shop", "db")),),
+        "measured": (failing,),
+        "busy": {("shop", "web"): (5.0, 5.0)},
+    }
+    answer = diagnose(network(service("{app: web, tier: front}"), **known))
+    assert [(item.check, item.subject.kind) for item in answer] == [("service.no_pods", "Service"), ("traffic.errors", "Service")]
+    fine = {**known, "endpoint_slices": (endpoints(True),)}
+    assert diagnose(network(service(), **fine))[0].check == "dependency.failing"
 
 
 def test_a_service_of_a_workload_that_is_scaled_to_zero_is_only_told() -> None:

@@ -64,13 +64,16 @@ def links(network: Network) -> Iterator[tuple[Subject, Subject]]:
 
 
 def behind(network: Network, namespace: str, name: str) -> Subject:
-    """Who answers for a service's name in metrics and addresses: the workload behind it, else one of that name, else the Service."""
+    """Who answers for a service's name in metrics and addresses: the workload behind it, else, where no Service has a selector for that, a
+    workload of that name, else the Service.
+    """
     facts = network.facts
     service = next((item for item in facts.services or () if (item.metadata.namespace, item.metadata.name) == (namespace, name)), None)
-    found = selected(network, service) if service is not None and service.spec.selector else []
+    selects = service is not None and bool(service.spec.selector)
+    found = selected(network, service) if service is not None and selects else []
     if found:
         return subject_of(min(found, key=lambda item: (item.metadata.name != name, item.kind, item.metadata.name)))
-    for kind in KINDS:
+    for kind in () if selects else KINDS:
         if facts.workload(kind, namespace, name):
             return Subject(kind, name, namespace)
     return Subject("Service", name, namespace)

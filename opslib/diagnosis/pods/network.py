@@ -71,11 +71,16 @@ def dns(case: Case) -> Finding | None:
     if found is None:
         return None
     line, name = found
+    container = case.symptom.container
+    if not name:
+        title = _("Container {container} cannot resolve names", container=container)
+    elif case.is_init:
+        title = _("Init container {container} cannot resolve the name {name}, and the pods do not start", container=container, name=name)
+    else:
+        title = _("Container {container} cannot resolve the name {name}", container=container, name=name)
     return case.finding(
         "network.dns",
-        _("Container {container} cannot resolve the name {name}", container=case.symptom.container, name=name)
-        if name
-        else _("Container {container} cannot resolve names", container=case.symptom.container),
+        title,
         cause=_why(case, line, name),
         evidence=[case.pod_evidence(_("The line of the log"), line), *case.end_evidence(), *_service(case, name)],
         steps=(
