@@ -54,7 +54,7 @@ from opslib.messages import _
 
 TUNING = frozenset(
     (
-        *("alert-storm", "bad-deploy", "bad-setting", "cpu-throttling", "dns", "full-volume", "image-pull"),
+        *("alert-storm", "bad-deploy", "bad-setting", "cpu-throttling", "dns", "full-volume", "image-pull", "init-container"),
         *("memory-leak", "no-endpoints", "node-not-ready", "quota", "unschedulable"),
     )
 )
