@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prometheus_servers import free_port, serving, wait
+from prometheus_servers import serving, wait
 
 from opslib.lab import build
 from opslib.lab.elasticsearch import Cluster, app
+from tests.ports import free_port
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import subprocess
 import threading
 import time
@@ -22,6 +21,7 @@ from starlette.applications import Starlette
 
 from opslib.lab import build
 from opslib.lab.prometheus.store import STALE_BITS
+from tests.ports import free_port
 
 Answer = tuple[int, Any]
 
@@ -167,13 +167,6 @@ def serving(app: Starlette) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(10)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
 
 
 def wait(url: str, alive: Any, seconds: float = 30) -> None:

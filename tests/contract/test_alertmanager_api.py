@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_servers import free_port, serving, wait
+from prometheus_servers import serving, wait
 
 from opslib.lab import build
 from opslib.lab.alertmanager import Alertmanager, Config, ConfigError, app
+from tests.ports import free_port
 
 CONFIG = """
 global: {{resolve_timeout: 3s}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import nbformat
 import pytest
 import urllib3
 
+from tests.ports import free_port
 from tests.waiting import until
 
 PROJECT = Path(__file__).parent.parent.parent
@@ -30,9 +30,7 @@ ops.show(Table(name="pods/all", title="Pods", columns=columns, rows=rows))""",
 @pytest.fixture
 def jupyterlab(tmp_path: Path) -> Iterator[str]:
     """The address of a JupyterLab on a folder with a notebook of `CELLS`; the environment `lab` is one where nothing answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     nothing = tmp_path / "lab"
     nothing.mkdir()
     (nothing / "environment.yaml").write_text("prometheus: {url: 'http://127.0.0.1:9'}\n")

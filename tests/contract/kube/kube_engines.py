@@ -7,7 +7,6 @@ import json
 import os
 import re
 import secrets
-import socket
 import ssl
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from opslib.lab import build, certificates, processes
+from tests.ports import free_port
 
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 CONTROLLERS = "serviceaccount-controller,root-ca-certificate-publisher-controller,namespace-controller"
@@ -124,12 +124,6 @@ class Cluster:
 def kubectl_program() -> Path | None:
     """The kubectl that was built: sessions are compared word for word, and another release has other words. None where it was not."""
     return build.program("kubectl") if build.is_built(build.find("kubernetes")) else None
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _until_ready(port: int, process: subprocess.Popen[bytes], log: Path, seconds: float = 60) -> None:

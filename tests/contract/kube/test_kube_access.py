@@ -7,6 +7,8 @@ from typing import Any
 
 from kube_engines import Cluster, normal
 
+from tests.waiting import until
+
 Agrees = Callable[[str, Any], None]
 REVIEWS = "/apis/authorization.k8s.io/v1"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -65,9 +67,8 @@ def test_roles(cluster: Cluster, namespace: str, agrees: Agrees) -> None:
     assert cluster.request("POST", f"{RBAC}/namespaces/{namespace}/rolebindings", binding).status == 201
     account = f"system:serviceaccount:{namespace}:default"
     results: list[Any] = []
-    deadline = 50
-    while cluster.request("GET", f"/api/v1/namespaces/{namespace}/pods", user="viewer").status != 200 and deadline:
-        deadline -= 1  # the real server sees its own roles a moment later
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    until(lambda: cluster.request("GET", pods, user="viewer").status == 200, "the server sees its own roles")
     for path in ("pods", "pods/x", "pods/x/log", "secrets", "secrets/one", "secrets/two", "configmaps"):
         answer = cluster.request("GET", f"/api/v1/namespaces/{namespace}/{path}", user="viewer")
         spoken = cluster.request("GET", f"/api/v1/namespaces/{namespace}/{path}", headers={"Impersonate-User": account})
@@ -112,9 +113,7 @@ def test_what_starts_a_command_needs_the_right_to_create(cluster: Cluster, names
         }
         assert cluster.request("POST", f"{RBAC}/namespaces/{namespace}/rolebindings", binding).status == 201
     path = f"/api/v1/namespaces/{namespace}/pods/p/exec?command=ls&stdout=true"
-    deadline = 50
-    while cluster.request("GET", path, headers={"Impersonate-User": "both"}).status == 403 and deadline:
-        deadline -= 1  # the real server sees its own roles a moment later
+    until(lambda: cluster.request("GET", path, headers={"Impersonate-User": "both"}).status != 403, "the server sees its own roles")
     results = []
     for name in ("nobody", "getter", "creator", "both"):
         for method in ("GET", "POST"):

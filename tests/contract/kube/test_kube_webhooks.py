@@ -14,9 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from kube_engines import Answer, Cluster, free_port
+from kube_engines import Answer, Cluster
 
 from opslib.lab import certificates
+from tests.ports import free_port
 from tests.waiting import until
 
 CONFIGURATIONS = "/apis/admissionregistration.k8s.io/v1"

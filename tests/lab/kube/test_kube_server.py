@@ -23,14 +23,7 @@ from opslib.lab import certificates
 from opslib.lab.api import Api
 from opslib.lab.kube.access import User
 from opslib.lab.kube.server import Server, Settings, app, server
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+from tests.ports import free_port
 
 
 def until(check: Any, seconds: float = 20) -> Any:
