@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING
 
 import click
 
@@ -66,17 +66,13 @@ def _lines(files: Sequence[Path]) -> Iterator[bytes]:
         yield from _cut(sys.stdin.buffer)
     for path in files:
         try:
-            with path.open("rb") as file:
-                if path.suffix == ".gz":
-                    with gzip.open(file) as unpacked:
-                        yield from _cut(unpacked)  # type: ignore[arg-type]
-                else:
-                    yield from _cut(file)
+            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+                yield from _cut(file)
         except (OSError, EOFError) as error:
             raise InputError(_("{file} cannot be read: {why}", file=str(path), why=one_line(error, 200)), _("Name another file")) from error
 
 
-def _cut(file: BinaryIO) -> Iterator[bytes]:
+def _cut(file: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
     from opslib.mining.events import MOST_BYTES
 
     begins = True
@@ -102,9 +98,9 @@ def _watched(lines: Iterator[bytes]) -> Iterator[bytes]:
 
 def _print(mined: Mined, top: int) -> None:
     """Each kind with its count and share, one of its lines, and who wrote it."""
+    total = sum(template.count for template in mined.templates)
     for template in mined.templates[:top]:
-        share = template.count / sum(one.count for one in mined.templates)
-        click.echo(f"{template.count:>9}  {share:>4.0%}  {click.style(one_line(template.text, WIDTH), bold=True)}")
+        click.echo(f"{template.count:>9}  {template.count / total:>4.0%}  {click.style(one_line(template.text, WIDTH), bold=True)}")
         if template.example != template.text:
             click.echo(f"{'':17}{one_line(template.example, WIDTH)}")
         writers = [name for name in template.labels if name]

@@ -92,10 +92,9 @@ def page(template: str, title: str, language: str, content: Mapping[str, Any], f
 
 def script_words(language: str) -> Markup:
     """The attributes of the script element: what `fragments.js` says."""
-    words = {"lang": language} | {
-        name: text.text(language) for name, text in {"csv": _("Save as CSV"), "copy": _("Copy"), "copied": _("Copied")}.items()
-    }
-    return Markup("").join(Markup(' data-{}="{}"').format(name, word) for name, word in words.items())
+    words = {"csv": _("Save as CSV"), "copy": _("Copy"), "copied": _("Copied")}
+    attribute = Markup(' data-{}="{}"').format
+    return attribute("lang", language) + Markup("").join(attribute(name, text.text(language)) for name, text in words.items())
 
 
 @functools.cache

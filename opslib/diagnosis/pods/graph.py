@@ -69,11 +69,11 @@ def behind(network: Network, namespace: str, name: str) -> Subject:
     """
     facts = network.facts
     service = next((item for item in facts.services or () if (item.metadata.namespace, item.metadata.name) == (namespace, name)), None)
-    selects = service is not None and bool(service.spec.selector)
-    found = selected(network, service) if service is not None and selects else []
-    if found:
-        return subject_of(min(found, key=lambda item: (item.metadata.name != name, item.kind, item.metadata.name)))
-    for kind in () if selects else KINDS:
+    if service is not None and service.spec.selector:
+        found = selected(network, service)
+        nearest = min(found, key=lambda item: (item.metadata.name != name, item.kind, item.metadata.name), default=None)
+        return subject_of(nearest) if nearest else Subject("Service", name, namespace)
+    for kind in KINDS:
         if facts.workload(kind, namespace, name):
             return Subject(kind, name, namespace)
     return Subject("Service", name, namespace)

@@ -56,11 +56,6 @@ class Age:
         return text if self.pattern == "{}" else self.pattern.format(text)
 
 
-def show(cells: Cells, now: float) -> list[Any]:
-    """Cells with their ages at `now`, in Unix seconds."""
-    return [cell.show(now) if type(cell) is Age else cell for cell in cells]
-
-
 def written(cells: Cells) -> tuple[bytes | Age, ...]:
     """Cells as JSON, in pieces around the ages, which alone are different the next time."""
     pieces: list[bytes | Age] = []

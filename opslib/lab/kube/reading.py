@@ -146,7 +146,7 @@ def table_of(kind: str, form: Form, objects: Iterable[Object]) -> bytes:
         about: Object | None = {"kind": "PartialObjectMetadata", "apiVersion": form.meta_version, "metadata": obj["metadata"]}
         if form.include != "Metadata":
             about = obj if form.include == "Object" else None
-        rows.append({"cells": printers.show(printer(obj), now), "object": about})
+        rows.append({"cells": msgspec.Raw(printers.at(printers.written(printer(obj)), now)), "object": about})
     head = {"kind": "Table", "apiVersion": form.meta_version, "metadata": {}}
     return _encode({**head, "columnDefinitions": [one.as_object() for one in columns], "rows": rows})
 
