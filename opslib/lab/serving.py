@@ -45,6 +45,7 @@ class Served:
             access_log=False,
             log_level="warning",
             timeout_graceful_shutdown=1,
+            timeout_keep_alive=90,  # longer than anyone's interval: who asks every five seconds would meet the moment of closing
             ssl_certfile=certificate,
             ssl_keyfile=key,
             ssl_ca_certs=str(ca) if ca else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -56,14 +57,14 @@ def server(tmp_path: Path) -> Iterator[Server]:
         served.close()
 
 
-def gateway(world: World) -> dict[str, Any]:
+def gateway(world: World, number: int = 0) -> dict[str, Any]:
     """A pod of the cluster."""
     [template] = [
         one["spec"]["template"] for one in manifests(world) if one["kind"] == "Deployment" and one["metadata"]["name"] == "gateway"
     ]
     state = {"running": {"startedAt": datetime.fromtimestamp(world.end - 60, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}}
     return {
-        "metadata": {"name": "gateway-new", "namespace": "shop", "labels": template["metadata"]["labels"]},
+        "metadata": {"name": f"gateway-new-{number}", "namespace": "shop", "labels": template["metadata"]["labels"]},
         "spec": {**template["spec"], "nodeName": world.nodes[0].name},
         "status": {"containerStatuses": [{"name": "gateway", "state": state}]},
     }
@@ -72,14 +73,18 @@ def gateway(world: World) -> dict[str, Any]:
 def test_the_newest_lines_are_there_first_and_what_broke_in_the_past_is_added(server: Server) -> None:
     now = time.time()
     worlds = [World(7, now - 7 * 86400, now)]
-    writer = Writer(server.address, lambda: worlds[-1], lambda: [gateway(worlds[0])], days=2)
+    pods = [gateway(worlds[0], number) for number in range(100)]  # so many that even at night somebody has something to say
+    names = {pod["metadata"]["name"] for pod in pods}
+    writer = Writer(server.address, lambda: worlds[-1], lambda: pods, days=2)
     writer.start()
     try:
         assert writer.recent.wait(30)
         assert server.count(range={"@timestamp": {"gte": iso(now - 3000)}}) > 50
-        until(lambda: server.count(range={"@timestamp": {"lt": iso(now - 1.9 * 86400)}}) > 50)
-        until(lambda: server.pods(now + 0.5) == {"gateway-new"})  # from now on the cluster's pods write
-        assert "gateway-new" not in server.pods(now - 7200) - server.pods(now)
+        until(lambda: not [thread for thread in threading.enumerate() if thread.name == "logs of the past"])
+        assert server.count(range={"@timestamp": {"lt": iso(now - 1.9 * 86400)}}) > 50
+        until(lambda: server.pods(now + 0.5))
+        assert server.pods(now + 0.5) <= names  # from now on the cluster's pods write
+        assert not names & (server.pods(now - 7200) - server.pods(now))
         broken = {"bool": {"filter": [{"match_phrase": {"message": "no price tag"}}, {"range": {"@timestamp": {"lt": iso(now)}}}]}}
         assert server.count(**broken) == 0
         whole = server.count(range={"@timestamp": {"lt": iso(now - 7300)}})

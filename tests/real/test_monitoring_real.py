@@ -215,7 +215,7 @@ NEW = "java.lang.OutOfMemoryError: Java heap space in worker {n}\n\tat x.y.Z(Z.j
 
 
 @pytest.fixture(scope="module", params=["text", "keyword"])
-def logs(request: pytest.FixtureRequest, any_lab: Any) -> Iterator[Environment]:
+def logs(request: pytest.FixtureRequest, any_lab: Any, everything: Any) -> Iterator[Environment]:
     """Thirty errors a service in this hour of six days; today more, of a kind that is new. The message's field is analysed, or not."""
     base, index = any_lab.addresses["elasticsearch"], f"monitored-{request.param}"
     properties = {

@@ -248,7 +248,8 @@ class Metrics:
         self._questions.gap(
             Finding(
                 check="gap.prometheus", severity=Severity.UNKNOWN, subject=Subject("Metric", metric),
-                title=_("Could not look at {what}: Prometheus has no such metric", what=metric), steps=(Step(remedy),),
+                title=_("Could not look at {what}: Prometheus has no such metric, or too few samples of it yet", what=metric),
+                steps=(Step(remedy),),
             )
         )  # fmt: skip
 

@@ -119,7 +119,7 @@ def _expect(questions: Questions, frame: pandas.DataFrame | None, metric: str, r
                 check="gap.prometheus",
                 severity=Severity.UNKNOWN,
                 subject=Subject("Metric", metric),
-                title=_("Could not look at {what}: Prometheus has no such metric", what=metric),
+                title=_("Could not look at {what}: Prometheus has no such metric, or too few samples of it yet", what=metric),
                 evidence=(Evidence(text=_("The query gives no series"), source="prometheus", reference=frame.attrs.get("query", metric)),),
                 steps=(Step(remedy),),
             )
