@@ -87,8 +87,6 @@ RECOVERS = ("bad-deploy", "dns", "no-endpoints", "alert-storm")
 """Those of which it is also waited for that the metrics are well again; tests/lab/world sees to it for all, in the world's own time."""
 
 ON_REAL = ("bad-deploy", "bad-setting", "node-not-ready")
-DAYLIGHT = ("cpu-throttling", "traffic-spike")
-"""What shows in their metrics depends on the hour; tests/lab/world looks at it at theirs."""
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +126,7 @@ def lesson(lab: RealLab, name: str) -> None:
         control.ask(lab.folder, "break", {"kind": "scenario", "name": name})
         until(lambda: not broken(lab)["due"], f"all of {name} is on", seconds=150)  # backups: once Velero is up
         last = max((sign.after for sign in scenario.signature), default=0)
-        for sign in scenario.signature if name not in DAYLIGHT else ():
+        for sign in scenario.signature:
             if sign.after == last:
                 until(shown(lab, sign.query, sign.is_), f"{sign.query} {sign.is_}")
         assert broken(lab)["ended"] is None

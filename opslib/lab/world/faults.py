@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +19,10 @@ class _Kind(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     ramp_seconds: float = Field(default=0, ge=0)  # how long it takes to its full size
+
+    def at_traffic(self, share: float) -> Self:
+        """It at an hour with so many times the traffic that its numbers are made for, where it is to be seen as well as then."""
+        return self
 
 
 class _OfService(_Kind):
@@ -38,6 +42,9 @@ class CpuLimit(_OfService):
 
     kind: Literal["cpu_limit"] = "cpu_limit"
     cores: Positive
+
+    def at_traffic(self, share: float) -> Self:
+        return self.model_copy(update={"cores": self.cores * share})
 
 
 class BadDeploy(_OfService):
@@ -98,6 +105,9 @@ class TrafficSpike(_Kind):
 
     kind: Literal["traffic_spike"] = "traffic_spike"
     factor: float = Field(gt=1)
+
+    def at_traffic(self, share: float) -> Self:
+        return self.model_copy(update={"factor": 1 + (self.factor - 1) / share})  # as many requests come on top
 
 
 class LeakedKey(_Kind):

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,6 +20,7 @@ from opslib.lab import faults as plays
 from opslib.lab import named
 from opslib.lab.world.clock import WALL, Pace
 from opslib.lab.world.faults import Fault
+from opslib.lab.world.history import shape
 from opslib.lab.world.model import World
 from opslib.messages import _
 
@@ -293,11 +295,16 @@ class Scenario(_Part):
         return self.broken(world, begin)
 
     def broken(self, world: World, begin: float, pace: Pace = WALL) -> World:
-        """`world` with the faults of the timeline, which begins at a time in Unix seconds and goes on at a pace."""
+        """`world` with the faults of the timeline, which begins at a time in Unix seconds and goes on at a pace.
+
+        What depends on traffic is as big as it must be to be noticed at that hour as at the hour of the scenario's clock.
+        """
+        noticed = np.array([begin, self.begins(begin)]) + self.seen_after
+        now, meant = shape(noticed).tolist()
         for step in self.timeline:
             if step.fault:
                 end = float("inf") if step.until is None else pace.after(begin, step.until)
-                world = world.breaks(step.fault, pace.after(begin, step.after), end, pace)
+                world = world.breaks(step.fault.at_traffic(now / meant), pace.after(begin, step.after), end, pace)
         return world
 
 

@@ -42,6 +42,18 @@ def test_the_metrics_show_the_signature(name: str, seed: int) -> None:
         assert values and all(scenarios.holds(sign.is_, value) for value in values), (sign.query, sign.is_, values)
 
 
+@pytest.mark.parametrize("hour", range(0, 24, 3))
+@pytest.mark.parametrize("name", ["cpu-throttling", "traffic-spike"])
+def test_what_depends_on_traffic_shows_at_every_hour(name: str, hour: int) -> None:
+    scenario = scenarios.load(name)
+    begin = NOW + hour * 3600
+    last = max(sign.after for sign in scenario.signature)
+    engine = engine_of(scenario.broken(World(7, begin - 86400, begin), begin), begin - 3600, begin + last)
+    for sign in scenario.signature:
+        values = shown(engine, sign.query, begin + sign.after)
+        assert values and all(scenarios.holds(sign.is_, value) for value in values), (sign.query, sign.is_, values)
+
+
 @pytest.mark.parametrize("name", SHOWN)
 def test_nothing_of_it_shows_in_a_world_where_nothing_breaks(name: str) -> None:
     scenario = scenarios.load(name)
