@@ -116,7 +116,7 @@ class _Reader:
         first = self._lists()
         unhealthy = first.pop("unhealthy").get()
         nodes_down = first.pop("nodes_down").get()
-        pods = self._pods(unhealthy, nodes_down)
+        pods = self._pods(unhealthy, nodes_down or ())
         workloads = self._workloads(first)
         refused: list[Event] | None = first.pop("refused").get()
         lists: dict[str, Any] = {name: None if (items := answer.get()) is None else tuple(items) for name, answer in first.items()}
@@ -131,6 +131,7 @@ class _Reader:
             by_status=unhealthy.by_status if unhealthy else None,
             pods=pods,
             workloads=workloads,
+            nodes=nodes_down,
             **lists,
         )
         if asked is not None:
@@ -184,11 +185,13 @@ class _Reader:
             self.questions.gap(Finding.gap(error, _("pods in {where}", where=namespace), Subject("Namespace", namespace)))
         return found
 
-    def _nodes_down(self) -> list[str]:
-        """Names of the nodes that are not ready, from the server's table: nodes in full carry the list of their images."""
-        return [str(row.get("name", "")) for row in self.kubernetes.table("nodes") if "NotReady" in str(row.get("status", "")).split(",")]
+    def _nodes_down(self) -> dict[str, Node]:
+        """The nodes that are not ready. Which ones tells the server's table: nodes in full carry the list of their images."""
+        rows = self.kubernetes.table("nodes")
+        names = [str(row.get("name", "")) for row in rows if "NotReady" in str(row.get("status", "")).split(",")]
+        return {name: node for name in names[:MOST_NODES_DOWN] for node in self._node(name)()}
 
-    def _pods(self, unhealthy: UnhealthyPods | None, nodes_down: list[str] | None) -> tuple[Pod, ...] | None:
+    def _pods(self, unhealthy: UnhealthyPods | None, nodes_down: Iterable[str]) -> tuple[Pod, ...] | None:
         """The unhealthy pods, and those of nodes that do not answer: for some minutes these still look well."""
         if unhealthy is None:
             return None
@@ -197,7 +200,7 @@ class _Reader:
             self._ask_list(
                 Pod, "pods", self.namespace, labels=self.parameters.labels, fields=f"spec.nodeName={name},status.phase!=Succeeded"
             )
-            for name in (nodes_down or ())[:MOST_NODES_DOWN]
+            for name in nodes_down
         ]
         for answer in asked:
             for pod in answer.get() or ():
@@ -236,6 +239,8 @@ class _Reader:
         known_claims = {key: claim for answer in claims.values() for key, claim in (answer.get() or {}).items()}
         volumes, claim_events = self._volumes(facts, known_claims, pods.values())
         known_nodes, gone = _nodes(nodes)
+        if facts.nodes:
+            known_nodes = {**facts.nodes, **(known_nodes or {})}
         if all_nodes is not None and (listed := all_nodes.get()) is not None:
             known_nodes = {**(known_nodes or {}), **{node.metadata.name: node for node in listed}}
         node_events = [(name, answer) for name, (_node, answer) in nodes.items() if answer is not None]

@@ -396,15 +396,14 @@ def lose_node(api: Api, node: Object, since: datetime) -> None:
     }
     conditions = [{**condition, **unknown} for condition in node["status"]["conditions"]]
     api.patch(api.path_of(node), {"status": {"conditions": conditions}}, subresource="status")
-    _say_ready(api, node, "False")
+    _say_ready(api, node, "False", unknown["lastTransitionTime"])
 
 
-def _say_ready(api: Api, node: Object, status: str) -> None:
+def _say_ready(api: Api, node: Object, status: str, since: str) -> None:
     """Write whether the running pods of a node are ready."""
     for pod in api.list("/api/v1/pods", fields=f"spec.nodeName={node['metadata']['name']},status.phase=Running"):
-        now = stamp(datetime.now(UTC), 0)
         conditions = [
-            {**one, "status": status, "lastTransitionTime": now} if one["type"] == "Ready" else one
+            {**one, "status": status, "lastTransitionTime": since} if one["type"] == "Ready" else one
             for one in pod["status"].get("conditions", [])
         ]
         try:
@@ -423,7 +422,7 @@ def _restore_node(api: Api, node: Object, deadline: float, *, lost: bool) -> boo
         api.patch(path, {"metadata": {"annotations": {BEFORE: None, HOLD: None}, "labels": dict.fromkeys(note["labels"])}, "spec": spec})
     if lost or annotations.get(HOLD) == "true":
         _poll(lambda: _is_ready(api.get(path)), deadline, f"{node['metadata']['name']} answers again")
-        _say_ready(api, node, "True")
+        _say_ready(api, node, "True", stamp(datetime.now(UTC), 0))
         return True
     return BEFORE in annotations
 

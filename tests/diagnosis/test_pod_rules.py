@@ -347,6 +347,12 @@ def test_a_claim_that_is_not_bound(phase: str, classes: list[object], volumes: l
     assert says in words(found)
 
 
+def test_a_claim_that_was_made_after_the_scheduler_looked() -> None:
+    status = UNSCHEDULED.format('0/3 nodes are available: persistentvolumeclaim "data" not found.')
+    known = {"claims": {("shop", "data"): claim("Pending")}, "storage_classes": (), "volumes": ()}
+    assert only(diagnose(facts(pod(status=status, spec=CLAIMED), **known))).check == "storage.claim_pending"
+
+
 @pytest.mark.parametrize(
     ("message", "says"),
     [
@@ -400,6 +406,10 @@ def test_a_lost_node() -> None:
     assert (found.check, found.since) == ("node.lost", NOW.replace(hour=11, minute=55))
     assert "Kubelet stopped posting node status." in words(found)
     assert found.subject == WEB
+    # The node controller has waited already; a kubelet that is only not ready yet has the same time as everybody.
+    fresh = pod(status=status.replace(ago(minutes=5), ago(seconds=5)))
+    assert only(diagnose(facts(fresh, nodes=node("Unknown")))).check == "node.lost"
+    assert diagnose(facts(fresh, nodes=node("False"))) == []
     # Where the owners serve from elsewhere, the node is told once, with all its pods.
     serving = (
         workload("Deployment", "web", "status: {readyReplicas: 1}"),

@@ -304,13 +304,20 @@ def cases(facts: Facts) -> list[Case]:
         owner = owner_of(pod, facts)
         if _job_succeeded(pod, facts):
             continue
-        for symptom in symptoms(pod, facts.now, facts.grace, facts.onset_window):
+        for symptom in symptoms(pod, facts.now, _grace(pod, facts), facts.onset_window):
             groups.setdefault((owner, symptom), []).append(pod)
     result = []
     for (owner, symptom), pods in sorted(groups.items(), key=lambda item: (str(item[0][0]), item[0][1])):
         pods.sort(key=lambda pod: pod.metadata.name)
         result.append(Case(facts=facts, owner=owner, symptom=symptom, pod=representatives(pods, facts)[0], pods=tuple(pods)))
     return result
+
+
+def _grace(pod: Pod, facts: Facts) -> timedelta:
+    """How long a pod may be in between: not at all where its kubelet is silent, for which the node controller has waited already."""
+    node = facts.node(pod.spec.node_name)
+    silent = node is not None and any(item.type == "Ready" and item.status == "Unknown" for item in node.status.conditions)
+    return timedelta(0) if silent else facts.grace
 
 
 def representatives(pods: Sequence[Pod], facts: Facts | None = None) -> list[Pod]:

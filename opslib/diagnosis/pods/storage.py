@@ -20,8 +20,9 @@ def claim_missing(case: Case) -> Finding | None:
     if case.symptom.kind not in ("unscheduled", "creating"):
         return None
     texts = [scheduler_message(case), *case.words()]
-    match = next((found for text in texts if (found := re.search(r'persistentvolumeclaim "([^"]+)" not found', text, re.IGNORECASE))), None)
-    name = match[1] if match else ""
+    said = [found[1] for text in texts if (found := re.search(r'persistentvolumeclaim "([^"]+)" not found', text, re.IGNORECASE))]
+    there = case.facts.claims or {}  # what was said of a claim may be older than the claim
+    name = next((item for item in said if (case.owner.namespace, item) not in there), "")
     if not name and case.facts.claims is not None:
         gone = [item for item in claim_names(case) if ("PersistentVolumeClaim", case.owner.namespace, item) in case.facts.missing]
         name = gone[0] if gone else ""
