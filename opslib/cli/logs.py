@@ -6,6 +6,7 @@ import gzip
 import json
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,7 +69,7 @@ def _lines(files: Sequence[Path]) -> Iterator[bytes]:
         try:
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                 yield from _cut(file)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise InputError(_("{file} cannot be read: {why}", file=str(path), why=one_line(error, 200)), _("Name another file")) from error
 
 

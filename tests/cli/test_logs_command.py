@@ -49,9 +49,13 @@ def test_what_is_no_text_is_counted_and_nothing_reaches_the_terminal() -> None:
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "app.log.gz").write_text("not packed")
-    broken, missing = logs(tmp_path / "app.log.gz"), logs(tmp_path / "none.log")
-    assert broken.returncode == missing.returncode == 3
-    assert "app.log.gz" in broken.stderr and "none.log" in missing.stderr
+    packed = gzip.compress(LINES.encode() * 500)
+    (tmp_path / "cut.log.gz").write_bytes(packed[: len(packed) // 2])
+    (tmp_path / "damaged.log.gz").write_bytes(packed[:60] + bytes(40) + packed[100:])
+    for name in ("app.log.gz", "cut.log.gz", "damaged.log.gz", "none.log"):
+        answer = logs(tmp_path / name)
+        assert answer.returncode == 3, answer.stderr
+        assert name in answer.stderr
 
 
 def test_it_speaks_japanese() -> None:
