@@ -132,7 +132,7 @@ def prometheus_file(setup: Setup, *, reads: bool = False) -> Path:
     own = [name for name in SELF_SCRAPED if name in setup.parts]
     jobs: list[dict[str, Any]] = [{"job_name": name, "static_configs": [{"targets": [_address(setup, name)]}]} for name in own]
     configuration: dict[str, Any] = {
-        "global": {"scrape_interval": "5s", "scrape_timeout": "4s", "evaluation_interval": "5s"},
+        "global": _pace(setup),
         "rule_files": [f"{rules}/*.yaml"],
         "scrape_configs": [*jobs, *(_jobs(setup) if "kubernetes" in setup.parts else ())],
     }
@@ -150,6 +150,16 @@ def _address(setup: Setup, name: str) -> str:
     return f"{LOOPBACK}{setup.ports[name]}"
 
 
+def _pace(setup: Setup) -> dict[str, str]:
+    """How often is scraped and evaluated. Rules about thousands of pods every five seconds would keep a processor busy all the time."""
+    from opslib.lab import stage
+
+    found = stage.read(setup.folder)
+    pods = sum(service.replicas or len(found[0].nodes) for service in found[0].services) if found else 0
+    interval, timeout = ("15s", "10s") if pods > MANY_PODS else ("5s", "4s")
+    return {"scrape_interval": interval, "scrape_timeout": timeout, "evaluation_interval": interval}
+
+
 def _jobs(setup: Setup) -> list[dict[str, Any]]:
     """What is scraped of the supervisor's exporter. Targets carry the labels that the exporters of a cluster would have."""
     from opslib.lab import stage
@@ -159,13 +169,11 @@ def _jobs(setup: Setup) -> list[dict[str, Any]]:
     found = stage.read(setup.folder)
     nodes = found[0].nodes if found else NODES
     names = [node.name for node in nodes]
-    pods = sum(service.replicas or len(nodes) for service in found[0].services) if found else 0
-    pace = {"scrape_interval": "15s", "scrape_timeout": "10s"} if pods > MANY_PODS else {}
     exporter = _address(setup, "exporter")
 
     def job(name: str, path: str, *targets: dict[str, str]) -> dict[str, Any]:
         groups = [{"targets": [exporter], "labels": labels} for labels in targets]
-        return {"job_name": name, "metrics_path": path, **pace, "honor_labels": True, "static_configs": groups}
+        return {"job_name": name, "metrics_path": path, "honor_labels": True, "static_configs": groups}
 
     def each(**more: str) -> list[dict[str, str]]:
         return [{"__param_node": name, "instance": name, "node": name, **more} for name in names]
