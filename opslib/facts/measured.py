@@ -6,7 +6,7 @@ A dozen aggregated queries, all at once. Each may fail to a gap; a metric that i
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -176,21 +176,20 @@ def traffic(asked: Asked, metrics: Metrics | None) -> list[tuple[Key, Key]]:
     return [((space, name), (to_space, to)) for space, name, to_space, to in sorted(rows) if name and to]
 
 
-def images(sources: Sources, namespaces: list[str], now: datetime) -> list[tuple[str, str, str, datetime]]:
-    """Images that were not there at the beginning of the span: (namespace, container, image, first seen).
+def images(sources: Sources, namespaces: Iterable[str], containers: Iterable[str], now: datetime) -> list[tuple[str, str, str, datetime]]:
+    """Images of these containers that were not there at the beginning of the span: (namespace, container, image, first seen).
 
     A rollout tells its time by its ReplicaSet as long as that is there; metrics remember it longer.
     """
-    series = selector("kube_pod_container_info", any_of("namespace", namespaces))
+    there = any_of("namespace", sorted(namespaces)), any_of("container", sorted(containers))
+    series = selector("kube_pod_container_info", *there)
     promql = f"count by (namespace, container, image) ({series})"
     new = f"{promql} unless {promql.removesuffix(')')} offset {int(SPAN.total_seconds() // 3600)}h)"
     frame = sources.prometheus.query(new, now, labels=("namespace", "container", "image"))
     keys = [(row["namespace"], row["container"], row["image"]) for row in frame.to_dict("records")]
     if not keys:
         return []
-    wanted = selector(
-        "kube_pod_container_info", any_of("namespace", namespaces), any_of("image", sorted({image for *_rest, image in keys}))
-    )
+    wanted = selector("kube_pod_container_info", *there, any_of("image", sorted({image for *_rest, image in keys})))
     history = sources.prometheus.query_range(
         f"count by (namespace, container, image) ({wanted})", now - SPAN, now, STEP, labels=("namespace", "container", "image")
     )

@@ -110,10 +110,10 @@ class _Reader:
     def read(self) -> Facts:
         settings = self.sources.environment
         now = self.sources.now()  # metrics are stamped by clocks of the cluster rather than by ours
+        first = self._lists()  # the cluster answers first: what is looked at closely follows from it
         # Metrics have no labels of pods: of a part of the pods alone they cannot tell.
         asked = measured.ask(self.sources, self.questions, self.namespace, now) if not self.parameters.labels else None
         records = changes.ask(self.sources, self.questions, self.namespace, now)
-        first = self._lists()
         unhealthy = first.pop("unhealthy").get()
         nodes_down = first.pop("nodes_down").get()
         pods = self._pods(unhealthy, nodes_down or ())
@@ -275,8 +275,9 @@ class _Reader:
         written = {key: self.questions.ask(_("settings of services"), self._settings(*key)) for key in sorted(maps)}
         seen: list[tuple[str, str, str, datetime]] = []
         if owners and self.sources.environment.prometheus is not None:
-            spaces = sorted({item.metadata.namespace for item in owners})
-            seen = self.questions.ask(_("images in use"), lambda: measured.images(self.sources, spaces, facts.now)).get() or []
+            spaces = {item.metadata.namespace for item in owners}
+            names = {container.name for item in owners for container in item.spec.template.spec.containers}
+            seen = self.questions.ask(_("images in use"), lambda: measured.images(self.sources, spaces, names, facts.now)).get() or []
         services = frozenset((item.metadata.namespace, item.metadata.name) for item in facts.services or ())
         calls = {(by_name.get(caller, Subject("Deployment", caller[1], caller[0])), to) for caller, to in traffic}
         found = dict(facts.found)

@@ -30,7 +30,7 @@ T = TypeVar("T")
 # Set by the runner for its kernels: nobody is watching, so no progress is shown.
 HEADLESS = "OPSLIB_HEADLESS"
 # Questions are short and wait for the network; more at once would only be a burden to systems that are in trouble already.
-WORKERS = 16
+WORKERS = 32  # they wait for answers, and what is asked of one system must not wait for another one's
 DEADLINE_SECONDS = 300.0
 
 

@@ -156,8 +156,9 @@ def _pace(setup: Setup) -> dict[str, str]:
 
     found = stage.read(setup.folder)
     pods = sum(service.replicas or len(found[0].nodes) for service in found[0].services) if found else 0
-    interval, timeout = ("15s", "10s") if pods > MANY_PODS else ("5s", "4s")
-    return {"scrape_interval": interval, "scrape_timeout": timeout, "evaluation_interval": interval}
+    if pods > MANY_PODS:
+        return {"scrape_interval": "15s", "scrape_timeout": "10s", "evaluation_interval": "30s"}
+    return {"scrape_interval": "5s", "scrape_timeout": "4s", "evaluation_interval": "5s"}
 
 
 def _jobs(setup: Setup) -> list[dict[str, Any]]:
