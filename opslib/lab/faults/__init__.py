@@ -195,7 +195,7 @@ def load(name: str) -> Fault:
 def parse(text: str, file: str) -> Fault:
     """A fault from its YAML; `file` is named in errors."""
     try:
-        return Fault.model_validate(yaml.safe_load(text))
+        return Fault.model_validate(named.content(text))
     except yaml.YAMLError as error:
         raise InputError(_("{file} is not YAML: {reason}", file=file, reason=str(error))) from None
     except ValidationError as error:

@@ -337,7 +337,7 @@ def parse(text: str, file: str) -> Scenario:
         The text is not YAML, or not in the format; the first field that is wrong is named.
     """
     try:
-        content = yaml.safe_load(text)
+        content = named.content(text)
     except yaml.YAMLError as error:
         raise InputError(_("{file} is not YAML: {reason}", file=file, reason=str(error))) from None
     if isinstance(content, dict):
