@@ -13,9 +13,10 @@ from opslib.chapters import plotting
 from opslib.chapters.tables import NOT_READ, about, table
 from opslib.diagnosis.nodes import diagnose
 from opslib.diagnosis.nodes.capacity import fitting
-from opslib.diagnosis.nodes.facts import Facts, Parameters, condition, owner_of, silence
+from opslib.diagnosis.nodes.facts import Facts, Parameters, owner_of, silence
 from opslib.diagnosis.nodes.health import explained, is_bad
 from opslib.diagnosis.nodes.history import stalls, threshold
+from opslib.diagnosis.pods.symptoms import condition
 from opslib.findings import Column, Finding, Severity, Table, Unit, by_severity
 from opslib.messages import Text, _
 from opslib.sources.fitting import requests_of, zone_of

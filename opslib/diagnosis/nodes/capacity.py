@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from opslib.diagnosis.nodes.facts import Facts, Parameters, condition, owner_of, representatives, subject
+from opslib.diagnosis.nodes.facts import Facts, Parameters, owner_of, representatives, subject
+from opslib.diagnosis.pods.symptoms import condition
 from opslib.findings import Evidence, Finding, Severity, Step, Subject
 from opslib.messages import Message, _, _n
 from opslib.sources.fitting import requests_of, zone_of

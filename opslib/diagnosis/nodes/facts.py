@@ -15,7 +15,7 @@ from opslib.environments import Links
 from opslib.findings import Finding, Subject, command
 from opslib.messages import Message, _
 from opslib.sources.fitting import PlacedPod, Room, is_ended
-from opslib.sources.objects import Base, Condition, Metadata, Node, NodeStatus, Workload
+from opslib.sources.objects import Base, Metadata, Node, NodeStatus, Workload
 
 _TEXTS: dict[str, Message] = {
     "lease_seconds": _("Seconds without a heartbeat after which a node that is said to be ready is a warning."),
@@ -198,11 +198,6 @@ class Facts:
     def plan(self, action: str, node: str, *more: object) -> str:
         """The command that plans a change of a node."""
         return command("opslib", "plan", action, node, *more, "--env", self.environment)
-
-
-def condition(node: Node, kind: str) -> Condition | None:
-    """A node's condition of a kind; None where it has none."""
-    return next((one for one in node.status.conditions if one.type == kind), None)
 
 
 def owner_of(pod: PlacedPod) -> tuple[str, str]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from opslib.diagnosis.nodes.facts import Facts, Parameters, condition, owner_of, silence, subject
+from opslib.diagnosis.nodes.facts import Facts, Parameters, owner_of, silence, subject
 from opslib.diagnosis.pods.nodes import not_answering
+from opslib.diagnosis.pods.symptoms import condition
 from opslib.findings import Evidence, Finding, Severity, Step, Subject
 from opslib.messages import Message, Text, _, _n
 from opslib.sources.objects import Condition, Node

@@ -316,8 +316,8 @@ def cases(facts: Facts) -> list[Case]:
 def _grace(pod: Pod, facts: Facts) -> timedelta:
     """How long a pod may be in between: not at all where its kubelet is silent, for which the node controller has waited already."""
     node = facts.node(pod.spec.node_name)
-    silent = node is not None and any(item.type == "Ready" and item.status == "Unknown" for item in node.status.conditions)
-    return timedelta(0) if silent else facts.grace
+    ready = condition(node, "Ready") if node is not None else None
+    return timedelta(0) if ready is not None and ready.status == "Unknown" else facts.grace
 
 
 def representatives(pods: Sequence[Pod], facts: Facts | None = None) -> list[Pod]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from opslib.sources.objects import Condition, Container, ContainerStatus, Pod, StateTerminated
+from opslib.sources.objects import Condition, Container, ContainerStatus, Node, Pod, StateTerminated
 
 IMAGE_REASONS = frozenset(
     {
@@ -208,9 +208,9 @@ def _within(time: datetime | None, now: datetime, age: timedelta) -> bool:
     return time is not None and now - time <= age
 
 
-def condition(pod: Pod, type_: str) -> Condition | None:
-    """One condition of a pod; None where it has none of that type."""
-    return next((item for item in pod.status.conditions if item.type == type_), None)
+def condition(of: Pod | Node, type_: str) -> Condition | None:
+    """One condition of a pod or a node; None where it has none of that type."""
+    return next((item for item in of.status.conditions if item.type == type_), None)
 
 
 def container_status(pod: Pod, name: str) -> ContainerStatus | None:

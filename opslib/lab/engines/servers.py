@@ -126,15 +126,19 @@ def load(name: str) -> Engine:
 
 def prometheus_file(setup: Setup, *, reads: bool = False) -> Path:
     """Write Prometheus' configuration and the rules; where it is. With `reads` it asks the supervisor for the past."""
+    from opslib.lab import stage
+
+    found = stage.read(setup.folder)
+    world = found[0] if found else None
     rules = setup.data("rules")
     for file in _RULES.glob("*.yaml"):
         shutil.copyfile(file, rules / file.name)
     own = [name for name in SELF_SCRAPED if name in setup.parts]
     jobs: list[dict[str, Any]] = [{"job_name": name, "static_configs": [{"targets": [_address(setup, name)]}]} for name in own]
     configuration: dict[str, Any] = {
-        "global": _pace(setup),
+        "global": _pace(world),
         "rule_files": [f"{rules}/*.yaml"],
-        "scrape_configs": [*jobs, *(_jobs(setup) if "kubernetes" in setup.parts else ())],
+        "scrape_configs": [*jobs, *(_jobs(setup, world) if "kubernetes" in setup.parts else ())],
     }
     if reads:
         configuration["remote_read"] = [{"url": f"http://{_address(setup, 'exporter')}/past", "read_recent": True}]
@@ -150,26 +154,20 @@ def _address(setup: Setup, name: str) -> str:
     return f"{LOOPBACK}{setup.ports[name]}"
 
 
-def _pace(setup: Setup) -> dict[str, str]:
+def _pace(world: World | None) -> dict[str, str]:
     """How often is scraped and evaluated. Rules about thousands of pods every five seconds would keep a processor busy all the time."""
-    from opslib.lab import stage
-
-    found = stage.read(setup.folder)
-    pods = sum(service.replicas or len(found[0].nodes) for service in found[0].services) if found else 0
+    pods = sum(service.replicas or len(world.nodes) for service in world.services) if world else 0
     if pods > MANY_PODS:
         return {"scrape_interval": "15s", "scrape_timeout": "10s", "evaluation_interval": "30s"}
     return {"scrape_interval": "5s", "scrape_timeout": "4s", "evaluation_interval": "5s"}
 
 
-def _jobs(setup: Setup) -> list[dict[str, Any]]:
+def _jobs(setup: Setup, world: World | None) -> list[dict[str, Any]]:
     """What is scraped of the supervisor's exporter. Targets carry the labels that the exporters of a cluster would have."""
-    from opslib.lab import stage
     from opslib.lab.world.metrics.objects import TARGET
     from opslib.lab.world.platform import NODES
 
-    found = stage.read(setup.folder)
-    nodes = found[0].nodes if found else NODES
-    names = [node.name for node in nodes]
+    names = [node.name for node in (world.nodes if world else NODES)]
     exporter = _address(setup, "exporter")
 
     def job(name: str, path: str, *targets: dict[str, str]) -> dict[str, Any]:
