@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -231,7 +231,7 @@ class _Reader:
         existence = self._ask_existence(pods.values(), facts)
         revisions = self._ask_revisions(close, facts)
         claims = self._ask_claims(pods.values())
-        nodes = self._ask_nodes(close)
+        nodes = self._ask_nodes(close, facts.nodes or ())
         # Only where the scheduler finds no node for a pod, all of them are of interest: their labels, taints and cordons.
         all_nodes = self._ask_list(Node, "nodes") if any(case.symptom.kind == "unscheduled" for case in close) else None
         memory, restarts = self._ask_memory(close, facts.now), self._ask_restarts(close, facts.now)
@@ -503,10 +503,13 @@ class _Reader:
         volumes = answer.get()
         return None if volumes is None else tuple(volumes), events
 
-    def _ask_nodes(self, close: list[Case]) -> dict[str, tuple[Answer[tuple[Node, ...]], Answer[list[Event]] | None]]:
-        """The nodes of the pods looked at; the events of those where a container ran out of memory."""
-        names = dict.fromkeys(case.pod.spec.node_name for case in close if case.pod.spec.node_name)
+    def _ask_nodes(
+        self, close: list[Case], known: Collection[str]
+    ) -> dict[str, tuple[Answer[tuple[Node, ...]], Answer[list[Event]] | None]]:
+        """The nodes of the pods looked at that are not `known`; the events of those where a container ran out of memory."""
         short = {case.pod.spec.node_name for case in close if "oom" in (case.symptom.kind, case.symptom.detail)}
+        named = dict.fromkeys(case.pod.spec.node_name for case in close if case.pod.spec.node_name)
+        names = [name for name in named if name in short or name not in known]
         return {
             name: (
                 self.questions.ask(_("nodes"), self._node(name)),
