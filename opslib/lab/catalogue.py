@@ -1,13 +1,16 @@
-"""Everything with which the lab can be broken: scenarios and faults, in one space of names."""
+"""Everything with which the lab can be broken: scenarios and faults, in one space of names.
+
+The command line asks it, which does not wait for the models of these files: `opslib.lab.world.scenarios` and `opslib.lab.faults` have them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from opslib.errors import InputError
-from opslib.lab import faults, named
-from opslib.lab.world import scenarios
+from opslib.lab import named
 from opslib.messages import Message, _, current_language
 
 MOST_SPEED = 1000
@@ -37,8 +40,8 @@ class Entry:
 
 def everything() -> list[Entry]:
     """All entries: scenarios by level, faults by name."""
-    lessons = sorted((_scenario(name) for name in scenarios.names()), key=lambda one: (one.level, one.name))
-    return [*lessons, *(_fault(name) for name in faults.names())]
+    lessons = sorted((_scenario(name) for name in named.names(named.SCENARIOS)), key=lambda one: (one.level, one.name))
+    return [*lessons, *(_fault(name) for name in named.names(named.FAULTS))]
 
 
 def find(name: str) -> Entry:
@@ -49,12 +52,12 @@ def find(name: str) -> Entry:
     InputError
         There is none; the nearest is named.
     """
-    if name in scenarios.names():
+    lessons, faults = named.names(named.SCENARIOS), named.names(named.FAULTS)
+    if name in lessons:
         return _scenario(name)
-    if name in faults.names():
+    if name in faults:
         return _fault(name)
-    known = [*scenarios.names(), *faults.names()]
-    raise named.missing(known, name, _("There is no scenario or fault {name}", name=name))
+    raise named.missing([*lessons, *faults], name, _("There is no scenario or fault {name}", name=name))
 
 
 def seconds(text: str) -> float:
@@ -65,6 +68,8 @@ def seconds(text: str) -> float:
     InputError
         It is none.
     """
+    from opslib.lab.world import scenarios
+
     try:
         found = scenarios.seconds(text)
     except ValueError:
@@ -92,14 +97,18 @@ def speed(text: str) -> float:
 
 
 def _scenario(name: str) -> Entry:
-    one = scenarios.load(name)
-    chosen = current_language()
-    return Entry(name, "scenario", getattr(one.title, chosen), one.level, getattr(one.story, chosen), one.look or _LOOK)
+    one, chosen = _content(named.SCENARIOS, name), current_language()
+    return Entry(name, "scenario", one["title"][chosen], one.get("level", 1), one["story"][chosen], one.get("look") or _LOOK)
 
 
 _LOOK = "opslib run 3.1 --env lab"
 
 
 def _fault(name: str) -> Entry:
-    one = faults.load(name)
-    return Entry(name, "fault", str(Message(one.title)), namespace=one.namespace)
+    one = _content(named.FAULTS, name)
+    return Entry(name, "fault", str(Message(one["title"])), namespace=one.get("namespace", named.NAMESPACE))
+
+
+def _content(folder: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = named.content((folder / f"{name}.yaml").read_text("utf-8"))
+    return found

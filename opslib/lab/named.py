@@ -11,6 +11,10 @@ import yaml
 from opslib.errors import InputError
 from opslib.messages import Message, _
 
+SCENARIOS = Path(__file__).parent / "scenarios"
+FAULTS = Path(__file__).parent / "faults"
+NAMESPACE = "shop"  # of a fault that names none
+
 
 def names(folder: Path) -> list[str]:
     """The names of a folder's YAML files, sorted."""

@@ -516,6 +516,7 @@ def main() -> int:
     with (folder / "lock").open("w") as lock:
         if not _locked(lock):
             return 75
+        sys.setswitchinterval(0.001)  # what is computed here in the background must not hold up each step of a break for five milliseconds
         supervisor = Supervisor(folder, options)
         processes.give_back()
         for number in (signal.SIGTERM, signal.SIGINT):

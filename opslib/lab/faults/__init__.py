@@ -6,7 +6,6 @@ One file a fault. `names` and `load` read them; `opslib.lab.player` applies them
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
@@ -16,7 +15,6 @@ from opslib.errors import InputError
 from opslib.lab import named
 from opslib.messages import _
 
-FAULTS = Path(__file__).parent
 HOLD = "lab.opslib/hold"  # annotation: the lab's kubelet leaves the pod's status alone; with "forever" it does not let it end either
 LABEL = "lab.opslib/fault"  # label on everything that a fault made, so that `reset` finds it
 BEFORE = "lab.opslib/before"  # annotation on what a fault changed: how to put it back
@@ -161,7 +159,7 @@ class Fault(_Part):
     name: str
     title: str
     why: str = Field(default="", description="what really happened, for who wrote the diagnosis")
-    namespace: str = "shop"
+    namespace: str = named.NAMESPACE
     expect: list[Expectation] = []
     nodes: list[NodePlay] = []
     objects: list[Object]
@@ -177,7 +175,7 @@ class Fault(_Part):
 
 def names() -> list[str]:
     """The names of all faults, sorted."""
-    return named.names(FAULTS)
+    return named.names(named.FAULTS)
 
 
 def load(name: str) -> Fault:
@@ -188,7 +186,7 @@ def load(name: str) -> Fault:
     InputError
         There is none (the nearest is named), or its file is not in the format.
     """
-    path = named.path_of(FAULTS, name, _("There is no fault {name}", name=name))
+    path = named.path_of(named.FAULTS, name, _("There is no fault {name}", name=name))
     return parse(path.read_text("utf-8"), path.name)
 
 

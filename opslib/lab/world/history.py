@@ -1,7 +1,8 @@
 """Traffic, errors, latency and CPU of every service over time, and what has come together since the world began.
 
-Rates are constant within a slot of 30 seconds and follow from the slot's time alone; a counter is their sum, kept by day. Requests come in
-from outside with the hour of the day and the day of the week in Japan, and go down the call graph; errors and waiting come back up.
+Rates are constant within a slot of 30 seconds and follow from the slot's time alone; a counter is their sum, kept by parts of twelve hours.
+Requests come in from outside with the hour of the day and the day of the week in Japan, and go down the call graph; errors and waiting come
+back up.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 Rates = npt.NDArray[np.float32]
 
 SLOT = 30.0
-SLOTS = 2880  # a day
-DAY = SLOT * SLOTS
+SLOTS = 1440  # of a part, which is computed at once: twelve hours
+PART = SLOT * SLOTS
+DAY = 86400.0
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the latency histograms' buckets in seconds, without the infinite one (the client libraries' default)."""
 
@@ -38,7 +40,7 @@ MEAN = np.pi / SPREAD / np.sin(np.pi / SPREAD)
 """Mean latency over the median."""
 
 NOT_FOUND = 0.014
-_DAYS_KEPT = 9
+_KEPT = 18  # a week and more
 MOST_BYTES = 128 * 2**20
 """So much of the sums is kept at most; a week of everything is twice as much, and seldom asked for."""
 
@@ -93,7 +95,7 @@ class History:
         self._order = ordered(world.services)
         self.serving = np.array([service.replicas or len(world.nodes) for service in world.services], np.float64)[:, None]
         """How many pods serve, of shape (services, 1)."""
-        self._days: OrderedDict[tuple[str, int], dict[str, Rates]] = OrderedDict()
+        self._parts: OrderedDict[tuple[str, int], dict[str, Rates]] = OrderedDict()
         self._sums: OrderedDict[tuple[str, int], Floats] = OrderedDict()
         self._before: dict[str, list[Floats]] = {}
         self._counts: dict[str, tuple[npt.NDArray[np.complex128], Floats]] = {}  # row + time * 1j in order, and what was counted then
@@ -110,23 +112,22 @@ class History:
         return sum(sums.nbytes for sums in self._sums.values())
 
     def resume(self, other: History, since: float) -> None:
-        """Take over what the history of another world has computed of the days before `since`, up to which the two are the same."""
+        """Take over what the history of another world has computed of the parts before `since`, up to which the two are the same."""
         if (self.world.seed, self.world.start, self.world.services) != (other.world.seed, other.world.start, other.world.services):
             return
-        day = int(max(0.0, min(since, self.world.end + DAY) - self.world.start - SLOT) // DAY)
-        with self._lock, other._lock:  # which node a pod is on may differ
-            self._days.update((key, values) for key, values in other._days.items() if key[1] < day and key[0] != "node_cores")
-            self._sums.update((key, values) for key, values in other._sums.items() if key[1] < day and key[0] != "node_cores")
-            self._before.update((name, before[: day + 1]) for name, before in other._before.items() if name != "node_cores")
+        part = int(max(0.0, min(since, self.world.end + DAY) - self.world.start - SLOT) // PART)
+        with self._lock, other._lock:
+            self._parts.update((key, values) for key, values in other._parts.items() if key[1] < part)
+            self._sums.update((key, values) for key, values in other._sums.items() if key[1] < part)
+            self._before.update((name, before[: part + 1]) for name, before in other._before.items())
             for name, (moments, counted) in other._counts.items():
                 same = moments.imag < since - SLOT
-                if name != "node_cores":
-                    self._counts[name] = moments[same], counted[same]
+                self._counts[name] = moments[same], counted[same]
 
     def forget(self) -> None:
-        """Give the memory of what was computed back; where each day begins, and what was counted when a container began, is kept."""
+        """Give the memory of what was computed back; where each part begins, and what was counted when a container began, is kept."""
         with self._lock:
-            self._days.clear()
+            self._parts.clear()
             self._sums.clear()
 
     # --- asking ---
@@ -135,9 +136,9 @@ class History:
         """Rates of rows at times (Unix seconds, of shape (times,)), of shape (rows, times); those before the world began are its first."""
         result = np.empty((len(rows), len(times)))
         slots = np.clip(np.floor((times - self.world.start) / SLOT), 0, None).astype(np.int64)
-        for day, columns in _days_of(slots):
-            values = self._day(day, name)
-            result[:, columns] = values[rows][:, slots[columns] - day * SLOTS]
+        for part, columns in _parts_of(slots):
+            values = self._part(part, name)
+            result[:, columns] = values[rows][:, slots[columns] - part * SLOTS]
         return result
 
     def total(self, name: str, rows: Integers, times: Floats) -> Floats:
@@ -145,9 +146,9 @@ class History:
         result = np.empty((len(rows), len(times)))
         place = np.clip((times - self.world.start) / SLOT, 0, None)
         slots = place.astype(np.int64)
-        for day, columns in _days_of(slots):
-            sums = self._sum(day, name)[rows]
-            index = slots[columns] - day * SLOTS
+        for part, columns in _parts_of(slots):
+            sums = self._sum(part, name)[rows]
+            index = slots[columns] - part * SLOTS
             low = sums[:, index]
             result[:, columns] = low + (sums[:, index + 1] - low) * (place - slots)[columns]
         return result
@@ -155,7 +156,7 @@ class History:
     def total_each(self, name: str, rows: Integers, times: Floats) -> Floats:
         """The same for one time a row; both of shape (rows,). Not finite times give 0.
 
-        What was asked is kept: when containers began lies days back, and whole days would have to be computed for it again.
+        What was asked is kept: when containers began lies days back, and whole parts would have to be computed for it again.
         """
         result = np.zeros(len(rows))
         known = np.isfinite(times)
@@ -175,59 +176,59 @@ class History:
         rows = moments.real.astype(np.int64)
         place = np.clip((moments.imag - self.world.start) / SLOT, 0, None)
         slots = place.astype(np.int64)
-        for day, columns in _days_of(slots):
-            sums = self._sum(day, name)
-            index = slots[columns] - day * SLOTS
+        for part, columns in _parts_of(slots):
+            sums = self._sum(part, name)
+            index = slots[columns] - part * SLOTS
             low = sums[rows[columns], index]
             result[columns] = low + (sums[rows[columns], index + 1] - low) * (place - slots)[columns]
         return result
 
-    # --- by day ---
+    # --- by part ---
 
-    def _day(self, day: int, name: str) -> Rates:
+    def _part(self, part: int, name: str) -> Rates:
         group = name if name in ("buckets", "edge_buckets", "node_cores") else "services"
         with self._lock:
-            found = self._days.get((group, day))
+            found = self._parts.get((group, part))
             if found is None:
-                times = np.asarray(self.world.start + (day * SLOTS + np.arange(SLOTS)) * SLOT, np.float64)
-                computed = self._computed(group, day, times)
-                found = self._days[group, day] = {key: values.astype(np.float32) for key, values in computed.items()}
+                times = np.asarray(self.world.start + (part * SLOTS + np.arange(SLOTS)) * SLOT, np.float64)
+                computed = self._computed(group, part, times)
+                found = self._parts[group, part] = {key: values.astype(np.float32) for key, values in computed.items()}
                 # what the rest is made from is kept for a week and more, the rest only until it is summed
-                kept = [key for key in self._days if (key[0] == "services") == (group == "services")]
-                if len(kept) > (_DAYS_KEPT if group == "services" else 3):
-                    del self._days[kept[0]]
-            self._days.move_to_end((group, day))
+                kept = [key for key in self._parts if (key[0] == "services") == (group == "services")]
+                if len(kept) > (_KEPT if group == "services" else 3):
+                    del self._parts[kept[0]]
+            self._parts.move_to_end((group, part))
             return found[name]
 
-    def _sum(self, day: int, name: str) -> Floats:
+    def _sum(self, part: int, name: str) -> Floats:
         with self._lock:
-            found = self._sums.get((name, day))
+            found = self._sums.get((name, part))
             if found is not None:
-                self._sums.move_to_end((name, day))
+                self._sums.move_to_end((name, part))
                 return found
             before = self._before.setdefault(name, [])
-            while len(before) <= day:
+            while len(before) <= part:
                 begin = before[-1] if before else None
                 number = len(before) - 1
                 if begin is None:
-                    before.append(np.zeros(len(self._day(0, name))))
+                    before.append(np.zeros(len(self._part(0, name))))
                 else:
-                    before.append(begin + self._day(number, name).sum(axis=1, dtype=np.float64) * SLOT)
-            sums = np.empty((len(before[day]), SLOTS + 1))
+                    before.append(begin + self._part(number, name).sum(axis=1, dtype=np.float64) * SLOT)
+            sums = np.empty((len(before[part]), SLOTS + 1))
             sums[:, 0] = 0
-            np.cumsum(self._day(day, name), axis=1, dtype=np.float64, out=sums[:, 1:])
+            np.cumsum(self._part(part, name), axis=1, dtype=np.float64, out=sums[:, 1:])
             sums *= SLOT
-            sums += before[day][:, None]
-            self._sums[name, day] = sums
+            sums += before[part][:, None]
+            self._sums[name, part] = sums
             while self.summed_bytes > MOST_BYTES:
                 self._sums.popitem(last=False)
             return sums
 
-    def _computed(self, group: str, day: int, times: Floats) -> dict[str, Floats]:
+    def _computed(self, group: str, part: int, times: Floats) -> dict[str, Floats]:
         if group == "services":
             return self._services(times)
-        self._day(day, "requests")
-        return self._derived(group, self._days["services", day], times)
+        self._part(part, "requests")
+        return self._derived(group, self._parts["services", part], times)
 
     def _derived(self, group: str, rates: Mapping[str, Any], times: Floats) -> dict[str, Floats]:
         """What follows from the services' rates alone."""
@@ -395,6 +396,6 @@ class _Effects:
             self._fail(pod.service, pod.share * 0.9 * ((times >= start) & (times < until)))
 
 
-def _days_of(slots: Integers) -> list[tuple[int, Integers]]:
-    days = slots // SLOTS
-    return [(int(day), np.flatnonzero(days == day)) for day in np.unique(days)]
+def _parts_of(slots: Integers) -> list[tuple[int, Integers]]:
+    parts = slots // SLOTS
+    return [(int(part), np.flatnonzero(parts == part)) for part in np.unique(parts)]

@@ -24,8 +24,6 @@ from opslib.lab.world.history import shape
 from opslib.lab.world.model import World
 from opslib.messages import _
 
-SCENARIOS = Path(__file__).parent.parent / "scenarios"
-
 _DURATION = re.compile(r"^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$")
 _CONDITION = re.compile(r"^(==|!=|<=|>=|<|>|=~|!~)\s*(\S.*)$")
 _QUANTITY = re.compile(r"^[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")
@@ -313,7 +311,7 @@ class Scenario(_Part):
 
 def names() -> list[str]:
     """The names of all scenarios, sorted."""
-    return named.names(SCENARIOS)
+    return named.names(named.SCENARIOS)
 
 
 def load(name: str) -> Scenario:
@@ -324,7 +322,7 @@ def load(name: str) -> Scenario:
     InputError
         There is none (the nearest is named), or its file is not in the format.
     """
-    path = named.path_of(SCENARIOS, name, _("There is no scenario {name}", name=name))
+    path = named.path_of(named.SCENARIOS, name, _("There is no scenario {name}", name=name))
     return parse(path.read_text("utf-8"), path.name)
 
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from opslib.errors import InputError
+from opslib.lab import named
 from opslib.lab.prometheus import Engine, Store
 from opslib.lab.world import scenarios
 from opslib.lab.world.manifests import manifests
@@ -17,7 +18,7 @@ from opslib.lab.world.model import World
 
 NOW = 1_790_604_800.0
 SHOWN = [name for name in scenarios.names() if scenarios.load(name).signature]
-TEXT = (scenarios.SCENARIOS / "memory-leak.yaml").read_text("utf-8")
+TEXT = (named.SCENARIOS / "memory-leak.yaml").read_text("utf-8")
 
 
 def engine_of(world: World, start: float, end: float) -> Engine:
@@ -71,8 +72,8 @@ def test_what_a_scenario_releases_does_not_run_already() -> None:
     released = {
         found
         for name in scenarios.names()
-        for found in re.findall(r"/([\w-]+):(\d+\.\d+\.\d+)", (scenarios.SCENARIOS / f"{name}.yaml").read_text("utf-8"))
-        + re.findall(r"service: ([\w-]+), .*release: ([\d.]+)", (scenarios.SCENARIOS / f"{name}.yaml").read_text("utf-8"))
+        for found in re.findall(r"/([\w-]+):(\d+\.\d+\.\d+)", (named.SCENARIOS / f"{name}.yaml").read_text("utf-8"))
+        + re.findall(r"service: ([\w-]+), .*release: ([\d.]+)", (named.SCENARIOS / f"{name}.yaml").read_text("utf-8"))
     }
     assert {("payment-api", "5.1.0"), ("recommendation", "1.5.0"), ("search", "0.30.9"), ("user", "5.0.0")} <= released
     for seed in (7, 2026):
