@@ -46,9 +46,8 @@ from opslib.facts import Questions, measured
 from opslib.facts import pods as reader
 from opslib.facts.sources import Sources
 from opslib.findings import Finding, Severity, finding_to_json
-from opslib.lab import engines, faults, player
+from opslib.lab import control, engines, faults, player
 from opslib.lab.api import Api, ApiError
-from opslib.lab.stage import control
 from opslib.lab.world import scenarios
 from opslib.messages import _
 

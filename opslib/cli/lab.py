@@ -277,8 +277,7 @@ def _run_status(folder: Path | None) -> int:
 
 def _tell_what_is_on(folder: Path) -> None:
     """What was broken since the last reset, without its cause."""
-    from opslib.lab import catalogue, stage
-    from opslib.lab.stage import control
+    from opslib.lab import catalogue, control, stage
 
     try:
         broken = [stage.Broken(**one) for one in control.ask(folder, "broken")]
@@ -381,7 +380,7 @@ def _run_break(name: str, ago: str | None, speed: str | None, namespace: str | N
 
 
 def _ask(lab: Lab, what: str, content: dict[str, object] | None = None) -> Any:
-    from opslib.lab.stage import control
+    from opslib.lab import control
 
     return control.ask(lab.folder, what, content)
 

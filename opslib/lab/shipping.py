@@ -65,15 +65,26 @@ class Writer:
         Gives the pods of the cluster, which write from now on; None: the world's own do.
     days
         How much history there is.
+    waits
+        Whether something is going on for which the past has to wait: to write it takes most of a processor for a minute.
     """
 
-    def __init__(self, address: str, world: Callable[[], World], pods: Callable[[], list[Object]] | None, *, days: int = 7) -> None:
+    def __init__(
+        self,
+        address: str,
+        world: Callable[[], World],
+        pods: Callable[[], list[Object]] | None,
+        *,
+        days: int = 7,
+        waits: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.recent = threading.Event()
         """Set when the last hours are in."""
         self._address = address
         self._world = world
         self._pods = pods
         self._days = days
+        self._waits = waits
         self._begun = time.time()
         self._stop = threading.Event()
         self._pool = urllib3.PoolManager(retries=False, timeout=60, maxsize=2)
@@ -133,7 +144,13 @@ class Writer:
         from opslib.lab.world import logs
 
         # a copy: what it keeps of those days goes with it
-        self._bulk(logs.bulk(replace(world), begin, end))
+        self._bulk(self._patiently(logs.bulk(replace(world), begin, end)))
+
+    def _patiently(self, lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
+            yield line
+            while self._waits() and not self._stop.wait(0.05):
+                pass
 
     def _bulk(self, pairs: Iterable[str]) -> None:
         for batch in _batches(pairs):

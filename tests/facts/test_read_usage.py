@@ -27,7 +27,7 @@ from opslib.facts import memory as reader
 from opslib.facts.containers import Containers, placed, series_of, workload_of
 from opslib.facts.sources import Sources
 from opslib.findings import Finding, Severity
-from opslib.lab.stage import control
+from opslib.lab import control
 from tests.conftest import RealLab
 from tests.waiting import until
 

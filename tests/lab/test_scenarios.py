@@ -15,10 +15,9 @@ from scenario_fixes import FIXES
 
 from opslib import cli
 from opslib.errors import InputError, OpsError
-from opslib.lab import catalogue, engines, faults, stage
+from opslib.lab import catalogue, control, engines, faults, stage
 from opslib.lab.engines import background
 from opslib.lab.holds import Holds
-from opslib.lab.stage import control
 from opslib.lab.world import World, scenarios
 from opslib.lab.world.faults import BadDeploy, NodeDown
 from opslib.lab.world.platform import NODES, SERVICES

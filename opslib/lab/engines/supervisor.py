@@ -408,8 +408,8 @@ class Supervisor:
 
     def _serve_metrics(self, api: Api, held: socket.socket, kubelet: Kubelet) -> None:
         """Serve the exporter's pages, and what the stage is told to do."""
+        from opslib.lab import control
         from opslib.lab.exporter import Exporter
-        from opslib.lab.stage import control
 
         reader = self._address("prometheus") if self.options.engine == "real" and "prometheus" in self.parts else ""
         routes = control.routes(self.stage)
@@ -422,7 +422,12 @@ class Supervisor:
     def _write_logs(self, pods: Informer | None) -> None:
         from opslib.lab.shipping import Writer
 
-        writer = Writer(self._address("elasticsearch"), lambda: self.stage.world, None if pods is None else pods.objects)
+        writer = Writer(
+            self._address("elasticsearch"),
+            lambda: self.stage.world,
+            None if pods is None else pods.objects,
+            waits=lambda: self.stage.is_acting,
+        )
         self._closing.append(writer.close)
         writer.start()
 
@@ -437,8 +442,7 @@ class Supervisor:
 
 def _load_ahead() -> None:
     """Load what is played once the servers answer, in the time in which they do not yet."""
-    from opslib.lab import exporter, kubelet, shipping, usage
-    from opslib.lab.stage import control
+    from opslib.lab import control, exporter, kubelet, shipping, usage
 
     del exporter, kubelet, shipping, usage, control
 

@@ -1,7 +1,7 @@
 """The stage: the world of now, what is broken in it, and who has to know when it becomes another one.
 
 It lives in the supervisor. Other processes of the lab read the world from ``<folder>/data/world.json``, which is always whole:
-``{"world": World.document(), "handover": Unix seconds}``. `opslib.lab.stage.control` has what the command line asks it.
+``{"world": World.document(), "handover": Unix seconds}``. `opslib.lab.control` has what the command line asks it.
 """
 
 from __future__ import annotations
@@ -164,6 +164,11 @@ class Stage:
         self._wake.set()
         for informer in self._informers.values():
             informer.close()
+
+    @property
+    def is_acting(self) -> bool:
+        """Whether something is being broken, followed or taken back at this moment."""
+        return self._acting.locked()
 
     @property
     def broken(self) -> list[Broken]:
