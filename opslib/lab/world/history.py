@@ -382,7 +382,8 @@ class _Effects:
                 self._lose(world, times, fault.node, timed.start, timed.end)
         for pod in world.pods.listed:
             for kill in pod.kills:  # what was under way fails, and nothing is served until it has begun again
-                self._fail(pod.service, pod.share * ((times >= kill - SLOT) & (times < kill + 40)))
+                if times[0] - 40 < kill <= times[-1] + SLOT:
+                    self._fail(pod.service, pod.share * ((times >= kill - SLOT) & (times < kill + 40)))
 
     def _fail(self, place: int, share: npt.NDArray[Any]) -> None:
         self.errors[place] = 1 - (1 - self.errors[place]) * (1 - np.clip(share, 0, 1))
