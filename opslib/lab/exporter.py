@@ -48,14 +48,16 @@ if TYPE_CHECKING:
 
 _HOLD = "lab.opslib/hold"
 _PATIENCE_SECONDS = 60.0
+_REST = 4  # times as long as a look took
 _SCRAPE_SECONDS = 10.0  # nobody waits longer for a page
 _PODS, _NODES = "/api/v1/pods", "/api/v1/nodes"
 
 
 @dataclass
 class _Now:
-    """The world of now, whole and by node, and the pods that are not the world's."""
+    """The world of now, whole and by node, and the pods that are not the world's; `of` is the stage's."""
 
+    of: World
     world: Observed
     nodes: dict[str, Observed]
     others: list[Object]
@@ -119,6 +121,7 @@ class Exporter:
         self._stale = threading.Event()
         self._traffic: list[History] = []
         self._now: _Now | None = None
+        self._rested = 0.0  # monotonic: until then the last look is good enough
         self._pages: dict[tuple[str, str], tuple[World, pages.Page]] = {}
         self._before: dict[str, tuple[float, float]] = {}
         self._layers: tuple[past.Layer, ...] = ()
@@ -200,7 +203,7 @@ class Exporter:
 
         def count() -> None:
             adopted.history.resume(world.history, at)
-            self._before = pages.counters(families(adopted, at, at), at)
+            self._before = pages.Counters(families(adopted, at, at)).at(at)
             adopted.history.forget()
             self._counted.set()
 
@@ -217,14 +220,16 @@ class Exporter:
             if since >= now:
                 return
             adopted.history.resume(before.history, since)
-            pages.counters(families(adopted, now, now), now)  # the work of this is kept, and scrapes go on meanwhile
+            counters = pages.Counters(families(adopted, now, now))
+            counters.at(now)  # the work of this is kept, and scrapes go on meanwhile
             with self._lock:
                 at = time.time()
-                self._before = pages.counters(families(adopted, at, at), at)
+                self._before = counters.at(at)
                 self._lay(adopted, since, at)
                 self._kept = (None, {})
                 self._pages.clear()
                 self._stale.set()
+                self._rested = 0.0
             adopted.history.forget()
 
     def _found(self, world: World) -> list[Seen]:
@@ -246,16 +251,20 @@ class Exporter:
             urllib3.request("POST", f"{self._prometheus}/api/v1/admin/tsdb/delete_series?{urlencode(form)}", timeout=5)
 
     def _look(self) -> _Now:
-        """The world of now, made anew where the cluster's pods or the stage's world are others than at the last look."""
-        world = self._stage.world
-        if self._now is not None and not self._stale.is_set():
+        """The world of now, made anew where the cluster's pods or the stage's world are others than at the last look.
+
+        While pods come and go by the hundred, that takes no more than a part of the time.
+        """
+        world, begun = self._stage.world, time.monotonic()
+        if self._now is not None and (not self._stale.is_set() or (self._now.of is world and begun < self._rested)):
             return self._now
         self._stale.clear()
         found, others = seen(world, self._informers[_PODS].objects())
         whole = observe(world, found, self._known(world), self._traffic)
         known = self._now.nodes if self._now is not None else {}
         nodes = {node.name: on_node(whole, number, known.get(node.name)) for number, node in enumerate(world.nodes)}
-        self._now = _Now(whole, nodes, others)
+        self._now = _Now(world, whole, nodes, others)
+        self._rested = time.monotonic() + _REST * (time.monotonic() - begun)
         return self._now
 
     def _known(self, world: World) -> dict[str, tuple[Seen, Pod]]:

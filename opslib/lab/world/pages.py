@@ -84,23 +84,34 @@ class Page:
         return "".join(lines)
 
 
-def counters(families: Iterable[Family], time: float) -> dict[str, tuple[float, float]]:
-    """What counters of a past have come to at a time in Unix seconds, for pages to go on from."""
-    found: dict[str, tuple[float, float]] = {}
-    for family in families:
-        if family.kind != "counter":
-            continue
-        values = family.values(np.arange(len(family.labels)), np.array([time]))[:, 0]
-        for labels, value in zip(family.labels, values.tolist(), strict=True):
-            if not math.isnan(value):
-                found[written(family.name, labels)] = (value, time)
-    return found
+class Counters:
+    """The counters of a past, for pages to go on from."""
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        counted = [family for family in families if family.kind == "counter"]
+        inside: dict[int, list[str]] = {}  # several families have the same labels
+        for family in counted:
+            if id(family.labels) not in inside:
+                inside[id(family.labels)] = [_inside(labels) for labels in family.labels]
+        self._series = [(family, [f"{family.name}{text}" for text in inside[id(family.labels)]]) for family in counted]
+
+    def at(self, time: float) -> dict[str, tuple[float, float]]:
+        """What they have come to at a time in Unix seconds."""
+        found: dict[str, tuple[float, float]] = {}
+        for family, names in self._series:
+            values = family.values(np.arange(len(names)), np.array([time]))[:, 0].tolist()
+            found.update((name, (value, time)) for name, value in zip(names, values, strict=True) if not math.isnan(value))
+        return found
 
 
 def written(name: str, labels: Mapping[str, str]) -> str:
     """A series as a page has it."""
+    return f"{name}{_inside(labels)}"
+
+
+def _inside(labels: Mapping[str, str]) -> str:
     inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
-    return f"{name}{{{inside}}}"
+    return f"{{{inside}}}"
 
 
 def _escaped(text: str) -> str:

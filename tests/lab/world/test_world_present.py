@@ -75,7 +75,7 @@ def test_quantities(quantity: str | int, number: float) -> None:
 
 def test_what_is_scraped_is_what_was() -> None:
     moment = END + 5
-    page = samples(pages.Page(every(now(pods())), before=pages.counters(families(WORLD, END, END), END)).text(moment))
+    page = samples(pages.Page(every(now(pods())), before=pages.Counters(families(WORLD, END, END)).at(END)).text(moment))
     for family in families(WORLD, moment, moment):
         if family.name.startswith("kube_"):
             continue
@@ -148,7 +148,7 @@ def test_a_lower_limit_throttles() -> None:
 def test_a_container_that_begins_anew_counts_anew_and_others_go_on() -> None:
     found = pods()
     before = known(WORLD, seen(WORLD, found)[0])
-    each = pages.counters(families(WORLD, END, END), END)
+    each = pages.Counters(families(WORLD, END, END)).at(END)
     first = pages.Page(every(now(found, before=before)), before=each)
     one = samples(first.text(END + 5))
     killed = of("checkout", found)[0]
