@@ -24,6 +24,7 @@ _HOUR, _DAY = 3600.0, 86400.0
 _STEPS = (_HOUR, 5 * _HOUR, 6 * _HOUR, 12 * _HOUR)  # the newest are there first, in small steps
 _LIVE_SECONDS = 3.0
 _LINES = 2000  # of a request
+_REST = 2.0  # times as long as work took: the days before the last one are for who looks back, and come when there is time
 
 _TEMPLATE = {
     "index_patterns": ["logs-*"],
@@ -85,6 +86,7 @@ class Writer:
         self._pods = pods
         self._days = days
         self._waits = waits
+        self._rest = 0.0
         self._begun = time.time()
         self._stop = threading.Event()
         self._pool = urllib3.PoolManager(retries=False, timeout=60, maxsize=2)
@@ -103,8 +105,9 @@ class Writer:
         if not self._until_done(lambda: self._send("PUT", "/_index_template/logs", json.dumps(_TEMPLATE))):
             return
         end = self._begun
-        for step in itertools.chain(_STEPS, itertools.repeat(_DAY, self._days - 1)):
+        for number, step in enumerate(itertools.chain(_STEPS, itertools.repeat(_DAY, self._days - 1))):
             begin = end - step
+            self._rest = _REST if number >= len(_STEPS) else 0.0
             if not self._until_done(lambda begin=begin, end=end: self._write(self._world(), begin, end)):  # type: ignore[misc]
                 return
             self.recent.set()
@@ -147,10 +150,14 @@ class Writer:
         self._bulk(self._patiently(logs.bulk(replace(world), begin, end)))
 
     def _patiently(self, lines: Iterable[str]) -> Iterator[str]:
-        for line in lines:
+        begun = time.monotonic()
+        for number, line in enumerate(lines, 1):
             yield line
             while self._waits() and not self._stop.wait(0.05):
                 pass
+            if self._rest and number % _LINES == 0:
+                self._stop.wait(self._rest * (time.monotonic() - begun))
+                begun = time.monotonic()
 
     def _bulk(self, pairs: Iterable[str]) -> None:
         for batch in _batches(pairs):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Listener = Callable[[World], None]
 _ASKED_EVERY = 3.0
+_REST = 4  # times as long as a look took
 _ROLLOUT_SECONDS = 10.0
 
 
@@ -303,7 +304,7 @@ class Stage:
     def _run(self) -> None:
         """Do what is due, and see what has ended: whenever something that matters has changed, or its time has come."""
         while not self._stop.is_set():
-            wake = float("inf")
+            wake, begun = float("inf"), time.monotonic()
             try:
                 with self._acting:
                     for one in self._broken:
@@ -312,9 +313,10 @@ class Stage:
             except Exception:  # the API server is away for a moment, an object went meanwhile, or worse: the stage goes on
                 sys.stderr.write(f"stage: {traceback.format_exc()}")
                 wake = time.time() + 1
+            took = time.monotonic() - begun
             self._wake.wait(max(0.05, min(wake - time.time(), 3600)))
             self._wake.clear()
-            self._stop.wait(0.05)  # changes come in flocks
+            self._stop.wait(max(0.05, _REST * took))  # changes come in flocks, and in a big lab without end
 
     def _go_on(self, one: Broken) -> float:
         """Do what is due of a scenario, and see whether it has ended; when to look again at the latest, in Unix seconds."""
