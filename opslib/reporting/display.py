@@ -133,8 +133,15 @@ def _figure_bundle(figure: Any) -> Bundle:
     from io import BytesIO
 
     picture = BytesIO()
-    # No software, no date: the same facts give the same bytes.
-    figure.savefig(picture, format="png", metadata={"Software": None})
+    engine = figure.get_layout_engine()
+    if engine is not None:  # laid out once; left to itself, it draws everything a second time for that
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    try:
+        # No software, no date: the same facts give the same bytes.
+        figure.savefig(picture, format="png", metadata={"Software": None})
+    finally:
+        figure.set_layout_engine(engine)
     titles = [axes.get_title(loc) for axes in figure.axes for loc in ("left", "center", "right")]
     title = " / ".join(text for text in [figure.get_suptitle(), *titles] if text)
     return {"image/png": base64.b64encode(picture.getvalue()).decode(), "text/plain": title.replace(r"\$", "$")}
