@@ -2,6 +2,7 @@
 
     python benchmarks/diagnosis.py --seeds 10 --results results.jsonl
     python benchmarks/diagnosis.py --only bad-deploy,dns
+    python benchmarks/diagnosis.py --only image-pull,dns --pods 5000
     python benchmarks/diagnosis.py --manifests FOLDER
 
 **Scenarios.** One embedded lab a seed plays all of them in an order of its own, reset in between. Before each, chapter 4.1 must find
@@ -10,11 +11,13 @@ operator would: chapter 4.1 for the whole cluster, no hint, again until it answe
 scenario's subjects that says one of each list of its words. Scenarios that taught the rules something (tuning) and those that were not run
 while the rules were written (held out) are reported apart, and so are those that are no trouble of pods or requests.
 
-**Shapes.** `benchmarks/shapes.yaml` has broken workloads, each with what must be named. They stand side by side in one cluster.
-`--manifests FOLDER` takes those of a collection instead: FOLDER/shapes.yaml is in the same format, where `files` names its manifests.
+**Shapes.** `benchmarks/shapes.yaml` has broken workloads, each with what must be named. They stand side by side in one cluster a
+seed, set up in an order of its own. `--manifests FOLDER` takes those of a collection instead: FOLDER/shapes.yaml is in the same format, where `files` names its manifests.
 
 **A healthy week.** Findings in a lab where nothing is broken, by the metrics of its past week at all hours of the day, and while it is busy
 with what is no trouble: rollouts, jobs, autoscaling, the upgrade of a node.
+
+`--pods COUNT` makes the labs of the scenarios so big: it shows how long an answer takes in a large cluster.
 
 `--results FILE` keeps each answer as a line of JSON, and what stands there is not asked again: a run that was cut goes on. `--jobs` labs
 run side by side; each takes about 0.6 GB and one core.
@@ -54,7 +57,7 @@ from opslib.messages import _
 TUNING = frozenset(
     (
         *("alert-storm", "bad-deploy", "bad-setting", "cpu-throttling", "dns", "full-volume", "image-pull", "init-container"),
-        *("memory-leak", "no-endpoints", "node-not-ready", "quota", "unschedulable"),
+        *("memory-leak", "no-endpoints", "node-not-ready", "pending-claim", "quota", "unschedulable"),
     )
 )
 # Their causes are no trouble of pods or requests: other chapters look for them.
@@ -149,17 +152,20 @@ def main() -> None:
     parser.add_argument("--only", default="", help="these scenarios alone, with commas between")
     parser.add_argument("--skip", default="", help="leave out: scenarios, shapes, healthy, with commas between")
     parser.add_argument("--manifests", type=Path, help="folder of a collection of broken manifests with a shapes.yaml")
+    parser.add_argument(
+        "--pods", type=int, default=0, help="about so many pods in the labs of the scenarios (default: as many as a lab has)"
+    )
     parser.add_argument("--results", type=Path, help="file of answers; what it has already is not asked again")
     parser.add_argument("--jobs", type=int, default=1, help="labs side by side (default: %(default)s)")
     arguments = parser.parse_args()
     names = arguments.only.split(",") if arguments.only else scenarios.names()
     skipped = {*arguments.skip.split(","), *(("shapes", "healthy") if arguments.only else ())}
     results = Results(arguments.results)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     if "scenarios" not in skipped and arguments.manifests is None:
         with ThreadPoolExecutor(arguments.jobs) as executor:
-            seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-            list(executor.map(lambda seed: play(names, seed, results), seeds))
-    shapes = {} if "shapes" in skipped else broken(arguments.manifests or Path(__file__).parent)
+            list(executor.map(lambda seed: play(names, seed, results, arguments.pods), seeds))
+    shapes = [] if "shapes" in skipped else [broken(arguments.manifests or Path(__file__).parent, seed) for seed in seeds]
     false = {} if "healthy" in skipped or arguments.manifests is not None else healthy()
     report(results, shapes, false)
 
@@ -167,12 +173,12 @@ def main() -> None:
 # --- scenarios --------------------------------------------------------------------------------------------------------------------------
 
 
-def play(names: Iterable[str], seed: int, results: Results) -> None:
+def play(names: Iterable[str], seed: int, results: Results, count: int = 0) -> None:
     """All scenarios that have no answer yet with this seed, on one lab as long as it gets healthy in between."""
     open_ = sorted(results.missing(names, seed))
     random.Random(seed).shuffle(open_)
     while open_:
-        with lab(seed) as (folder, environment):
+        with lab(seed, count=count) as (folder, environment):
             if found := until_healthy(environment):
                 print(f"seed {seed}: not healthy from the beginning:", *map(said, found), sep="\n  ", flush=True)
                 return
@@ -249,13 +255,14 @@ def said(item: Finding) -> str:
 # --- broken workloads -------------------------------------------------------------------------------------------------------------------
 
 
-def broken(folder: Path) -> dict[str, Named]:
+def broken(folder: Path, seed: int) -> dict[str, Named]:
     """What is named first of each shape in FOLDER/shapes.yaml: all of them side by side in a cluster without anything else."""
     shapes = yaml.safe_load((folder / "shapes.yaml").read_text("utf-8"))
     found: dict[str, Named] = {}
-    with lab(1, platform=False) as (place, environment):
+    with lab(seed, platform=False) as (place, environment):
         api = Api.from_kubeconfig(place / "kubeconfig")
-        for title, shape in shapes.items():
+        for title in random.Random(seed).sample(sorted(shapes), len(shapes)):
+            shape = shapes[title]
             found[title] = Named([f"{kind}/{title}/{name}" for kind, name in map(_pair, shape.pop("subjects"))], shape.pop("words"))
             objects = [*shape.pop("objects", ()), *(item for file in shape.pop("files", ()) for item in manifests(folder / file))]
             fault = faults.Fault.model_validate({**shape, "objects": objects, "name": title, "title": title, "namespace": title})
@@ -271,7 +278,7 @@ def broken(folder: Path) -> dict[str, Named]:
                 break
             time.sleep(PAUSE_SECONDS)
     for title, shape in found.items():
-        print(f"shape     {title:44} place {shape.place or '-'}", flush=True)
+        print(f"shape     {title:44} seed {seed:<3} place {shape.place or '-'}", flush=True)
         if shape.place != 1 or len(shape.shown) > 1:
             print(*(f"            {line}" for line in shape.shown[:4]), sep="\n", flush=True)
     return found
@@ -371,11 +378,12 @@ def patient(addresses: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def lab(seed: int, platform: bool = True) -> Iterator[tuple[Path, str]]:
-    """An embedded lab for the time of the block: its folder, and the file of its environment."""
+def lab(seed: int, platform: bool = True, count: int = 0) -> Iterator[tuple[Path, str]]:
+    """An embedded lab, of about `count` pods, for the time of the block: its folder, and the file of its environment."""
     with tempfile.TemporaryDirectory(prefix="opslib-diagnosis-") as place:
         folder = Path(place) / "lab"
-        running = engines.up(folder, engine="embedded", parts=PARTS if platform else ("kubernetes",), seed=seed, platform=platform)
+        parts = PARTS if platform else ("kubernetes",)
+        running = engines.up(folder, engine="embedded", parts=parts, seed=seed, platform=platform, pods=count)
         try:
             addresses = yaml.safe_load(running.environment.read_text("utf-8"))
             file = Path(place) / "bench.yaml"
@@ -388,7 +396,7 @@ def lab(seed: int, platform: bool = True) -> Iterator[tuple[Path, str]]:
 # --- the figures ------------------------------------------------------------------------------------------------------------------------
 
 
-def report(results: Results, shapes: Mapping[str, Named], false: Mapping[str, int]) -> None:
+def report(results: Results, shapes: Iterable[Mapping[str, Named]], false: Mapping[str, int]) -> None:
     """The figures as tables, and last as one line of JSON."""
     figures: dict[str, Any] = {}
     by_name: dict[str, list[Result]] = {}
@@ -408,10 +416,11 @@ def report(results: Results, shapes: Mapping[str, Named], false: Mapping[str, in
     if results.left:
         figures["not healthy after"] = len(results.left)
         print("not healthy after", *(f"{title} (seed {seed})" for title, seed in results.left))
-    if shapes:
-        named = sum(shape.place == 1 for shape in shapes.values())
-        figures["shapes"] = {"runs": len(shapes), "top1": named}
-        print(f"shapes     {named} of {len(shapes)} named first")
+    every = [shape for one in shapes for shape in one.values()]
+    if every:
+        named = sum(shape.place == 1 for shape in every)
+        figures["shapes"] = {"runs": len(every), "top1": named}
+        print(f"shapes     {named} of {len(every)} named first")
     if false:
         figures["healthy week"] = dict(false)
         print(f"healthy    {false['findings']} findings in {false['questions']} questions: a simulated week, and harmless activity")
