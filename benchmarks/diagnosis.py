@@ -12,7 +12,8 @@ scenario's subjects that says one of each list of its words. Scenarios that taug
 while the rules were written (held out) are reported apart, and so are those that are no trouble of pods or requests.
 
 **Shapes.** `benchmarks/shapes.yaml` has broken workloads, each with what must be named. They stand side by side in one cluster a
-seed, set up in an order of its own. `--manifests FOLDER` takes those of a collection instead: FOLDER/shapes.yaml is in the same format, where `files` names its manifests.
+seed, set up in an order of its own. `--manifests FOLDER` takes those of a collection instead: FOLDER/shapes.yaml is in
+the same format, where `files` names its manifests.
 
 **A healthy week.** Findings in a lab where nothing is broken, by the metrics of its past week at all hours of the day, and while it is busy
 with what is no trouble: rollouts, jobs, autoscaling, the upgrade of a node.

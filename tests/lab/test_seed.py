@@ -118,6 +118,12 @@ def test_a_larger_platform_has_about_as_many_pods_as_asked_for() -> None:
     assert cores < 0.8 * sum(node.cores for node in nodes)
 
 
+def test_no_two_pods_of_a_large_platform_have_the_same_name() -> None:
+    services, nodes = sized(20_000)
+    pods = World(1, NOW - 86400, NOW, services=services, nodes=nodes).pods.listed
+    assert len({(services[pod.service].namespace, pod.name) for pod in pods}) == len(pods) > 19_000
+
+
 # --- what becomes of it ---------------------------------------------------------------------------------------------------------------
 
 

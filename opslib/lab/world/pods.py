@@ -221,13 +221,26 @@ def observed(
     return pod
 
 
+def _names(world: World, *of: str, count: int) -> list[str]:
+    """The last parts of so many pods' names: five letters each, no two alike, as the API server refuses a name that is taken."""
+    found: dict[str, None] = {}
+    for number in range(count):
+        part, tries = noise.name_part(world.seed, *of, number, length=5), 0
+        while part in found:
+            tries += 1
+            part = noise.name_part(world.seed, *of, number, tries, length=5)
+        found[part] = None
+    return list(found)
+
+
 def _pods_of(world: World, number: int, service: Service) -> list[Pod]:
     if service.kind == "DaemonSet":
+        names = _names(world, service.name, count=len(world.nodes))
         return [
             _pod(
                 world,
                 number,
-                f"{service.name}-{noise.name_part(world.seed, service.name, node, length=5)}",
+                f"{service.name}-{names[node]}",
                 node,
                 node,
                 _born(world, service.name, node),
@@ -250,9 +263,10 @@ def _pods_of(world: World, number: int, service: Service) -> list[Pod]:
     for generation, time in enumerate([-math.inf, *times]):
         revision = noise.name_part(world.seed, service.name, "template", round(time) if generation else 0, length=10)
         fresh = []
+        names = _names(world, service.name, revision, count=service.replicas)
         for one in range(service.replicas):
             started = _born(world, service.name, one) if generation == 0 else time + 20.0 * one + _STARTUP.get(service.language, 4.0)
-            name = f"{service.name}-{revision}-{noise.name_part(world.seed, service.name, revision, one, length=5)}"
+            name = f"{service.name}-{revision}-{names[one]}"
             pod = _pod(world, number, name, _place(world, service, one, generation, started), one, started)
             pod.revision = revision
             fresh.append(pod)
