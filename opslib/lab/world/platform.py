@@ -5,6 +5,7 @@ One description, from which metrics, logs, changes and manifests follow.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -35,8 +36,12 @@ class Node:
     most_pods: int = 58
 
 
+def _node_name(address: str) -> str:
+    return f"ip-{address.replace('.', '-')}.ap-northeast-1.compute.internal"
+
+
 NODES = tuple(
-    Node(f"ip-{address.replace('.', '-')}.ap-northeast-1.compute.internal", f"ap-northeast-1{zone}", address)
+    Node(_node_name(address), f"ap-northeast-1{zone}", address)
     for zone, address in (
         ("a", "10.0.1.17"),
         ("a", "10.0.1.42"),
@@ -242,12 +247,15 @@ def sized(pods: int) -> tuple[tuple[Service, ...], tuple[Node, ...]]:
     services = tuple(larger(service) if service.kind == "Deployment" else service for service in SERVICES)
     cores = sum(service.cores * service.replicas for service in services)
     count = max(len(NODES), math.ceil(cores / room))
-    nodes = []
-    for number in range(count):
+    nodes = [replace(_LARGE, name=node.name, zone=node.zone, address=node.address) for node in NODES]  # scenarios name some of them
+    taken = {node.address for node in NODES}
+    for number in itertools.count():
+        if len(nodes) == count:
+            break
         zone, place = number % 3, number // 3
         address = f"10.0.{zone + 1}.{10 + 2 * place}"
-        name = f"ip-{address.replace('.', '-')}.ap-northeast-1.compute.internal"
-        nodes.append(replace(_LARGE, name=name, zone=f"ap-northeast-1{'acd'[zone]}", address=address))
+        if address not in taken:
+            nodes.append(replace(_LARGE, name=_node_name(address), zone=f"ap-northeast-1{'acd'[zone]}", address=address))
     return services, tuple(nodes)
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 TOLERATION_SECONDS = 300.0
 """How long pods of a node that is lost are kept: the default toleration of node.kubernetes.io/unreachable."""
 
+ROUND_SECONDS = 20.0
+"""How long a round of a rolling update takes."""
+
 _STARTUP = {"jvm": 24.0, "python": 9.0, "node": 6.0}
 _MEMORY_SHARE = {"jvm": 0.62, "python": 0.5, "node": 0.48, "go": 0.34, "postgres": 0.55, "redis": 0.4, "kafka": 0.6, "opensearch": 0.65}
 _MOST_KILLS = 300
@@ -221,6 +224,11 @@ def observed(
     return pod
 
 
+def surge(replicas: int) -> int:
+    """How many pods a rolling update begins in one round: a Deployment's own maxSurge, a quarter rounded up."""
+    return max(1, -(-replicas // 4))
+
+
 def _names(world: World, *of: str, count: int) -> list[str]:
     """The last parts of so many pods' names: five letters each, no two alike, as the API server refuses a name that is taken."""
     found: dict[str, None] = {}
@@ -265,7 +273,8 @@ def _pods_of(world: World, number: int, service: Service) -> list[Pod]:
         fresh = []
         names = _names(world, service.name, revision, count=service.replicas)
         for one in range(service.replicas):
-            started = _born(world, service.name, one) if generation == 0 else time + 20.0 * one + _STARTUP.get(service.language, 4.0)
+            turn = ROUND_SECONDS * (one // surge(service.replicas))
+            started = _born(world, service.name, one) if generation == 0 else time + turn + _STARTUP.get(service.language, 4.0)
             name = f"{service.name}-{revision}-{names[one]}"
             pod = _pod(world, number, name, _place(world, service, one, generation, started), one, started)
             pod.revision = revision

@@ -22,6 +22,7 @@ from opslib.lab.world.clock import WALL, Pace
 from opslib.lab.world.faults import Fault
 from opslib.lab.world.history import shape
 from opslib.lab.world.model import World
+from opslib.lab.world.platform import SERVICES
 from opslib.messages import _
 
 _DURATION = re.compile(r"^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?$")
@@ -295,15 +296,23 @@ class Scenario(_Part):
     def broken(self, world: World, begin: float, pace: Pace = WALL) -> World:
         """`world` with the faults of the timeline, which begins at a time in Unix seconds and goes on at a pace.
 
-        What depends on traffic is as big as it must be to be noticed at that hour as at the hour of the scenario's clock.
+        What depends on traffic is as big as it must be to be noticed at that hour as at the hour of the scenario's clock, and in a larger
+        platform, where each pod has less of it, as in the usual one.
         """
         noticed = np.array([begin, self.begins(begin)]) + self.seen_after
         now, meant = shape(noticed).tolist()
         for step in self.timeline:
             if step.fault:
                 end = float("inf") if step.until is None else pace.after(begin, step.until)
-                world = world.breaks(step.fault.at_traffic(now / meant), pace.after(begin, step.after), end, pace)
+                share = now / meant * _of_usual(world, getattr(step.fault, "service", ""))
+                world = world.breaks(step.fault.at_traffic(share), pace.after(begin, step.after), end, pace)
         return world
+
+
+def _of_usual(world: World, service: str) -> float:
+    """How much of a pod's usual traffic a service's pods have: in a larger platform there are more of them for the same."""
+    usual = next((one.replicas for one in SERVICES if one.name == service), 0)
+    return usual / world.services[world.places[service]].replicas if usual else 1.0
 
 
 # --- the catalogue ----------------------------------------------------------------------------------------------------------------------

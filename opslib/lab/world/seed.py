@@ -23,6 +23,7 @@ from opslib.lab.world.changes import stamp
 from opslib.lab.world.manifests import CAUSE, Object, cause, node_conditions, node_object, template
 from opslib.lab.world.metrics.applications import address_of
 from opslib.lab.world.platform import Node, Service
+from opslib.lab.world.pods import ROUND_SECONDS, surge
 
 if TYPE_CHECKING:
     from opslib.lab.world.changes import Change
@@ -240,11 +241,11 @@ class Cluster:
         ]
         generation = len(changes) + 1
         replicas, new = service.replicas, history[-1]
-        surge = -(-replicas // 4)
+        at_once = surge(replicas)
         counts = {"replicas": replicas, "updatedReplicas": replicas, "readyReplicas": replicas, "availableReplicas": replicas}
         metadata["annotations"] = {**metadata["annotations"], _REVISION: str(len(history))}
         metadata["generation"] = generation
-        started, rolled = metadata["creationTimestamp"], stamp(min(self.now, new[2] + 20 * replicas + 20))
+        started, rolled = metadata["creationTimestamp"], stamp(min(self.now, new[2] + ROUND_SECONDS * -(-replicas // at_once) + 20))
         available = {"status": "True", "lastUpdateTime": started, "lastTransitionTime": started, "reason": "MinimumReplicasAvailable"}
         done = f'ReplicaSet "{service.name}-{new[0]}" has successfully progressed.'
         progress = {"status": "True", "lastUpdateTime": rolled, "lastTransitionTime": started, "reason": "NewReplicaSetAvailable"}
@@ -257,7 +258,10 @@ class Cluster:
                 {"type": "Progressing", **progress, "message": done},
             ],
         }
-        sizes = {"deployment.kubernetes.io/desired-replicas": str(replicas), "deployment.kubernetes.io/max-replicas": str(replicas + surge)}
+        sizes = {
+            "deployment.kubernetes.io/desired-replicas": str(replicas),
+            "deployment.kubernetes.io/max-replicas": str(replicas + at_once),
+        }
         limit = service.cores_limit
         for number, (revision, version, made, why) in enumerate(history, start=1):
             is_new = number == len(history)
@@ -398,11 +402,12 @@ class Cluster:
     def _rollout_events(self, obj: Object, service: Service, change: Change, revisions: list[str]) -> Iterator[Object]:
         """The events of a release that was made a moment ago."""
         old, new = (f"{service.name}-{one}" for one in revisions)
-        for step in range(service.replicas):
-            time = min(self.now, change.time + 20.0 * step)
+        replicas, at_once = service.replicas, surge(service.replicas)
+        for number, before_it in enumerate(range(0, replicas, at_once)):
+            time, after_it = min(self.now, change.time + ROUND_SECONDS * number), min(before_it + at_once, replicas)
             for word, name, before, after in (
-                ("up", new, step, step + 1),
-                ("down", old, service.replicas - step, service.replicas - step - 1),
+                ("up", new, before_it, after_it),
+                ("down", old, replicas - before_it, replicas - after_it),
             ):
                 message = f"Scaled {word} replica set {name} from {before} to {after}"
                 yield self._event(obj, "ScalingReplicaSet", message, time, "deployment-controller")

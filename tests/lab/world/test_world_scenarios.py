@@ -15,6 +15,7 @@ from opslib.lab.world import scenarios
 from opslib.lab.world.manifests import manifests
 from opslib.lab.world.metrics import load
 from opslib.lab.world.model import World
+from opslib.lab.world.platform import sized
 
 NOW = 1_790_604_800.0
 SHOWN = [name for name in scenarios.names() if scenarios.load(name).signature]
@@ -38,6 +39,17 @@ def test_the_metrics_show_the_signature(name: str, seed: int) -> None:
     world = scenario.world(seed, NOW, history_days=1)
     last = max(sign.after for sign in scenario.signature)
     engine = engine_of(world, begin - 3600, begin + last)
+    for sign in scenario.signature:
+        values = shown(engine, sign.query, begin + sign.after)
+        assert values and all(scenarios.holds(sign.is_, value) for value in values), (sign.query, sign.is_, values)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_the_metrics_of_a_larger_platform_show_the_signature(name: str) -> None:
+    scenario, (services, nodes) = scenarios.load(name), sized(600)
+    begin = scenario.begins(NOW)
+    world = scenario.broken(World(7, begin - 86400, begin, services=services, nodes=nodes), begin)
+    engine = engine_of(world, begin - 3600, begin + max(sign.after for sign in scenario.signature))
     for sign in scenario.signature:
         values = shown(engine, sign.query, begin + sign.after)
         assert values and all(scenarios.holds(sign.is_, value) for value in values), (sign.query, sign.is_, values)
