@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Listener = Callable[[World], None]
 _ASKED_EVERY = 3.0
 _REST = 4  # times as long as a look took
-_ROLLOUT_SECONDS = 10.0
+_ROLLOUT_SECONDS, _ROLLOUT_SECONDS_A_POD, _MOST_ROLLOUT_SECONDS = 10.0, 0.5, 100.0
 
 
 def read(folder: Path) -> tuple[World, float] | None:
@@ -224,7 +224,8 @@ class Stage:
 
         changed = [timed for timed in world.faults[first:] if timed.fault.kind in acts.ROLLED_OUT and timed.start <= time.time()]
         services = [world.services[world.places[timed.service]] for timed in changed]
-        deadline = time.monotonic() + _ROLLOUT_SECONDS
+        pods = sum(service.replicas for service in services)
+        deadline = time.monotonic() + min(_ROLLOUT_SECONDS + pods * _ROLLOUT_SECONDS_A_POD, _MOST_ROLLOUT_SECONDS)
         while not all(acts.rolled_out(self._cluster, service) for service in services) and time.monotonic() < deadline:
             self._stop.wait(0.1)
 
