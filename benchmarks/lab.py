@@ -2,6 +2,7 @@
 
     python benchmarks/lab.py lists --pods 5000      # the two API servers with the same pods, alternating
     python benchmarks/lab.py up --pods 5000         # time to up, memory by process, how soon a break is seen
+    python benchmarks/lab.py breaks                 # how soon each scenario's signature is in the metrics
 
 The pods are those of a lab (`opslib lab up --pods`). Each prints a table (median, smallest and largest), and last one line of JSON.
 """
@@ -90,14 +91,17 @@ class Server:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("lists", "up"))
+    parser.add_argument("what", choices=("lists", "up", "breaks"))
     parser.add_argument("--pods", type=int, default=5000, help="how many (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds (default: %(default)s)")
     parser.add_argument("--state", type=Path, help="lists: a state file of the embedded API server, in the place of a lab's own")
     parser.add_argument("--scenario", default="image-pull", help="up: what is broken (default: %(default)s)")
+    parser.add_argument("--after", type=float, default=60, help="breaks: seconds after up (default: %(default)s)")
     chosen = parser.parse_args()
     if chosen.what == "lists":
         lists(chosen.pods, chosen.rounds, chosen.state)
+    elif chosen.what == "breaks":
+        breaks(chosen.rounds, chosen.after)
     else:
         up(chosen.pods, chosen.rounds, chosen.scenario)
 
@@ -399,6 +403,65 @@ class _Lab:
         found = self._pool.request("GET", f"{self._addresses['prometheus']}/api/v1/query", fields=query).json()["data"]["result"]
         bad = sum(row["cells"][2] not in ("Running", "Completed") or row["cells"][1].split("/")[0] == "0" for row in rows)
         return {"break to the API": bad, "break to a query": [one["value"][1] for one in found]}
+
+
+# --- breaks ---
+
+
+def breaks(rounds: int, after: float) -> None:
+    """How long after the command a scenario's signature, as it is when the scenario is first seen, is what Prometheus answers."""
+    from opslib.lab.world import scenarios
+
+    signs = {name: _at_first(scenarios.load(name)) for name in scenarios.names()}
+    seconds: dict[str, list[float]] = {name: [] for name, mine in signs.items() if mine}
+    command = [str(Path(sys.executable).with_name("opslib")), "lab"]
+    for number in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="opslib-bench-") as name:
+            folder = Path(name) / "lab"
+            place = ["--state-dir", str(folder)]
+            subprocess.run([*command, "up", *place], check=True, stdout=subprocess.DEVNULL)
+            try:
+                time.sleep(after)
+                prometheus = json.loads((folder / "state.json").read_text("utf-8"))["addresses"]["prometheus"]
+                for scenario, taken in seconds.items():
+                    if _shown(prometheus, signs[scenario]):
+                        raise SystemExit(f"{scenario} shows before it is broken")
+                    begun = time.perf_counter()
+                    breaking = subprocess.Popen([*command, "break", scenario, *place], stdout=subprocess.DEVNULL)
+                    while not _shown(prometheus, signs[scenario]):
+                        if time.perf_counter() > begun + 120:
+                            raise SystemExit(f"{scenario} does not show")
+                        time.sleep(0.05)
+                    taken.append(time.perf_counter() - begun)
+                    breaking.wait()
+                    subprocess.run([*command, "reset", *place], check=True, stdout=subprocess.DEVNULL)
+                    time.sleep(3)
+            finally:
+                subprocess.run([*command, "down", *place], check=True, stdout=subprocess.DEVNULL)
+        print(f"  round {number + 1} of {rounds}", file=sys.stderr)
+    print(f"embedded lab, {after:g} s after up; from the command to the metrics, seconds; {rounds} rounds; median (smallest - largest)")
+    for scenario, taken in seconds.items():
+        print(f"{scenario:44}{other.spread(taken, 2):>26}")
+    medians = {scenario: round(statistics.median(taken), 2) for scenario, taken in seconds.items()}
+    print(json.dumps({"benchmark": "lab breaks", "seconds": medians}))
+
+
+def _at_first(scenario: Any) -> list[Any]:
+    """The signs of a scenario that hold when it is first seen."""
+    last = max((sign.after for sign in scenario.signature if sign.after <= scenario.seen_after), default=0)
+    return [sign for sign in scenario.signature if sign.after == last]
+
+
+def _shown(prometheus: str, signs: list[Any]) -> bool:
+    import urllib3
+
+    from opslib.lab.world import scenarios
+
+    for sign in signs:
+        found = urllib3.request("GET", f"{prometheus}/api/v1/query", fields={"query": sign.query}).json()["data"]["result"]
+        if not found or not all(scenarios.holds(sign.is_, float(one["value"][1])) for one in found):
+            return False
+    return True
 
 
 if __name__ == "__main__":
