@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -46,6 +48,9 @@ def routes(stage: Stage) -> list[BaseRoute]:
                 return JSONResponse(_said(error), 400)
             except OpsError as error:
                 return JSONResponse(_said(error), 500)
+            except Exception as error:  # whoever asked must read it, too
+                sys.stderr.write(traceback.format_exc())
+                return JSONResponse({"what": f"{type(error).__name__}: {error}"}, 500)
 
         return answer
 

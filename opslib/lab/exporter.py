@@ -29,6 +29,7 @@ from opslib.lab.engines.servers import LOOPBACK
 from opslib.lab.holds import Holds
 from opslib.lab.informer import Informer
 from opslib.lab.prometheus import Store
+from opslib.lab.rest import Rest
 from opslib.lab.serving import Served
 from opslib.lab.world import pages, past
 from opslib.lab.world.metrics import applications, containers, families, machines
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
 _HOLD = "lab.opslib/hold"
 _PATIENCE_SECONDS = 60.0
-_REST = 4  # times as long as a look took
 _SCRAPE_SECONDS = 10.0  # nobody waits longer for a page
 _PODS, _NODES = "/api/v1/pods", "/api/v1/nodes"
 
@@ -121,7 +121,7 @@ class Exporter:
         self._stale = threading.Event()
         self._traffic: list[History] = []
         self._now: _Now | None = None
-        self._rested = 0.0  # monotonic: until then the last look is good enough
+        self._rest = Rest()  # in which the last look is good enough
         self._pages: dict[tuple[str, str], tuple[World, pages.Page]] = {}
         self._before: dict[str, tuple[float, float]] = {}
         self._layers: tuple[past.Layer, ...] = ()
@@ -229,7 +229,7 @@ class Exporter:
                 self._kept = (None, {})
                 self._pages.clear()
                 self._stale.set()
-                self._rested = 0.0
+                self._rest.end()
             adopted.history.forget()
 
     def _found(self, world: World) -> list[Seen]:
@@ -255,17 +255,20 @@ class Exporter:
 
         While pods come and go by the hundred, that takes no more than a part of the time.
         """
-        world, begun = self._stage.world, time.monotonic()
-        if self._now is not None and (not self._stale.is_set() or (self._now.of is world and begun < self._rested)):
+        world = self._stage.world
+        if self._now is not None and (not self._stale.is_set() or (self._now.of is world and self._rest.seconds)):
             return self._now
+        with self._rest.after():
+            self._now = self._seen(world)
+        return self._now
+
+    def _seen(self, world: World) -> _Now:
         self._stale.clear()
         found, others = seen(world, self._informers[_PODS].objects())
         whole = observe(world, found, self._known(world), self._traffic)
         known = self._now.nodes if self._now is not None else {}
         nodes = {node.name: on_node(whole, number, known.get(node.name)) for number, node in enumerate(world.nodes)}
-        self._now = _Now(world, whole, nodes, others)
-        self._rested = time.monotonic() + _REST * (time.monotonic() - begun)
-        return self._now
+        return _Now(world, whole, nodes, others)
 
     def _known(self, world: World) -> dict[str, tuple[Seen, Pod]]:
         """The pods of the past at its end, by name."""

@@ -14,6 +14,7 @@ import urllib3
 
 from opslib.errors import OpsError
 from opslib.lab.container_logs import pods_of
+from opslib.lab.rest import Rest
 from opslib.messages import _
 
 if TYPE_CHECKING:
@@ -86,7 +87,6 @@ class Writer:
         self._pods = pods
         self._days = days
         self._waits = waits
-        self._rest = 0.0
         self._begun = time.time()
         self._stop = threading.Event()
         self._pool = urllib3.PoolManager(retries=False, timeout=60, maxsize=2)
@@ -107,8 +107,8 @@ class Writer:
         end = self._begun
         for number, step in enumerate(itertools.chain(_STEPS, itertools.repeat(_DAY, self._days - 1))):
             begin = end - step
-            self._rest = _REST if number >= len(_STEPS) else 0.0
-            if not self._until_done(lambda begin=begin, end=end: self._write(self._world(), begin, end)):  # type: ignore[misc]
+            rest = Rest(_REST if number >= len(_STEPS) else 0.0)
+            if not self._until_done(lambda begin=begin, end=end, rest=rest: self._write(self._world(), begin, end, rest)):  # type: ignore[misc]
                 return
             self.recent.set()
             end = begin
@@ -143,31 +143,34 @@ class Writer:
                 return True
         return False
 
-    def _write(self, world: World, begin: float, end: float) -> None:
+    def _write(self, world: World, begin: float, end: float, rest: Rest) -> None:
         from opslib.lab.world import logs
 
         # a copy: what it keeps of those days goes with it
-        self._bulk(self._patiently(logs.bulk(replace(world), begin, end)))
+        self._bulk(self._patiently(logs.bulk(replace(world), begin, end)), rest)
 
     def _patiently(self, lines: Iterable[str]) -> Iterator[str]:
-        begun = time.monotonic()
-        for number, line in enumerate(lines, 1):
+        for line in lines:
             yield line
             while self._waits() and not self._stop.wait(0.05):
                 pass
-            if self._rest and number % _LINES == 0:
-                self._stop.wait(self._rest * (time.monotonic() - begun))
-                begun = time.monotonic()
 
-    def _bulk(self, pairs: Iterable[str]) -> None:
-        for batch in _batches(pairs):
-            if self._stop.is_set():
-                return
-            answer = self._send("POST", "/_bulk?filter_path=errors,items.create.status,items.create.error", "".join(batch))
-            refused = [item["create"] for item in answer.get("items", ()) if item["create"]["status"] >= 300]
-            wrong = next((one for one in refused if one["status"] != 409), None)  # 409: it is there already
-            if wrong is not None:
-                raise OpsError(_("OpenSearch refused log lines: {reason}", reason=json.dumps(wrong.get("error", {}))))
+    def _bulk(self, pairs: Iterable[str], rest: Rest | None = None) -> None:
+        rest, batches = rest or Rest(0), _batches(pairs)
+        while not self._stop.is_set():
+            with rest.after():
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                self._post(batch)
+            self._stop.wait(rest.seconds)
+
+    def _post(self, batch: list[str]) -> None:
+        answer = self._send("POST", "/_bulk?filter_path=errors,items.create.status,items.create.error", "".join(batch))
+        refused = [item["create"] for item in answer.get("items", ()) if item["create"]["status"] >= 300]
+        wrong = next((one for one in refused if one["status"] != 409), None)  # 409: it is there already
+        if wrong is not None:
+            raise OpsError(_("OpenSearch refused log lines: {reason}", reason=json.dumps(wrong.get("error", {}))))
 
     def _send(self, method: str, path: str, body: str) -> dict[str, Any]:
         headers = {"Content-Type": "application/x-ndjson" if path.startswith("/_bulk") else "application/json"}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from opslib.lab.rest import Rest
 from opslib.lab.world.changes import stamp
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 GROUP, VERSION = "metrics.k8s.io", "v1beta1"
 _BASE = f"/apis/{GROUP}/{VERSION}"
 _WINDOW = "15s"
-_REST = 4  # times as long as measuring took
 _IDLE = (0.002, 16 * 2.0**20)  # cores and bytes of a container that nothing is known of
 
 OfContainer = tuple[float, float]
@@ -46,7 +46,7 @@ class Usage:
         self._world = world
         self._told: dict[tuple[str, str], Object] = {}
         self._measured: Mapping[tuple[str, str], Mapping[str, OfContainer]] = {}
-        self._rested = 0.0  # monotonic: until then what was measured is good enough
+        self._rest = Rest()  # in which what was measured is good enough
 
     def of_pod(self, pod: Object) -> Mapping[str, OfContainer]:
         """Cores and bytes by container of a pod."""
@@ -69,10 +69,9 @@ class Usage:
         ]
 
     def _all_pods(self) -> Mapping[tuple[str, str], Mapping[str, OfContainer]]:
-        begun = time.monotonic()
-        if self.of_pods is not None and begun >= self._rested:
-            self._measured = self.of_pods()
-            self._rested = time.monotonic() + _REST * (time.monotonic() - begun)
+        if self.of_pods is not None and not self._rest.seconds:
+            with self._rest.after():
+                self._measured = self.of_pods()
         return self._measured
 
     # --- answers ---

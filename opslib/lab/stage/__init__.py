@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opslib.errors import InputError, OpsError
+from opslib.lab.rest import Rest
 from opslib.lab.world.clock import Pace
 from opslib.lab.world.model import World
 from opslib.messages import _
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 Listener = Callable[[World], None]
 _ASKED_EVERY = 3.0
-_REST = 4  # times as long as a look took
 _ROLLOUT_SECONDS, _ROLLOUT_SECONDS_A_POD, _MOST_ROLLOUT_SECONDS = 10.0, 0.5, 100.0
 
 
@@ -304,20 +304,20 @@ class Stage:
 
     def _run(self) -> None:
         """Do what is due, and see what has ended: whenever something that matters has changed, or its time has come."""
+        rest = Rest()
         while not self._stop.is_set():
-            wake, begun = float("inf"), time.monotonic()
+            wake = float("inf")
             try:
-                with self._acting:
+                with self._acting, rest.after():
                     for one in self._broken:
                         if one.kind == "scenario" and one.ended is None:
                             wake = min(wake, self._go_on(one))
             except Exception:  # the API server is away for a moment, an object went meanwhile, or worse: the stage goes on
                 sys.stderr.write(f"stage: {traceback.format_exc()}")
                 wake = time.time() + 1
-            took = time.monotonic() - begun
             self._wake.wait(max(0.05, min(wake - time.time(), 3600)))
             self._wake.clear()
-            self._stop.wait(max(0.05, _REST * took))  # changes come in flocks, and in a big lab without end
+            self._stop.wait(max(0.05, rest.seconds))  # changes come in flocks, and in a big lab without end
 
     def _go_on(self, one: Broken) -> float:
         """Do what is due of a scenario, and see whether it has ended; when to look again at the latest, in Unix seconds."""
