@@ -635,6 +635,7 @@ def full() -> Facts:
 
 @pytest.mark.parametrize("language", ["en", "ja"])
 @pytest.mark.parametrize("of", [full, facts], ids=["full", "unread"])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of what other tests left, which is collected meanwhile
 @pytest.mark.filterwarnings("error")
 def test_every_figure_is_drawn_in_both_languages_from_any_facts(language: str, of: Any) -> None:
     with use_language(language):
