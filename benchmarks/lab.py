@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TextIO
 
 import pods as other
 
@@ -231,18 +231,15 @@ def _fan_out(server: Server) -> float:
 
 def _state_of_a_lab(count: int, folder: Path) -> Path:
     """The state of a lab with that many pods, after a start."""
-    command = [str(Path(sys.executable).with_name("opslib")), "lab"]
-    place = ["--state-dir", str(folder)]
-    subprocess.run([*command, "up", *place, "--only", "kubernetes", "--pods", str(count)], check=True, stdout=sys.stderr)
     copy = folder.with_suffix(".db")
     import sqlite3
 
     from opslib.lab.kube import state
 
-    time.sleep(2)  # what controllers do in a new lab is done, and written
-    with contextlib.closing(sqlite3.connect(state.path(folder))) as database, contextlib.closing(sqlite3.connect(copy)) as target:
-        database.backup(target)
-    subprocess.run([*command, "down", *place], check=True, stdout=sys.stderr)
+    with _started(folder, "--only", "kubernetes", "--pods", str(count), output=sys.stderr):
+        time.sleep(2)  # what controllers do in a new lab is done, and written
+        with contextlib.closing(sqlite3.connect(state.path(folder))) as database, contextlib.closing(sqlite3.connect(copy)) as target:
+            database.backup(target)
     return copy
 
 
@@ -320,6 +317,21 @@ def _megabytes(process: int) -> float:
 # --- a whole lab ---
 
 
+def _command(folder: Path, *words: str) -> list[str]:
+    """`opslib lab` with these words, of the lab in a folder."""
+    return [str(Path(sys.executable).with_name("opslib")), "lab", *words, "--state-dir", str(folder)]
+
+
+@contextlib.contextmanager
+def _started(folder: Path, *options: str, output: int | TextIO = subprocess.DEVNULL) -> Iterator[dict[str, Any]]:
+    """A lab for the time of the block: what its state.json says."""
+    subprocess.run(_command(folder, "up", *options), check=True, stdout=output)
+    try:
+        yield json.loads((folder / "state.json").read_text("utf-8"))
+    finally:
+        subprocess.run(_command(folder, "down"), check=True, stdout=output)
+
+
 def up(count: int, rounds: int, scenario: str) -> None:
     """Time to up, memory by process, and how soon a break is seen, with the usual pods and with many."""
     sizes = {"usual": 0, f"{count} pods": count}
@@ -355,12 +367,9 @@ def up(count: int, rounds: int, scenario: str) -> None:
 
 def _one_lab(folder: Path, pods: int, scenario: str) -> tuple[dict[str, float], dict[str, float]]:
     """Start a lab, look at its memory, break it, end it: seconds, and megabytes by process."""
-    command, place = [str(Path(sys.executable).with_name("opslib")), "lab"], ["--state-dir", str(folder)]
     begun = time.perf_counter()
-    subprocess.run([*command, "up", *place, *(["--pods", str(pods)] if pods else [])], check=True, stdout=subprocess.DEVNULL)
-    spent = {"up": time.perf_counter() - begun}
-    try:
-        state = json.loads((folder / "state.json").read_text("utf-8"))
+    with _started(folder, *(["--pods", str(pods)] if pods else [])) as state:
+        spent = {"up": time.perf_counter() - begun}
         time.sleep(20)  # what runs behind the start is done
         used = {name: _megabytes(one["pid"]) for name, one in state["servers"].items()}
         used["supervisor"] = _megabytes(state["supervisor"]["pid"])
@@ -368,15 +377,13 @@ def _one_lab(folder: Path, pods: int, scenario: str) -> tuple[dict[str, float], 
         lab = _Lab(folder, state["addresses"])
         before = lab.seen()
         begun = time.perf_counter()
-        breaking = subprocess.Popen([*command, "break", scenario, *place], stdout=subprocess.DEVNULL)
+        breaking = subprocess.Popen(_command(folder, "break", scenario), stdout=subprocess.DEVNULL)
         while len(spent) < 3 and time.perf_counter() < begun + 120:
             for name, value in lab.seen().items():
                 if name not in spent and value != before[name]:
                     spent[name] = time.perf_counter() - begun
             time.sleep(0.05)
         breaking.wait()
-    finally:
-        subprocess.run([*command, "down", *place], check=True, stdout=subprocess.DEVNULL)
     return spent, used
 
 
@@ -414,30 +421,23 @@ def breaks(rounds: int, after: float) -> None:
 
     signs = {name: _at_first(scenarios.load(name)) for name in scenarios.names()}
     seconds: dict[str, list[float]] = {name: [] for name, mine in signs.items() if mine}
-    command = [str(Path(sys.executable).with_name("opslib")), "lab"]
     for number in range(rounds):
-        with tempfile.TemporaryDirectory(prefix="opslib-bench-") as name:
-            folder = Path(name) / "lab"
-            place = ["--state-dir", str(folder)]
-            subprocess.run([*command, "up", *place], check=True, stdout=subprocess.DEVNULL)
-            try:
-                time.sleep(after)
-                prometheus = json.loads((folder / "state.json").read_text("utf-8"))["addresses"]["prometheus"]
-                for scenario, taken in seconds.items():
-                    if _shown(prometheus, signs[scenario]):
-                        raise SystemExit(f"{scenario} shows before it is broken")
-                    begun = time.perf_counter()
-                    breaking = subprocess.Popen([*command, "break", scenario, *place], stdout=subprocess.DEVNULL)
-                    while not _shown(prometheus, signs[scenario]):
-                        if time.perf_counter() > begun + 120:
-                            raise SystemExit(f"{scenario} does not show")
-                        time.sleep(0.05)
-                    taken.append(time.perf_counter() - begun)
-                    breaking.wait()
-                    subprocess.run([*command, "reset", *place], check=True, stdout=subprocess.DEVNULL)
-                    time.sleep(3)
-            finally:
-                subprocess.run([*command, "down", *place], check=True, stdout=subprocess.DEVNULL)
+        with tempfile.TemporaryDirectory(prefix="opslib-bench-") as name, _started(folder := Path(name) / "lab") as state:
+            time.sleep(after)
+            prometheus = state["addresses"]["prometheus"]
+            for scenario, taken in seconds.items():
+                if _shown(prometheus, signs[scenario]):
+                    raise SystemExit(f"{scenario} shows before it is broken")
+                begun = time.perf_counter()
+                breaking = subprocess.Popen(_command(folder, "break", scenario), stdout=subprocess.DEVNULL)
+                while not _shown(prometheus, signs[scenario]):
+                    if time.perf_counter() > begun + 120:
+                        raise SystemExit(f"{scenario} does not show")
+                    time.sleep(0.05)
+                taken.append(time.perf_counter() - begun)
+                breaking.wait()
+                subprocess.run(_command(folder, "reset"), check=True, stdout=subprocess.DEVNULL)
+                time.sleep(3)
         print(f"  round {number + 1} of {rounds}", file=sys.stderr)
     print(f"embedded lab, {after:g} s after up; from the command to the metrics, seconds; {rounds} rounds; median (smallest - largest)")
     for scenario, taken in seconds.items():

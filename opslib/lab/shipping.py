@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import threading
@@ -105,10 +106,9 @@ class Writer:
         if not self._until_done(lambda: self._send("PUT", "/_index_template/logs", json.dumps(_TEMPLATE))):
             return
         end = self._begun
-        for number, step in enumerate(itertools.chain(_STEPS, itertools.repeat(_DAY, self._days - 1))):
+        for step, times in (*((step, 0.0) for step in _STEPS), *itertools.repeat((_DAY, _REST), self._days - 1)):
             begin = end - step
-            rest = Rest(_REST if number >= len(_STEPS) else 0.0)
-            if not self._until_done(lambda begin=begin, end=end, rest=rest: self._write(self._world(), begin, end, rest)):  # type: ignore[misc]
+            if not self._until_done(functools.partial(self._write, begin, end, Rest(times))):
                 return
             self.recent.set()
             end = begin
@@ -143,11 +143,11 @@ class Writer:
                 return True
         return False
 
-    def _write(self, world: World, begin: float, end: float, rest: Rest) -> None:
+    def _write(self, begin: float, end: float, rest: Rest) -> None:
         from opslib.lab.world import logs
 
         # a copy: what it keeps of those days goes with it
-        self._bulk(self._patiently(logs.bulk(replace(world), begin, end)), rest)
+        self._bulk(self._patiently(logs.bulk(replace(self._world()), begin, end)), rest)
 
     def _patiently(self, lines: Iterable[str]) -> Iterator[str]:
         for line in lines:

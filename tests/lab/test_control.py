@@ -1,4 +1,4 @@
-"""How the command line asks the stage, and how often work comes again."""
+"""How the command line asks the stage."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from starlette.applications import Starlette
 
 from opslib.errors import InputError, OpsError
 from opslib.lab import control
-from opslib.lab.rest import Rest
 from opslib.lab.serving import Served
 from opslib.lab.stage import Broken, Stage
 
@@ -58,17 +57,3 @@ def test_without_its_token_the_stage_says_nothing(folder: Path) -> None:
     (folder / control.TOKEN).write_text("another")
     with pytest.raises(OpsError, match="no or another token"):
         control.ask(folder, "broken")
-
-
-def test_a_rest_is_as_long_as_work_took(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock: dict[str, Any] = {"now": 100.0}
-    monkeypatch.setattr("opslib.lab.rest.time.monotonic", lambda: clock["now"])
-    mine = Rest(3)
-    assert mine.seconds == 0
-    with mine.after():
-        clock["now"] += 2
-    assert mine.seconds == 6
-    clock["now"] += 5
-    assert mine.seconds == 1
-    mine.end()
-    assert mine.seconds == 0

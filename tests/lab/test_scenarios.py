@@ -21,6 +21,7 @@ from opslib.lab.holds import Holds
 from opslib.lab.world import World, scenarios
 from opslib.lab.world.faults import BadDeploy, NodeDown
 from opslib.lab.world.platform import NODES, SERVICES
+from opslib.messages import Message, current_language
 from tests.conftest import start_lab
 from tests.waiting import until
 
@@ -71,6 +72,20 @@ def test_names_are_of_one_space_and_the_nearest_is_named() -> None:
     assert catalogue.seconds("1h30m") == 5400
     with pytest.raises(InputError, match="two hours"):
         catalogue.seconds("two hours")
+
+
+def test_the_catalogue_says_what_the_files_say() -> None:
+    for name in scenarios.names():
+        one, entry = scenarios.load(name), catalogue.find(name)
+        assert (entry.title, entry.story, entry.level) == (
+            getattr(one.title, current_language()),
+            getattr(one.story, current_language()),
+            one.level,
+        )
+        assert one.look in ("", entry.look)
+    for name in faults.names():
+        fault = faults.load(name)
+        assert (catalogue.find(name).title, catalogue.find(name).namespace) == (str(Message(fault.title)), fault.namespace)
 
 
 def test_what_is_told_does_not_give_the_cause_away() -> None:

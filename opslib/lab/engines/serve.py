@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from opslib.lab.prometheus import Rules, Store
     from opslib.lab.prometheus.labels import Labels
 
-# two that empty a namespace would disturb each other: the slower one may meet the next namespace of the same name
 _LOOK_SECONDS = 0.05
 _COMING_UP_SECONDS = 300.0
 _MOST_BYTES = 384 * 2**20  # of samples: half a day of 5,000 pods
 _REMEMBERED_SECONDS, _REMEMBERED_STEP = 3 * 3600.0, 30.0  # so far back it is computed what rules would have given
 
+# two that empty a namespace would disturb each other: the slower one may meet the next namespace of the same name
 _DONE_BY_THE_API_SERVER = frozenset({"namespace", "serviceaccount"})
 
 

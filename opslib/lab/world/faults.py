@@ -127,6 +127,11 @@ Fault = Annotated[
 ]
 
 
+def service_of(fault: Fault) -> str:
+    """The name of the service that a fault is about; empty where it is about none."""
+    return getattr(fault, "service", "")
+
+
 @dataclass(frozen=True, slots=True)
 class Timed:
     """A fault, and its time in Unix seconds; `end` is infinite while it lasts. It develops at its `pace`."""
@@ -151,4 +156,4 @@ class Timed:
     @property
     def service(self) -> str:
         """The service that it is about; empty where it is about none."""
-        return getattr(self.fault, "service", "")
+        return service_of(self.fault)

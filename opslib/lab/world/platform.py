@@ -247,16 +247,11 @@ def sized(pods: int) -> tuple[tuple[Service, ...], tuple[Node, ...]]:
     services = tuple(larger(service) if service.kind == "Deployment" else service for service in SERVICES)
     cores = sum(service.cores * service.replicas for service in services)
     count = max(len(NODES), math.ceil(cores / room))
-    nodes = [replace(_LARGE, name=node.name, zone=node.zone, address=node.address) for node in NODES]  # scenarios name some of them
-    taken = {node.address for node in NODES}
-    for number in itertools.count():
-        if len(nodes) == count:
-            break
-        zone, place = number % 3, number // 3
-        address = f"10.0.{zone + 1}.{10 + 2 * place}"
-        if address not in taken:
-            nodes.append(replace(_LARGE, name=_node_name(address), zone=f"ap-northeast-1{'acd'[zone]}", address=address))
-    return services, tuple(nodes)
+    usual = {node.address: node.zone for node in NODES}  # scenarios name some of them
+    more = ((f"10.0.{number % 3 + 1}.{10 + 2 * (number // 3)}", f"ap-northeast-1{'acd'[number % 3]}") for number in itertools.count())
+    added = itertools.islice((place for place in more if place[0] not in usual), count - len(NODES))
+    places = [*usual.items(), *added]
+    return services, tuple(replace(_LARGE, name=_node_name(address), zone=zone, address=address) for address, zone in places)
 
 
 TEAMS = {

@@ -243,17 +243,16 @@ def _names(world: World, *of: str, count: int) -> list[str]:
 
 def _pods_of(world: World, number: int, service: Service) -> list[Pod]:
     if service.kind == "DaemonSet":
-        names = _names(world, service.name, count=len(world.nodes))
         return [
             _pod(
                 world,
                 number,
-                f"{service.name}-{names[node]}",
+                f"{service.name}-{part}",
                 node,
                 node,
                 _born(world, service.name, node),
             )
-            for node in range(len(world.nodes))
+            for node, part in enumerate(_names(world, service.name, count=len(world.nodes)))
         ]
     if service.kind == "StatefulSet":
         pods = [
@@ -271,11 +270,10 @@ def _pods_of(world: World, number: int, service: Service) -> list[Pod]:
     for generation, time in enumerate([-math.inf, *times]):
         revision = noise.name_part(world.seed, service.name, "template", round(time) if generation else 0, length=10)
         fresh = []
-        names = _names(world, service.name, revision, count=service.replicas)
-        for one in range(service.replicas):
+        for one, part in enumerate(_names(world, service.name, revision, count=service.replicas)):
             turn = ROUND_SECONDS * (one // surge(service.replicas))
             started = _born(world, service.name, one) if generation == 0 else time + turn + _STARTUP.get(service.language, 4.0)
-            name = f"{service.name}-{revision}-{names[one]}"
+            name = f"{service.name}-{revision}-{part}"
             pod = _pod(world, number, name, _place(world, service, one, generation, started), one, started)
             pod.revision = revision
             fresh.append(pod)

@@ -19,7 +19,7 @@ from opslib.errors import InputError
 from opslib.lab import faults as plays
 from opslib.lab import named
 from opslib.lab.world.clock import WALL, Pace
-from opslib.lab.world.faults import Fault
+from opslib.lab.world.faults import Fault, service_of
 from opslib.lab.world.history import shape
 from opslib.lab.world.model import World
 from opslib.lab.world.platform import SERVICES
@@ -304,7 +304,7 @@ class Scenario(_Part):
         for step in self.timeline:
             if step.fault:
                 end = float("inf") if step.until is None else pace.after(begin, step.until)
-                share = now / meant * _of_usual(world, getattr(step.fault, "service", ""))
+                share = now / meant * _of_usual(world, service_of(step.fault))
                 world = world.breaks(step.fault.at_traffic(share), pace.after(begin, step.after), end, pace)
         return world
 

@@ -32,6 +32,12 @@ def shown(engine: Engine, query: str, at: float) -> list[float]:
     return [float(value) for value in engine.query(query, int(at * 1000)).value.values[:, 0]]
 
 
+def assert_shown(scenario: scenarios.Scenario, engine: Engine, begin: float) -> None:
+    for sign in scenario.signature:
+        values = shown(engine, sign.query, begin + sign.after)
+        assert values and all(scenarios.holds(sign.is_, value) for value in values), (sign.query, sign.is_, values)
+
+
 @pytest.mark.parametrize(("name", "seed"), [*((name, 7) for name in SHOWN), ("cascade", 2026), ("memory-leak", 2026)])
 def test_the_metrics_show_the_signature(name: str, seed: int) -> None:
     scenario = scenarios.load(name)
@@ -39,9 +45,7 @@ def test_the_metrics_show_the_signature(name: str, seed: int) -> None:
     world = scenario.world(seed, NOW, history_days=1)
     last = max(sign.after for sign in scenario.signature)
     engine = engine_of(world, begin - 3600, begin + last)
-    for sign in scenario.signature:
-        values = shown(engine, sign.query, begin + sign.after)
-        assert values and all(scenarios.holds(sign.is_, value) for value in values), (sign.query, sign.is_, values)
+    assert_shown(scenario, engine, begin)
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -50,9 +54,7 @@ def test_the_metrics_of_a_larger_platform_show_the_signature(name: str) -> None:
     begin = scenario.begins(NOW)
     world = scenario.broken(World(7, begin - 86400, begin, services=services, nodes=nodes), begin)
     engine = engine_of(world, begin - 3600, begin + max(sign.after for sign in scenario.signature))
-    for sign in scenario.signature:
-        values = shown(engine, sign.query, begin + sign.after)
-        assert values and all(scenarios.holds(sign.is_, value) for value in values), (sign.query, sign.is_, values)
+    assert_shown(scenario, engine, begin)
 
 
 @pytest.mark.parametrize("hour", range(0, 24, 3))
@@ -62,9 +64,7 @@ def test_what_depends_on_traffic_shows_at_every_hour(name: str, hour: int) -> No
     begin = NOW + hour * 3600
     last = max(sign.after for sign in scenario.signature)
     engine = engine_of(scenario.broken(World(7, begin - 86400, begin), begin), begin - 3600, begin + last)
-    for sign in scenario.signature:
-        values = shown(engine, sign.query, begin + sign.after)
-        assert values and all(scenarios.holds(sign.is_, value) for value in values), (sign.query, sign.is_, values)
+    assert_shown(scenario, engine, begin)
 
 
 @pytest.mark.parametrize("name", SHOWN)
